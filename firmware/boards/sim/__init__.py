@@ -1,0 +1,1 @@
+# The simulated board: its peripherals are messages to the rig, its time is the rig's.

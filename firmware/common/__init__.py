@@ -1,0 +1,1 @@
+# What every model shares: journal, sealing, uplink, clock.

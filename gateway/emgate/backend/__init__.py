@@ -1,0 +1,1 @@
+"""What the gateway delivers into: ingest, conditions, and the public vocabulary."""

@@ -1,0 +1,1 @@
+"""Links move bytes between devices and sessions; they know nothing of what the bytes mean."""
