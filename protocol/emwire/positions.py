@@ -87,8 +87,8 @@ class _Encoder:
             self.low = (self.low & 0xFFFF) << 8
             self.range <<= 8
 
-    def finish(self) -> None:
-        """Append the shortest tail that identifies the interval; zero bytes at the end are implied."""
+    def finish(self) -> bytes:
+        """All bytes with the shortest tail that identifies the interval; zero bytes at the end are implied."""
         self.low += _tail(self.low, self.range)
         self.range = 0x100
         self._normalise()
@@ -96,8 +96,10 @@ class _Encoder:
         self._normalise()
         self.range = 0x100
         self._normalise()
-        while len(self.out) > self.start and self.out[-1] == 0:
-            self.out.pop()
+        end = len(self.out)
+        while end > self.start and self.out[end - 1] == 0:
+            end -= 1
+        return bytes(self.out[:end])
 
 
 def _tail(low: int, width: int) -> int:
@@ -295,8 +297,7 @@ def encode_block(fixes: "Sequence[Sequence[int]]", columns: int = CORE) -> bytes
                 if not -1 <= row[3 + column] <= _COLUMN_LIMITS[column]:
                     raise WireError("position column out of range", 0)
             _column(coder, rows, column, False)
-    coder.finish()
-    return bytes(out)
+    return coder.finish()
 
 
 def decode_block(data: bytes) -> "list[tuple[int, ...]]":
