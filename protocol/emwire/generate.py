@@ -1,0 +1,44 @@
+"""Writes everything that is generated from the catalogue, or tells what is stale."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from emwire.generators import constants_file, cpython_file, device_file
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+# Path from the root of the project, and who writes it.
+OUTPUTS: dict[str, Callable[[], str]] = {
+    "protocol/emwire/constants.py": constants_file.write,
+    "protocol/emwire/codec.py": cpython_file.write,
+    "protocol/emwire/device_codec.py": device_file.write,
+}
+
+
+def run(check: bool, root: Path = ROOT) -> list[str]:
+    """Paths that differ from what the catalogue gives; unless `check` they have been written."""
+    stale = []
+    for name, write in OUTPUTS.items():
+        path = root / name
+        text = write()
+        if path.is_file() and path.read_text(encoding="utf-8") == text:
+            continue
+        stale.append(name)
+        if not check:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    return stale
+
+
+def main(check: bool) -> int:
+    """Print what is stale or was written; exit status 1 if checking found anything stale."""
+    stale = run(check)
+    for name in stale:
+        print(f"stale: {name}" if check else f"written: {name}")
+    if check and stale:
+        print("The catalogue has changed: run `emtag generate` and commit the files.", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,1 @@
+"""Writers of the generated files: each takes the catalogue and returns the text of one file."""

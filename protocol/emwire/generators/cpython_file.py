@@ -1,0 +1,120 @@
+"""Writes codec.py: slots dataclasses with struct code for CPython."""
+
+from __future__ import annotations
+
+from emwire import catalogue
+from emwire.fields import FixedBytes, ItemList
+from emwire.generators.body import Dialect, decoded_values, decoder, encoder, exploded, indented
+from emwire.generators.layout import HEADER, Layout, Part, lay_out
+
+PREAMBLE = f'''"""Message codec of the host: one class per message with `encode`, and `decode`.
+
+{HEADER}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from struct import Struct
+from typing import ClassVar, NamedTuple, NoReturn, TypeAlias
+
+from emwire.errors import WireError
+
+
+def _refuse(value: object, offset: int) -> NoReturn:
+    raise WireError("range" if type(value) is int else "type", offset)
+
+
+def _refuse_bytes(value: object, offset: int) -> NoReturn:
+    raise WireError("length" if isinstance(value, (bytes, bytearray)) else "type", offset)
+
+
+@dataclass(slots=True)
+class Unknown:
+    """A message of a type this catalogue does not have: kept raw. `raw` is everything behind the type byte."""
+
+    message_type: int
+    raw: bytes
+
+    NAME: ClassVar[str] = "unknown"
+
+    def encode(self) -> bytes:
+        """The bytes it was decoded from."""
+        return bytes([self.message_type]) + self.raw
+'''
+
+DECODE = '''
+
+def decode(data: bytes) -> Message:
+    """The message in `data`; WireError if malformed, Unknown if of another type than those above."""
+    size = len(data)
+    if not size:
+        raise WireError("short", 0)
+    decoder = _DECODERS.get(data[0])
+    if decoder is None:
+        return Unknown(data[0], bytes(data[1:]))
+    return decoder(data, size)
+'''
+
+
+def write() -> str:
+    """Text of codec.py."""
+    layouts = [lay_out(entry) for entry in catalogue.MESSAGES]
+    lines = [PREAMBLE]
+    for layout in layouts:
+        lines += ["", *_class(layout), "", "", *_decoder(layout), ""]
+    records = [entry.message.class_name for entry in layouts if entry.message.kind == "record"]
+    others = [entry.message.class_name for entry in layouts if entry.message.kind != "record"]
+    lines += [
+        "",
+        f"Record: TypeAlias = {' | '.join(records)}",
+        f"LinkMessage: TypeAlias = {' | '.join(others)}",
+        "Message: TypeAlias = Record | LinkMessage | Unknown",
+        "",
+    ]
+    table = [f"{layout.type_byte}: _decode_{layout.message.name}" for layout in layouts]
+    lines += exploded("_DECODERS: dict[int, Callable[[bytes, int], Message]] = {", table, "}")
+    return "\n".join(lines) + "\n" + DECODE
+
+
+def _class(layout: Layout) -> list[str]:
+    message = layout.message
+    lines = [f'_{message.name.upper()} = Struct("{layout.format}")']
+    dialect = Dialect(owner="self.", item_class="", indent="        ", precompiled=True)
+    if isinstance(layout.tail, ItemList):
+        lines += [f'_{layout.tail.item_name.upper()} = Struct("{layout.item_format}")', "", ""]
+        lines += [f"class {_item_class(layout.tail)}(NamedTuple):", f'    """{layout.tail.description}."""', ""]
+        lines += [f"    {part.name}: {_type(part)}" for part in layout.item]
+    lines += ["", "", "@dataclass(slots=True)", f"class {message.class_name}:", f'    """{message.description}"""', ""]
+    lines += [f"    {part.name}: {_type(part)}" for part in layout.head]
+    if isinstance(layout.tail, ItemList):
+        items = ", ".join(_type(part) for part in layout.item)
+        lines.append(f"    {layout.tail_name}: Sequence[{_item_class(layout.tail)} | tuple[{items}]]")
+    elif layout.tail_name:
+        lines.append(f"    {layout.tail_name}: bytes")
+    lines += [""] if layout.names else []
+    lines += [f"    MESSAGE_TYPE: ClassVar[int] = {layout.type_byte}", f'    NAME: ClassVar[str] = "{message.name}"', ""]
+    lines += ["    def encode(self) -> bytes:", '        """The message as bytes; WireError if a field is out of range."""']
+    return lines + indented(encoder(layout, dialect), "        ")
+
+
+def _decoder(layout: Layout) -> list[str]:
+    tail = layout.tail
+    item_class = _item_class(tail) if isinstance(tail, ItemList) else ""
+    dialect = Dialect(owner="self.", item_class=item_class, indent="    ", precompiled=True)
+    name = layout.message.class_name
+    values = exploded(f"return {name}(", decoded_values(layout), ")") if layout.names else [f"return {name}()"]
+    return [
+        f"def _decode_{layout.message.name}(data: bytes, size: int) -> {name}:",
+        *indented(decoder(layout, dialect)),
+        *indented(values),
+    ]
+
+
+def _item_class(tail: ItemList) -> str:
+    return "".join(word.capitalize() for word in tail.item_name.split("_"))
+
+
+def _type(part: Part) -> str:
+    return "bytes" if isinstance(part.field, FixedBytes) else "int"

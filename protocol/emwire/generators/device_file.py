@@ -1,0 +1,66 @@
+"""Writes device_codec.py: functions and tuples for MicroPython (imports on CPython too, for tests)."""
+
+from __future__ import annotations
+
+from emwire import catalogue
+from emwire.generators.body import Dialect, decoded_values, decoder, encoder, exploded, indented
+from emwire.generators.layout import HEADER, Layout, lay_out
+
+DIALECT = Dialect(owner="", item_class="", indent="    ", precompiled=False)
+
+PREAMBLE = f'''"""Message codec of the devices: one encode function per message, `decode` to tuples.
+
+{HEADER}
+"""
+
+import struct
+
+from emwire.errors import WireError
+
+
+def _refuse(value: object, offset: int) -> None:
+    raise WireError("range" if type(value) is int else "type", offset)
+
+
+def _refuse_bytes(value: object, offset: int) -> None:
+    raise WireError("length" if isinstance(value, (bytes, bytearray)) else "type", offset)
+'''
+
+DECODE = '''
+
+def decode(data: bytes) -> tuple:
+    """(message_type, fields in wire order…), lists as tuples of tuples; an unknown type gives (message_type, rest)."""
+    size = len(data)
+    if not size:
+        raise WireError("short", 0)
+    decoder = _DECODERS.get(data[0])
+    if decoder is None:
+        return (data[0], bytes(data[1:]))
+    return decoder(data, size)
+'''
+
+
+def write() -> str:
+    """Text of device_codec.py."""
+    layouts = [lay_out(entry) for entry in catalogue.MESSAGES]
+    lines = [PREAMBLE]
+    for layout in layouts:
+        lines += ["", *_encoder(layout), "", "", *_decoder(layout), ""]
+    table = [f"{layout.type_byte}: _decode_{layout.message.name}" for layout in layouts]
+    lines += ["", *exploded("_DECODERS = {", table, "}")]
+    return "\n".join(lines) + "\n" + DECODE
+
+
+def _encoder(layout: Layout) -> list[str]:
+    name = layout.message.name
+    head = exploded(f"def encode_{name}(", layout.names, ") -> bytes:") if layout.names else [f"def encode_{name}() -> bytes:"]
+    return [*head, f'    """{layout.message.description}"""', *indented(encoder(layout, DIALECT))]
+
+
+def _decoder(layout: Layout) -> list[str]:
+    values = exploded("return (", [layout.type_byte, *decoded_values(layout)], ")")
+    return [
+        f"def _decode_{layout.message.name}(data: bytes, size: int) -> tuple:",
+        *indented(decoder(layout, DIALECT)),
+        *indented(values),
+    ]
