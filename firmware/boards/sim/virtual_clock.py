@@ -1,0 +1,45 @@
+# Virtual time: replaces asyncio's clock and I/O wait by the rig's, before any firmware runs.
+# When every task waits, the device tells the rig its next deadline and blocks until the rig names the new "now".
+import asyncio.core as core
+
+from boards.sim import wire
+
+# MicroPython's C code stamps "run now" with real ticks; a clock far ahead of them keeps such tasks always due.
+BASE = 1 << 50
+
+_now = BASE
+
+
+def _ticks():
+    return _now
+
+
+class _VirtualQueue:
+    # Stands where asyncio keeps its poll queue. Simulated peripherals wake tasks through asyncio.Event: nothing is polled.
+    def wait_io_event(self, timeout_ms):
+        global _now
+        if timeout_ms == 0:
+            return
+        _now = BASE + wire.wait(-1 if timeout_ms < 0 else _now - BASE + timeout_ms)
+        wire.hand_out()
+
+    def queue_read(self, stream):
+        raise OSError("the simulated board has no streams; use board.uart()")
+
+    queue_write = queue_read
+
+    def remove(self, task):
+        pass
+
+
+def now_ms():
+    """Virtual milliseconds since the rig's start."""
+    return _now - BASE
+
+
+def install():
+    """Take over asyncio's time, starting at the rig's present."""
+    global _now
+    core.ticks = _ticks
+    core._io_queue = _VirtualQueue()
+    _now = BASE + wire.wait(0)

@@ -1,0 +1,18 @@
+"""Where the firmware and the shared wire code are: in the checkout, or beside this package when installed from a wheel."""
+
+from pathlib import Path
+
+import emwire
+
+_PACKAGE = Path(__file__).parent
+
+
+def firmware_folder() -> Path:
+    """The folder that is a device's root."""
+    packaged = _PACKAGE / "firmware"
+    return packaged if packaged.is_dir() else _PACKAGE.parent.parent / "firmware"
+
+
+def protocol_folder() -> Path:
+    """The folder that holds the package emwire."""
+    return Path(emwire.__file__).parent.parent
