@@ -1,8 +1,9 @@
 """The catalogue of messages: the one declaration from which codecs, constants and reference are generated.
 
-Ranges are inclusive and hold for encoding and decoding alike; they are narrower than the type only where a value
-outside has no meaning. Enumerations are open: encoder and decoder accept any value of the field's type, so that an
-older receiver passes on what a newer sender means. Trailing bytes are refused: a message grows by a new type.
+Ranges are inclusive and hold for encoding and decoding alike; they are narrower than the type only where a
+value outside has no meaning. Enumerations are open: encoder and decoder accept any value of the field's type,
+so that an older receiver passes on what a newer sender means. Trailing bytes are refused: a message grows by
+a new type. An integer is exactly an `int`: bool, float and string are refused, on MicroPython as on CPython.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from emwire.fields import (
 TIME_EPOCH_UNIX_S = 1577836800
 
 VOCABULARY = "MoJ electronic monitoring vocabulary"
+MICROPYTHON_GC = "MicroPython gc.mem_free, gc.mem_alloc"
 NIJ_STRAP = "NIJ 1004.00 §5.4.1"
 HCI_RSSI = "Bluetooth Core 5.4, Vol 4 Part E, 7.7.65.2 (RSSI)"
 SACK = "RFC 2018 (selective acknowledgement)"
@@ -201,6 +203,7 @@ ENUMERATIONS = (
 TIME = "s since 2020-01-01T00:00:00Z"
 UNKNOWN_TIME = {0: "unknown"}
 PERCENT: dict[str, Any] = {"unit": "%", "highest": 100, "special": {255: "unknown"}}
+SATURATED = {65535: "as many or more"}
 NOT_HEARD_S = {65535: "not heard"}
 NOT_HEARD_DBM = {127: "not heard"}
 
@@ -232,7 +235,7 @@ MESSAGES = (
         "configuration_version" / u16("Configuration in force", special={0: "built-in defaults"}),
         "previous_epoch" / u16("Boot epoch before this one"),
         "previous_epoch_records" / u24("Records journalled in that epoch", special={0: "none"}),
-        "storage_dropped" / u16("Damaged bytes found at recovery", unit="B", special={65535: "as many or more"}),
+        "storage_dropped" / u16("Damaged bytes found at recovery", unit="B", special=SATURATED),
     ),
     _record(
         "position_block",
@@ -250,7 +253,7 @@ MESSAGES = (
         "window_duration_s" / u16("Length of the window", unit="s"),
         "listened_s" / u16("Time the receiver listened", unit="s"),
         "deaf_s" / u16("Time the receiver could not hear", unit="s"),
-        "heard_count" / u16("Beacons heard", special={65535: "as many or more"}),
+        "heard_count" / u16("Beacons heard", special=SATURATED),
         "first_heard_s" / u16("First heard, from the window's start", unit="s", special=NOT_HEARD_S),
         "last_heard_s" / u16("Last heard, from the window's start", unit="s", special=NOT_HEARD_S),
         "rssi_minimum_dbm" / i8("Weakest", unit="dBm", special=NOT_HEARD_DBM, source=HCI_RSSI),
@@ -267,7 +270,7 @@ MESSAGES = (
         "tac_ug_per_l" / u32("Transdermal alcohol concentration (0.020 g/dL = 200000)", unit="µg/L"),
         "contact_ir_mv" / u16("Infrared contact sensor", unit="mV"),
         "skin_temperature_centi_celsius" / i16("Skin temperature", unit="0.01 °C"),
-        "motion_count" / u16("Movements since the last reading", special={65535: "as many or more"}),
+        "motion_count" / u16("Movements since the last reading", special=SATURATED),
         "quality" / u16("Doubts", enumeration=QUALITY),
     ),
     _record(
@@ -288,13 +291,13 @@ MESSAGES = (
         "battery_mv" / u16("Battery voltage", unit="mV"),
         "charging" / u8("1 while charging", highest=1),
         "temperature_centi_celsius" / i16("Temperature inside", unit="0.01 °C"),
-        "memory_free_bytes" / u32("Free heap", unit="B", source="MicroPython gc.mem_free()"),
-        "memory_peak_bytes" / u32("Most heap used in this epoch", unit="B", source="MicroPython gc.mem_alloc()"),
+        "memory_free_bytes" / u32("Free heap", unit="B", source=MICROPYTHON_GC),
+        "memory_peak_bytes" / u32("Most heap used in this epoch", unit="B", source=MICROPYTHON_GC),
         "journal_records" / u32("Records in flash"),
         "journal_bytes" / u32("Flash in use", unit="B"),
         "records_made" / u32("Records of this epoch"),
         "frames_sent" / u32("Frames sent in this epoch"),
-        "frames_refused" / u16("Frames refused in this epoch", special={65535: "as many or more"}),
+        "frames_refused" / u16("Frames refused in this epoch", special=SATURATED),
         "configuration_version" / u16("Configuration in force", special={0: "built-in defaults"}),
         "clock_error_ms" / i32("Last correction of the clock", unit="ms"),
     ),

@@ -4,10 +4,9 @@
 class WireError(ValueError):
     """Bytes or values that are not a valid part of the protocol.
 
-    `reason` is one word of a closed set, `offset` the byte at which the fault lies (for values to be encoded: the
-    byte at which the field would have stood). Reasons of the message codecs: `short` (input ends too early; the
-    offset is its length), `trailing`, `count`, `length`, `range`, `type`. Further ones come from the layers below:
-    framing (`unterminated`, `delimiter`, `truncated`, `checksum`, `oversize`), `topic`, `authentication`.
+    `reason` is one word, `offset` the byte at which the fault lies (of a value to be encoded: where its field
+    would have stood). The message codecs know `short` (input ends too early; the offset is its length),
+    `trailing`, `count`, `length`, `range` and `type`; docs/protocol.md lists those of every layer.
     """
 
     def __init__(self, reason: str, offset: int) -> None:

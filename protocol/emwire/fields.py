@@ -1,8 +1,8 @@
 """The vocabulary of the catalogue: Construct fields that carry unit, range, description and source.
 
 Every class is a real Construct, so a message declaration parses and builds by itself; the generators read the
-metadata from the same objects. Faults of value are collected while parsing (context parameter `faults`) because the
-order of judgement is: structure first (`short`, `count`, `length`, `trailing`), then values in field order.
+metadata from the same objects. Faults of value are collected while parsing (context parameter `faults`): what
+is judged first is structure (`short`, `count`, `length`, `trailing`), then values in field order.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Enumeration:
 
 
 class Integer(c.Subconstruct):  # type: ignore[misc]
-    """An integer of 8 to 32 bits, little endian, with an inclusive range and values of special meaning beside it."""
+    """An integer of 8 to 32 bits, little endian: inclusive range, and values of special meaning beside it."""
 
     def __init__(
         self,
@@ -236,7 +236,9 @@ class Message:
         return "".join(word.capitalize() for word in self.name.split("_"))
 
 
-def message(name: str, message_type: int, direction: str, kind: str, description: str, fields: Sequence[Any]) -> Message:
+def message(
+    name: str, message_type: int, direction: str, kind: str, description: str, fields: Sequence[Any]
+) -> Message:
     """Declare a message; `fields` are `"name" / field` Constructs in wire order."""
     declaration = c.Struct("message_type" / c.Const(message_type, c.Int8ul), *fields, c.Terminated)
     return Message(

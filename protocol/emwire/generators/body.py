@@ -1,4 +1,4 @@
-"""Writes the straight-line bodies of encoders and decoders, which both codecs share but for the names of things."""
+"""Writes the straight-line bodies of encoders and decoders, alike for both codecs but for names."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from emwire.fields import Integer, ItemList, RestBytes
 from emwire.generators.layout import Layout, Part
 
+WIDTH = 110  # of the project's lines
+
 
 @dataclass(frozen=True)
 class Dialect:
@@ -15,7 +17,7 @@ class Dialect:
 
     owner: str  # before a field's name in the encoder: "self." or nothing
     item_class: str  # what a list item is wrapped in; nothing for a tuple
-    indent: str  # of the bodies
+    indent: int  # columns before a body, for the width of its lines
     precompiled: bool  # struct.Struct objects in constants, or formats in the call
 
     def pack(self, name: str, form: str, values: Sequence[str]) -> tuple[str, list[str]]:
@@ -45,7 +47,7 @@ def encoder(layout: Layout, dialect: Dialect) -> list[str]:
     """Checks in field order, then the packing."""
     lines: list[str] = []
     for part in layout.head:
-        lines += _refuse(part, dialect.owner + part.name, str(part.offset))
+        lines += _refuse(part, dialect.owner + part.name, str(part.offset), WIDTH - dialect.indent)
     values = [layout.type_byte]
     for part in layout.head:
         values += part.packed(dialect.owner + part.name)
@@ -62,7 +64,9 @@ def encoder(layout: Layout, dialect: Dialect) -> list[str]:
             f'    raise WireError("type", {layout.size})',
             f"if len({tail_value}) > {tail.most}:",
             f'    raise WireError("count", {layout.size})',
-            *exploded(f"parts = [{opening}", arguments, ")]"),
+            "parts = [",
+            *indented(exploded(opening, arguments, ")")),
+            "]",
             f"offset = {layout.size + 1}",
             f"for item in {tail_value}:",
             *indented(_item_encoder(layout, tail, dialect)),
@@ -70,12 +74,14 @@ def encoder(layout: Layout, dialect: Dialect) -> list[str]:
         ]
         return lines
     shortest = tail.shortest if isinstance(tail, RestBytes) else 0
-    wrong = f"not {shortest} <= len({tail_value}) <= {tail.longest}" if shortest else f"len({tail_value}) > {tail.longest}"
+    size = f"len({tail_value})"
+    wrong = f"not {shortest} <= {size} <= {tail.longest}" if shortest else f"{size} > {tail.longest}"
     return [
         *lines,
         f"if not isinstance({tail_value}, (bytes, bytearray)) or {wrong}:",
         f"    _refuse_bytes({tail_value}, {layout.size})",
-        *exploded(f"return {opening}", arguments, f") + {tail_value}"),
+        *exploded(f"head = {opening}", arguments, ")"),
+        f"return head + {tail_value}",
     ]
 
 
@@ -86,7 +92,8 @@ def _item_encoder(layout: Layout, tail: ItemList, dialect: Dialect) -> list[str]
         f"{', '.join(part.name for part in layout.item)} = item",
     ]
     for part in layout.item:
-        lines += _refuse(part, part.name, f"offset + {part.offset}" if part.offset else "offset")
+        offset = f"offset + {part.offset}" if part.offset else "offset"
+        lines += _refuse(part, part.name, offset, WIDTH - dialect.indent - 4)
     values = [expression for part in layout.item for expression in part.packed(part.name)]
     opening, arguments = dialect.pack(f"_{tail.item_name}", layout.item_format, values)
     return [
@@ -98,9 +105,17 @@ def _item_encoder(layout: Layout, tail: ItemList, dialect: Dialect) -> list[str]
     ]
 
 
-def _refuse(part: Part, expression: str, offset: str) -> list[str]:
+def _refuse(part: Part, expression: str, offset: str, width: int) -> list[str]:
     function = "_refuse" if isinstance(part.field, Integer) else "_refuse_bytes"
-    return [f"if {part.refused(expression)}:", f"    {function}({expression}, {offset})"]
+    wrong_type, outside = part.refused(expression)
+    # Broken where the formatter breaks it, so that formatting leaves generated files alone.
+    if len(f"if {wrong_type} or {outside}:") <= width:
+        condition = [f"if {wrong_type} or {outside}:"]
+    elif outside.startswith("("):
+        condition = [f"if {wrong_type} or (", f"    {outside[1:-1]}", "):"]
+    else:
+        condition = ["if (", f"    {wrong_type}", f"    or {outside}", "):"]
+    return [*condition, f"    {function}({expression}, {offset})"]
 
 
 def decoder(layout: Layout, dialect: Dialect) -> list[str]:
@@ -108,17 +123,20 @@ def decoder(layout: Layout, dialect: Dialect) -> list[str]:
     lines = _structure(layout)
     if layout.head:
         names = ["_", *(name for part in layout.head for name in part.unpacked)] + ["_"] * layout.counted
-        lines += exploded("(", names, f") = {dialect.unpack(f'_{layout.message.name}', layout.format, '0')}")
+        unpack = dialect.unpack(f"_{layout.message.name}", layout.format, "0")
+        lines += exploded("(", names, f") = {unpack}")
     for part in layout.head:
         lines += _outside(part, str(part.offset))
     if isinstance(layout.tail, ItemList):
         names = [name for part in layout.item for name in part.unpacked]
         values = ", ".join(part.value for part in layout.item)
-        loop = exploded("(", names, f") = {dialect.unpack(f'_{layout.tail.item_name}', layout.item_format, 'offset')}")
+        unpack = dialect.unpack(f"_{layout.tail.item_name}", layout.item_format, "offset")
+        loop = exploded("(", names, f") = {unpack}")
         for part in layout.item:
             loop += _outside(part, f"offset + {part.offset}" if part.offset else "offset")
         loop.append(f"items.append({dialect.item_class or ''}({values}))")
-        lines += ["items = []", f"for offset in range({layout.size + 1}, end, {layout.item_size}):", *indented(loop)]
+        loop_head = f"for offset in range({layout.size + 1}, end, {layout.item_size}):"
+        lines += ["items = []", loop_head, *indented(loop)]
     return lines
 
 

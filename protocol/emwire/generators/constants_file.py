@@ -8,8 +8,14 @@ from emwire.generators.layout import HEADER
 
 def write() -> str:
     """Text of constants.py."""
-    lines = [f'"""Numbers of the protocol as plain integers, for CPython and MicroPython.\n\n{HEADER}\n"""', ""]
-    lines += ["# 2020-01-01T00:00:00Z in unix seconds: zero of time_s", f"TIME_EPOCH_UNIX_S = {catalogue.TIME_EPOCH_UNIX_S}"]
+    lines = [
+        f'"""Numbers of the protocol as plain integers, for CPython and MicroPython.\n\n{HEADER}\n"""',
+        "",
+    ]
+    lines += [
+        "# 2020-01-01T00:00:00Z in unix seconds: zero of time_s",
+        f"TIME_EPOCH_UNIX_S = {catalogue.TIME_EPOCH_UNIX_S}",
+    ]
     lines += ["", "# Message types"]
     lines += [f"MESSAGE_{entry.name.upper()} = 0x{entry.message_type:02X}" for entry in catalogue.MESSAGES]
     for enumeration in catalogue.ENUMERATIONS:

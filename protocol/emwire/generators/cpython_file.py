@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from emwire import catalogue
-from emwire.fields import FixedBytes, ItemList
+from emwire.fields import ItemList
 from emwire.generators.body import Dialect, decoded_values, decoder, encoder, exploded, indented
-from emwire.generators.layout import HEADER, Layout, Part, lay_out
+from emwire.generators.layout import HEADER, Layout, lay_out
 
 PREAMBLE = f'''"""Message codec of the host: one class per message with `encode`, and `decode`.
 
@@ -32,7 +32,7 @@ def _refuse_bytes(value: object, offset: int) -> NoReturn:
 
 @dataclass(slots=True)
 class Unknown:
-    """A message of a type this catalogue does not have: kept raw. `raw` is everything behind the type byte."""
+    """A message of a type this catalogue does not have, kept raw: `raw` is all that follows the type byte."""
 
     message_type: int
     raw: bytes
@@ -81,30 +81,35 @@ def write() -> str:
 def _class(layout: Layout) -> list[str]:
     message = layout.message
     lines = [f'_{message.name.upper()} = Struct("{layout.format}")']
-    dialect = Dialect(owner="self.", item_class="", indent="        ", precompiled=True)
+    dialect = Dialect(owner="self.", item_class="", indent=8, precompiled=True)
     if isinstance(layout.tail, ItemList):
         lines += [f'_{layout.tail.item_name.upper()} = Struct("{layout.item_format}")', "", ""]
-        lines += [f"class {_item_class(layout.tail)}(NamedTuple):", f'    """{layout.tail.description}."""', ""]
-        lines += [f"    {part.name}: {_type(part)}" for part in layout.item]
-    lines += ["", "", "@dataclass(slots=True)", f"class {message.class_name}:", f'    """{message.description}"""', ""]
-    lines += [f"    {part.name}: {_type(part)}" for part in layout.head]
+        lines += [f"class {_item_class(layout.tail)}(NamedTuple):"]
+        lines += [f'    """{layout.tail.description}."""', ""]
+        lines += [f"    {part.name}: {part.type}" for part in layout.item]
+    lines += ["", "", "@dataclass(slots=True)", f"class {message.class_name}:"]
+    lines += [f'    """{message.description}"""', ""]
+    item_list = ""
     if isinstance(layout.tail, ItemList):
-        items = ", ".join(_type(part) for part in layout.item)
-        lines.append(f"    {layout.tail_name}: Sequence[{_item_class(layout.tail)} | tuple[{items}]]")
-    elif layout.tail_name:
-        lines.append(f"    {layout.tail_name}: bytes")
+        items = ", ".join(part.type for part in layout.item)
+        item_list = f"Sequence[{_item_class(layout.tail)} | tuple[{items}]]"
+    lines += [f"    {name}: {kind}" for name, kind in layout.types(item_list)]
     lines += [""] if layout.names else []
-    lines += [f"    MESSAGE_TYPE: ClassVar[int] = {layout.type_byte}", f'    NAME: ClassVar[str] = "{message.name}"', ""]
-    lines += ["    def encode(self) -> bytes:", '        """The message as bytes; WireError if a field is out of range."""']
+    lines += [f"    MESSAGE_TYPE: ClassVar[int] = {layout.type_byte}"]
+    lines += [f'    NAME: ClassVar[str] = "{message.name}"', ""]
+    lines += ["    def encode(self) -> bytes:"]
+    lines += ['        """The message as bytes; WireError if a field is out of range."""']
     return lines + indented(encoder(layout, dialect), "        ")
 
 
 def _decoder(layout: Layout) -> list[str]:
     tail = layout.tail
     item_class = _item_class(tail) if isinstance(tail, ItemList) else ""
-    dialect = Dialect(owner="self.", item_class=item_class, indent="    ", precompiled=True)
+    dialect = Dialect(owner="self.", item_class=item_class, indent=4, precompiled=True)
     name = layout.message.class_name
-    values = exploded(f"return {name}(", decoded_values(layout), ")") if layout.names else [f"return {name}()"]
+    values = [f"return {name}()"]
+    if layout.names:
+        values = exploded(f"return {name}(", decoded_values(layout), ")")
     return [
         f"def _decode_{layout.message.name}(data: bytes, size: int) -> {name}:",
         *indented(decoder(layout, dialect)),
@@ -114,7 +119,3 @@ def _decoder(layout: Layout) -> list[str]:
 
 def _item_class(tail: ItemList) -> str:
     return "".join(word.capitalize() for word in tail.item_name.split("_"))
-
-
-def _type(part: Part) -> str:
-    return "bytes" if isinstance(part.field, FixedBytes) else "int"

@@ -6,7 +6,7 @@ from emwire import catalogue
 from emwire.generators.body import Dialect, decoded_values, decoder, encoder, exploded, indented
 from emwire.generators.layout import HEADER, Layout, lay_out
 
-DIALECT = Dialect(owner="", item_class="", indent="    ", precompiled=False)
+DIALECT = Dialect(owner="", item_class="", indent=4, precompiled=False)
 
 PREAMBLE = f'''"""Message codec of the devices: one encode function per message, `decode` to tuples.
 
@@ -16,6 +16,11 @@ PREAMBLE = f'''"""Message codec of the devices: one encode function per message,
 import struct
 
 from emwire.errors import WireError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
 
 
 def _refuse(value: object, offset: int) -> None:
@@ -28,8 +33,8 @@ def _refuse_bytes(value: object, offset: int) -> None:
 
 DECODE = '''
 
-def decode(data: bytes) -> tuple:
-    """(message_type, fields in wire order…), lists as tuples of tuples; an unknown type gives (message_type, rest)."""
+def decode(data: bytes) -> "tuple[Any, ...]":
+    """(message_type, fields in wire order…), lists as tuples of tuples; an unknown type with its raw rest."""
     size = len(data)
     if not size:
         raise WireError("short", 0)
@@ -53,14 +58,22 @@ def write() -> str:
 
 def _encoder(layout: Layout) -> list[str]:
     name = layout.message.name
-    head = exploded(f"def encode_{name}(", layout.names, ") -> bytes:") if layout.names else [f"def encode_{name}() -> bytes:"]
+    head = [f"def encode_{name}() -> bytes:"]
+    if layout.names:
+        head = exploded(
+            f"def encode_{name}(",
+            [f"{field}: {kind}" for field, kind in layout.types('"Sequence[tuple[Any, ...]]"')],
+            ") -> bytes:",
+        )
     return [*head, f'    """{layout.message.description}"""', *indented(encoder(layout, DIALECT))]
 
 
 def _decoder(layout: Layout) -> list[str]:
-    values = exploded("return (", [layout.type_byte, *decoded_values(layout)], ")")
+    values = [f"return ({layout.type_byte},)"]
+    if layout.names:
+        values = exploded("return (", [layout.type_byte, *decoded_values(layout)], ")")
     return [
-        f"def _decode_{layout.message.name}(data: bytes, size: int) -> tuple:",
+        f'def _decode_{layout.message.name}(data: bytes, size: int) -> "tuple[Any, ...]":',
         *indented(decoder(layout, DIALECT)),
         *indented(values),
     ]
