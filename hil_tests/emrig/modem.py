@@ -1,0 +1,318 @@
+"""A cellular modem of the SIM7080G class, modelled at its AT commands, with a real MQTT session behind them.
+
+Command syntax: SIMCom SIM7070/7080/7090 Series AT Command Manual. Answers come without delay in virtual time: the time
+they really take is held (see rig.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine
+from datetime import UTC, datetime
+
+import aiomqtt
+
+from emrig.micropython import rig_wire as w
+from emrig.parts import OutputPin
+from emrig.rig import Rig
+from emrig.target import Device
+
+# Power-on to registered, from the module's start-up behaviour: about 2 s to RDY, a few more to attach.
+BOOT_MS = 2_000
+REGISTER_MS = 3_000
+# Real seconds after which a broker that does not answer counts as unreachable.
+BROKER_TIMEOUT_S = 10.0
+# Longest payload of AT+SMPUB in the manual.
+MAXIMUM_PUBLISH = 1024
+_ARGUMENT = re.compile(r'"([^"]*)"|([^,]+)')
+
+
+class Modem:
+    """On the device's UART "modem" and pin "modem_power"; `coverage` is the radio link."""
+
+    def __init__(self, rig: Rig, device: Device, position: Callable[[], tuple[float, float]] | None = None) -> None:
+        self.coverage = True
+        self.counters: Counter[str] = Counter()
+        self._rig, self._device, self._position = rig, device, position
+        self._power = OutputPin(device, "modem_power", self._on_power)
+        device.parts["modem"] = self
+        self._reset()
+
+    def _reset(self) -> None:
+        self._on = False
+        self._echo = True
+        self._registered = False
+        self._network_active = False
+        self._registration_urc = False
+        self._settings: dict[str, list[str]] = {}
+        self._line = bytearray()
+        self._payload_left = 0
+        self._payload = bytearray()
+        self._publish_topic = ""
+        self._publish_qos = 1
+        self._client: aiomqtt.Client | None = None
+        self._session: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[object]] = set()
+
+    # -- radio link
+
+    def cut(self) -> None:
+        """Lose the network: the session breaks, nothing gets through."""
+        if self.coverage:
+            self.coverage = False
+            if self._registered:
+                self._registered = False
+                self._unsolicited("+CEREG: 2")
+            self._drop_session("+SMSTATE: 0")
+
+    def restore(self) -> None:
+        """Find the network again."""
+        if not self.coverage:
+            self.coverage = True
+            self._rig.clock.call_later(REGISTER_MS, self._register)
+
+    def _register(self) -> None:
+        if self._on and self.coverage and not self._registered:
+            self._registered = True
+            self._unsolicited("+CEREG: 1")
+
+    # -- power
+
+    def _on_power(self, level: int) -> None:
+        if level:
+            self._on = True
+            self._rig.clock.call_later(BOOT_MS, self._booted)
+        else:
+            self.close()
+            self._reset()
+
+    def _booted(self) -> None:
+        if self._on:
+            self._send("\r\nRDY\r\n\r\n+CFUN: 1\r\n\r\n+CPIN: READY\r\n")
+            self._rig.clock.call_later(REGISTER_MS, self._register)
+
+    def close(self) -> None:
+        """End the session and what is under way."""
+        for task in self._tasks:
+            task.cancel()
+        if self._session:
+            self._session.cancel()
+
+    # -- device side
+
+    def output(self, kind: int, payload: bytes) -> None:
+        """Bytes from the device: command lines, or the payload that SMPUB asked for."""
+        if not self._on:
+            self.counters["bytes_while_off"] += len(payload)
+            return
+        for byte in payload:
+            if self._payload_left:
+                self._payload.append(byte)
+                self._payload_left -= 1
+                if not self._payload_left:
+                    self._start(self._publish(bytes(self._payload)))
+            elif byte == 13:
+                line, self._line = self._line.decode("latin-1"), bytearray()
+                if self._echo:
+                    self._send(line + "\r")
+                if line.strip():
+                    self._command(line.strip())
+            elif byte != 10 and len(self._line) < 1024:
+                self._line.append(byte)
+
+    def call(self, operation: int, argument: bytes) -> bytes:
+        """A UART has no calls."""
+        return b""
+
+    def _send(self, text: str) -> None:
+        self._device.feed("modem", w.DATA, text.encode("latin-1"))
+
+    def _answer(self, *lines: str) -> None:
+        self._send("".join(f"\r\n{line}\r\n" for line in lines))
+
+    def _unsolicited(self, line: str) -> None:
+        if self._on and (self._registration_urc or not line.startswith("+CEREG")):
+            self._send(f"\r\n{line}\r\n")
+
+    def _command(self, line: str) -> None:
+        self.counters["commands"] += 1
+        name, _, rest = line[2:].partition("=")
+        arguments = [quoted or bare for quoted, bare in _ARGUMENT.findall(rest)]
+        handler = {
+            "": self._ok,
+            "E0": self._echo_off,
+            "E1": self._echo_on,
+            "+CFUN": self._ok,
+            "+CPIN?": lambda _: self._answer("+CPIN: READY", "OK"),
+            "+CEREG": self._set_registration_urc,
+            "+CEREG?": lambda _: self._answer(
+                f"+CEREG: {int(self._registration_urc)},{1 if self._registered else 2}", "OK"
+            ),
+            "+CSQ": lambda _: self._answer(f"+CSQ: {21 if self.coverage else 99},99", "OK"),
+            "+CNACT": self._activate,
+            "+CNACT?": lambda _: self._answer(
+                f'+CNACT: 0,{int(self._network_active)},"{"10.0.0.2" if self._network_active else "0.0.0.0"}"', "OK"
+            ),
+            "+CCLK?": self._clock,
+            "+CLBS": self._cell_position,
+            "+SMCONF": self._configure,
+            "+SMCONN": lambda _: self._start(self._connect()),
+            "+SMSUB": lambda a: self._start(self._subscribe(a)),
+            "+SMPUB": self._start_publish,
+            "+SMSTATE?": lambda _: self._answer(f"+SMSTATE: {int(self._client is not None)}", "OK"),
+            "+SMDISC": self._disconnect,
+            "+CPOWD": self._ok,
+        }.get(name.upper())
+        if not line.upper().startswith("AT") or handler is None:
+            self.counters["unknown_commands"] += 1
+            self._answer("ERROR")
+            return
+        handler(arguments)
+
+    def _ok(self, arguments: list[str]) -> None:
+        self._answer("OK")
+
+    def _echo_off(self, arguments: list[str]) -> None:
+        self._echo = False
+        self._answer("OK")
+
+    def _echo_on(self, arguments: list[str]) -> None:
+        self._echo = True
+        self._answer("OK")
+
+    def _set_registration_urc(self, arguments: list[str]) -> None:
+        self._registration_urc = arguments[:1] != ["0"]
+        self._answer("OK")
+
+    def _activate(self, arguments: list[str]) -> None:
+        if not self._registered:
+            self._answer("ERROR")
+            return
+        self._network_active = arguments[1:2] == ["1"]
+        self._answer("OK", f"+APP PDP: 0,{'ACTIVE' if self._network_active else 'DEACTIVE'}")
+
+    def _clock(self, arguments: list[str]) -> None:
+        if not self._registered:
+            self._answer('+CCLK: "80/01/06,00:00:00+00"', "OK")  # the module's date before the network tells it one
+            return
+        now = datetime.fromtimestamp(self._rig.clock.unix_ms() / 1000, UTC)
+        self._answer(f'+CCLK: "{now:%y/%m/%d,%H:%M:%S}+00"', "OK")
+
+    def _cell_position(self, arguments: list[str]) -> None:
+        if not self._registered or self._position is None:
+            self._answer("+CLBS: 1", "OK")
+            return
+        latitude, longitude = self._position()
+        now = datetime.fromtimestamp(self._rig.clock.unix_ms() / 1000, UTC)
+        # A cell-based position is good to some hundred metres: rounded to 0.005 degree here.
+        self._answer(
+            f"+CLBS: 0,{round(longitude * 200) / 200:.6f},{round(latitude * 200) / 200:.6f},550,{now:%Y/%m/%d,%H:%M:%S}",
+            "OK",
+        )
+
+    def _configure(self, arguments: list[str]) -> None:
+        self._settings[arguments[0].upper()] = arguments[1:]
+        self._answer("OK")
+
+    # -- MQTT session
+
+    def _start(self, work: Coroutine[object, object, object]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _connect(self) -> None:
+        if not (self._registered and self._network_active):
+            self._answer("ERROR")
+            return
+        self._drop_session(None)
+        up: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._rig.hold(self._key("command"))
+        self._session = asyncio.create_task(self._hold_session(up))
+        connected = await up
+        self._rig.release(self._key("command"))
+        self._answer("OK" if connected else "ERROR")
+
+    async def _hold_session(self, up: asyncio.Future[bool]) -> None:
+        url = self._settings.get("URL", ["", "1883"])
+        try:
+            async with aiomqtt.Client(
+                url[0],
+                int(url[1]) if len(url) > 1 else 1883,
+                identifier=self._settings.get("CLIENTID", ["emtag"])[0],
+                clean_session=self._settings.get("CLEANSS", ["1"])[0] == "1",
+                keepalive=int(self._settings.get("KEEPTIME", ["60"])[0]),
+                timeout=BROKER_TIMEOUT_S,
+            ) as client:
+                self._client = client
+                up.set_result(True)
+                async for message in client.messages:
+                    assert isinstance(message.payload, bytes)
+                    self.counters["messages_in"] += 1
+                    self._unsolicited(f'+SMSUB: "{message.topic}","{message.payload.hex().upper()}"')
+                    self._rig.release(self._key("answer"))
+        except aiomqtt.MqttError:
+            self._client = None
+            self.counters["sessions_lost"] += 1
+            if up.done():
+                self._unsolicited("+SMSTATE: 0")
+            else:
+                up.set_result(False)
+        finally:
+            if not up.done():
+                up.set_result(False)
+
+    def _drop_session(self, tell: str | None) -> None:
+        if self._session:
+            self._session.cancel()
+            self._session = None
+        if self._client is not None:
+            self._client = None
+            if tell:
+                self._unsolicited(tell)
+
+    def _disconnect(self, arguments: list[str]) -> None:
+        had = self._client is not None
+        self._drop_session(None)
+        self._answer("OK" if had else "ERROR")
+
+    async def _subscribe(self, arguments: list[str]) -> None:
+        await self._through_broker(lambda client: client.subscribe(arguments[0], qos=int(arguments[1])))
+
+    def _start_publish(self, arguments: list[str]) -> None:
+        length = int(arguments[1]) if len(arguments) > 1 and arguments[1].isdigit() else 0
+        if not 0 < length <= MAXIMUM_PUBLISH:
+            self._answer("ERROR")
+            return
+        self._publish_topic = arguments[0]
+        self._publish_qos = int(arguments[2]) if len(arguments) > 2 else 0
+        self._payload = bytearray()
+        self._payload_left = length
+        self._send("\r\n> ")
+
+    async def _publish(self, payload: bytes) -> None:
+        topic, qos = self._publish_topic, self._publish_qos
+        if await self._through_broker(lambda client: client.publish(topic, payload, qos=qos)):
+            self.counters["messages_out"] += 1
+            self._rig.hold(self._key("answer"))
+
+    async def _through_broker(self, work: Callable[[aiomqtt.Client], Awaitable[object]]) -> bool:
+        client = self._client
+        if client is None or not self.coverage:
+            self._answer("ERROR")
+            return False
+        self._rig.hold(self._key("command"))
+        try:
+            await work(client)
+        except (aiomqtt.MqttError, ValueError):
+            self._answer("ERROR")
+            return False
+        finally:
+            self._rig.release(self._key("command"))
+        self._answer("OK")
+        return True
+
+    def _key(self, what: str) -> str:
+        return f"{self._device.name}/modem/{what}"
