@@ -1,0 +1,82 @@
+# Makes records: header with the present time and its uncertainty, body by the generated codec, into the journal.
+from emwire import constants, device_codec
+
+# Events that somebody acts on now, and those that end them: they overtake backlog and outlive it on flash.
+ALARM_EVENTS = (
+    constants.EVENT_STRAP_CUT,
+    constants.EVENT_STRAP_RESTORED,
+    constants.EVENT_CASE_OPEN,
+    constants.EVENT_HOME_UNIT_MOVED,
+    constants.EVENT_MAINS_LOST,
+    constants.EVENT_MAINS_RESTORED,
+    constants.EVENT_BATTERY_CRITICAL,
+    constants.EVENT_BEACON_COPIED,
+)
+MAXIMUM_EVIDENCE = 64
+# Records that flash refused wait here for its next chance: the newest ones are given up first, and counted.
+MAXIMUM_WAITING = 16
+_I32 = 0x7FFFFFFF
+
+
+class Records:
+    """The device's record book. Each method journals one record and wakes the uplink."""
+
+    def __init__(self, journal, clock, log):
+        self._journal = journal
+        self._clock = clock
+        self._log = log
+        self._waiting = []
+        self.wake = None
+        self.made = 0
+        self.given_up = 0
+
+    def event(self, event_type, value=0, subject_id=0, evidence=b"", event_time_s=None):
+        """event_time_s: None = now."""
+        if event_time_s is None:
+            event_time_s = self._clock.time_s()
+        value = max(-_I32 - 1, min(_I32, value))
+        self._add(
+            event_type in ALARM_EVENTS,
+            device_codec.encode_event,
+            (event_type, event_time_s, subject_id, value, bytes(evidence)[:MAXIMUM_EVIDENCE]),
+        )
+
+    def hello(self, *fields):
+        self._add(False, device_codec.encode_hello, fields)
+
+    def status(self, *fields):
+        self._add(False, device_codec.encode_status, fields)
+
+    def position_block(self, block):
+        self._add(False, device_codec.encode_position_block, (block,))
+
+    def presence(self, *fields):
+        self._add(False, device_codec.encode_presence, fields)
+
+    def alcohol_reading(self, *fields):
+        self._add(False, device_codec.encode_alcohol_reading, fields)
+
+    def _add(self, alarm, encode, fields):
+        clock = self._clock
+        payload = encode(
+            clock.source, clock.uncertainty_ms(), clock.time_s(), clock.ticks_ms() // 1000, *fields
+        )
+        self._waiting.append((alarm, payload))
+        if len(self._waiting) > MAXIMUM_WAITING:
+            self._waiting.pop()
+            self.given_up += 1
+        self.flush()
+
+    def flush(self):
+        """Journal what waits; called again by the status task, should flash have refused."""
+        while self._waiting:
+            alarm, payload = self._waiting[0]
+            try:
+                self._journal.append(alarm, payload)
+            except OSError as error:
+                self._log("journal: %r, %d waiting" % (error, len(self._waiting)))
+                break
+            self._waiting.pop(0)
+            self.made += 1
+        if self.wake:
+            self.wake()

@@ -1,0 +1,254 @@
+# Cellular modem of the SIM7080G class: brings it up from its AT commands, and carries frames over its own MQTT client.
+import asyncio
+from binascii import unhexlify
+
+from common.wait import Signal
+from drivers.at_channel import AtChannel, ModemError
+from emwire import constants, topics
+
+# Boot of the module to its first answer (SIM7080G hardware design: UART ready after about 1.8 s; margin).
+BOOT_TIMEOUT_MS = 15000
+POWER_OFF_MS = 2000
+# Registration takes seconds at home and up to minutes elsewhere; beyond this it is "no coverage" and tried anew.
+REGISTRATION_TIMEOUT_MS = 120000
+CONNECT_TIMEOUT_MS = 75000
+PUBLISH_TIMEOUT_MS = 30000
+# Longest silence of the MQTT session before the broker gives it up (SM KEEPTIME, s).
+KEEP_ALIVE_S = 300
+# Down frames wait here for the link; it acknowledges cumulatively, so a lost one is repeated by its sender.
+MAXIMUM_WAITING = 8
+# A modem that answers but never gets a session is restarted after so many attempts.
+ATTEMPTS_BEFORE_POWER_CYCLE = 3
+# Network time is a whole second, sent when the network pleases; AT+CCLK? itself takes well under a second.
+NETWORK_TIME_UNCERTAINTY_MS = 2000
+
+_REGISTERED = (1, 5)  # home, roaming (3GPP TS 27.007)
+
+
+def network_time_ms(answer: bytes) -> "int | None":
+    """UTC ms since 2020 of '+CCLK: "yy/MM/dd,hh:mm:ss±zz"' (zz quarter hours), None where it is unset or nonsense."""
+    try:
+        text = answer[answer.index(b'"') + 1 : answer.index(b'"') + 21].decode()
+        year, month, day = int(text[0:2]), int(text[3:5]), int(text[6:8])
+        hour, minute, second = int(text[9:11]), int(text[12:14]), int(text[15:17])
+        zone = int(text[17:20])
+    except (ValueError, IndexError):
+        return None
+    # An unset clock shows 1980 or 1970; years before the epoch are not ours either.
+    if not (20 <= year < 70 and 1 <= month <= 12 and 1 <= day <= 31 and hour < 24 and minute < 60 and second < 61):
+        return None
+    # Days since 2020-01-01, the year beginning in March so that the leap day is last.
+    shifted = year - (month < 3)
+    days = 365 * shifted + shifted // 4 + (153 * ((month + 9) % 12) + 2) // 5 + day - 1 - 7245
+    return ((days * 24 + hour) * 60 + minute - zone * 15) * 60000 + second * 1000
+
+
+class ModemLink:
+    """Transport of frames: connect, send, receive, close; OSError = lost."""
+
+    def __init__(self, uart, power, device_id, clock, host, port, log):
+        self._power = power
+        self._device_id = device_id
+        self._clock = clock
+        self._host = host
+        self._port = port
+        self._log = log
+        self._channel = AtChannel(uart, self._on_line)
+        self._reader = None
+        self._powered = False
+        self._configured = False
+        self._failures = 0
+        self._registration = 0
+        self._registration_changed = Signal()
+        self._session = False
+        self._frames = []
+        self._arrived = Signal()
+        self.dropped_frames = 0
+        self.bad_frames = 0
+        self.power_cycles = 0
+
+    async def connect(self):
+        if self._reader is None:
+            self._reader = asyncio.create_task(self._read())
+        try:
+            await self._connect()
+        except OSError:
+            self._failures += 1
+            if self._failures % ATTEMPTS_BEFORE_POWER_CYCLE == 0:
+                self._power_off()
+            raise
+        self._failures = 0
+
+    async def send(self, frame):
+        if not self._session:
+            raise ModemError("no session")
+        command = 'AT+SMPUB="%s",%d,1,0' % (topics.up(self._device_id), len(frame))
+        await self._channel.command(command, PUBLISH_TIMEOUT_MS, frame)
+
+    async def receive(self):
+        while not self._frames:
+            if not self._session:
+                raise ModemError("session lost")
+            await self._arrived.wait()
+        return self._frames.pop(0)
+
+    async def close(self):
+        was_open = self._session
+        self._end_session()
+        if was_open:
+            try:
+                await self._channel.command("AT+SMDISC")
+            except OSError:
+                pass
+
+    async def cell_position(self):
+        """(latitude_microdegrees, longitude_microdegrees, precision_m) by the network, or None."""
+        for line in await self._channel.command("AT+CLBS=1,0", 30000):
+            fields = line.split(b":", 1)[-1].split(b",")
+            if line.startswith(b"+CLBS:") and len(fields) >= 4 and int(fields[0]) == 0:
+                return _microdegrees(fields[2]), _microdegrees(fields[1]), int(fields[3])
+        return None
+
+    async def _read(self):
+        while True:
+            try:
+                await self._channel.read_forever()
+            except OSError as error:
+                self._log("modem uart: %r" % error)
+                self._end_session()
+                await asyncio.sleep_ms(1000)
+
+    async def _connect(self):
+        await self._wake()
+        command = self._channel.command
+        if not self._configured:
+            await command("ATE0")
+            await command("AT+CEREG=1")
+            await command("AT+CFUN=1", 15000)
+            self._configured = True
+        if not any(b"READY" in line for line in await command("AT+CPIN?")):
+            raise ModemError("no SIM")
+        await self._register()
+        await self._ask_time()
+        try:
+            await command("AT+CNACT=0,1", 30000)
+        except ModemError:
+            # Refused where the bearer is already up; then the session shows whether it works.
+            self._log("modem: bearer refused")
+        try:
+            await command("AT+SMDISC")
+        except ModemError:
+            pass  # there was no session to end
+        for setting in (
+            'AT+SMCONF="URL","%s",%d' % (self._host, self._port),
+            'AT+SMCONF="CLIENTID","emtag-%08x"' % self._device_id,
+            'AT+SMCONF="KEEPTIME",%d' % KEEP_ALIVE_S,
+            'AT+SMCONF="CLEANSS",1',
+            'AT+SMCONF="SUBHEX",1',
+        ):
+            await command(setting)
+        await command("AT+SMCONN", CONNECT_TIMEOUT_MS)
+        self._session = True
+        self._frames = []
+        try:
+            await command('AT+SMSUB="%s",1' % topics.down(self._device_id))
+        except OSError:
+            self._session = False
+            raise
+
+    async def _wake(self):
+        for _ in range(2):
+            if not self._powered:
+                self._power.value(1)
+                self._powered = True
+                self._configured = False
+            # Ten seconds and more of silence are boot; longer than that it is hung.
+            started = self._clock.ticks_ms()
+            while self._clock.ticks_ms() - started < BOOT_TIMEOUT_MS:
+                try:
+                    await self._channel.synchronise()
+                    return
+                except ModemError:
+                    pass
+            self._power_off()
+            await asyncio.sleep_ms(POWER_OFF_MS)
+        raise ModemError("modem silent")
+
+    def _power_off(self):
+        self._power.value(0)
+        self._powered = False
+        self._configured = False
+        self.power_cycles += 1
+        self._end_session()
+
+    async def _register(self):
+        self._registration_changed.clear()
+        await self._channel.command("AT+CEREG?")
+        started = self._clock.ticks_ms()
+        while self._registration not in _REGISTERED:
+            remaining = started + REGISTRATION_TIMEOUT_MS - self._clock.ticks_ms()
+            if remaining <= 0 or not await self._registration_changed.wait(remaining):
+                raise ModemError("not registered")
+
+    async def _ask_time(self):
+        for line in await self._channel.command("AT+CCLK?"):
+            if line.startswith(b"+CCLK:"):
+                utc_ms = network_time_ms(line)
+                if utc_ms is not None:
+                    self._clock.observe(constants.CLOCK_NETWORK, utc_ms, NETWORK_TIME_UNCERTAINTY_MS)
+
+    def _on_line(self, line):
+        """Lines that may come at any time; those that also answer a command are passed on by True."""
+        if line.startswith(b"+SMSUB:"):
+            self._take_frame(line)
+        elif line.startswith(b"+SMSTATE:"):
+            if line[9:].strip() == b"0":
+                self._end_session()
+        elif line.startswith(b"+CEREG:"):
+            self._take_registration(line[7:])
+        elif line in (b"NORMAL POWER DOWN", b"UNDER-VOLTAGE POWER DOWN"):
+            self._power_off()
+        elif line == b"RDY":
+            # It restarted by itself: nothing that was set is in force.
+            self._configured = False
+            self._end_session()
+        elif not line.startswith(b"+APP PDP:") and line not in (b"SMS Ready", b"+CPIN: NOT INSERTED"):
+            return False
+        return True
+
+    def _take_frame(self, line):
+        parts = line.split(b'"')
+        try:
+            if parts[1].decode() != topics.down(self._device_id):
+                raise ValueError
+            frame = unhexlify(parts[3])
+        except (ValueError, IndexError):
+            self.bad_frames += 1
+            return
+        if len(self._frames) >= MAXIMUM_WAITING:
+            self.dropped_frames += 1
+            return
+        self._frames.append(frame)
+        self._arrived.set()
+
+    def _take_registration(self, text):
+        # "<stat>[,"tac",...]" unsolicited, "<n>,<stat>[,...]" in answer to AT+CEREG?.
+        fields = text.strip().split(b",")
+        try:
+            second_is_number = len(fields) > 1 and not fields[1].startswith(b'"')
+            self._registration = int(fields[1] if second_is_number else fields[0])
+        except ValueError:
+            return
+        self._registration_changed.set()
+
+    def _end_session(self):
+        self._session = False
+        self._arrived.set()
+
+
+def _microdegrees(text: bytes) -> int:
+    """Decimal degrees to millionths without floating point."""
+    negative = text.strip().startswith(b"-")
+    whole, _, fraction = text.strip().lstrip(b"-").partition(b".")
+    value = int(whole) * 1000000 + int((fraction + b"000000")[:6])
+    return -value if negative else value

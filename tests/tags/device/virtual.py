@@ -1,0 +1,156 @@
+"""Virtual time and an in-memory board, for checks of the firmware that run on MicroPython."""
+# ruff: noqa: PTH
+
+import asyncio
+import asyncio.core as core
+import os
+import sys
+
+# MicroPython's C code stamps "run now" with real ticks; a clock far ahead of them keeps such tasks always due.
+BASE = 1 << 50
+_now = BASE
+
+
+class _Queue:
+    def wait_io_event(self, timeout_ms):
+        global _now
+        if timeout_ms < 0:
+            raise RuntimeError("every task waits for ever")
+        _now += timeout_ms
+
+    def remove(self, task):
+        pass
+
+
+core.ticks = lambda: _now
+core._io_queue = _Queue()
+
+
+def now_ms():
+    return _now - BASE
+
+
+class Clock:
+    def __init__(self):
+        self._boot = now_ms()
+
+    def ticks_ms(self):
+        return now_ms() - self._boot
+
+
+class Uart:
+    """What the firmware wrote goes to on_write(data); feed() is what it will read."""
+
+    def __init__(self):
+        self.on_write = lambda data: None
+        self.written = bytearray()
+        self._buffer = bytearray()
+        self._arrived = asyncio.Event()
+
+    def write(self, data):
+        self.written.extend(data)
+        self.on_write(bytes(data))
+
+    def feed(self, data):
+        self._buffer.extend(data)
+        self._arrived.set()
+
+    async def read(self):
+        while not self._buffer:
+            self._arrived.clear()
+            await self._arrived.wait()
+        data = bytes(self._buffer)
+        self._buffer = bytearray()
+        return data
+
+
+class Adc:
+    def __init__(self, counts):
+        self.counts = counts
+
+    def read_u16(self):
+        return self.counts
+
+
+class PinIn:
+    def __init__(self, level):
+        self.level = level
+        self._callback = None
+
+    def value(self):
+        return self.level
+
+    def on_change(self, callback):
+        self._callback = callback
+
+    def set(self, level):
+        if level != self.level:
+            self.level = level
+            if self._callback:
+                self._callback(level)
+
+
+class PinOut:
+    def __init__(self):
+        self.level = 0
+        self.on_level = None
+
+    def value(self, level):
+        changed = level != self.level
+        self.level = level
+        if changed and self.on_level:
+            self.on_level(level)
+
+
+class Board:
+    """Levels of a healthy, worn, half charged device."""
+
+    name = "memory"
+
+    def __init__(self, storage_path, identity):
+        self.storage_path = storage_path
+        self.identity = identity
+        self.clock = Clock()
+        self.reset_cause = 1
+        self.uarts = {name: Uart() for name in ("gnss", "modem", "host")}
+        self.adcs = {
+            "battery": Adc(39000),
+            "alcohol_cell": Adc(1000),
+            "contact_infrared": Adc(10000),
+            "skin_temperature": Adc(13000),
+        }
+        self.inputs = {
+            "strap": PinIn(1),
+            "case": PinIn(1),
+            "mains": PinIn(1),
+            "charger": PinIn(0),
+            "alcohol_ready": PinIn(0),
+            "motion": PinIn(0),
+        }
+        self.outputs = {
+            name: PinOut() for name in ("gnss_power", "modem_power", "alcohol_sample", "vibration")
+        }
+        self.radio = None
+        self.logged = []
+
+    def random_bytes(self, count):
+        return os.urandom(count)
+
+    def uart(self, name):
+        return self.uarts[name]
+
+    def adc(self, name):
+        return self.adcs[name]
+
+    def pin_in(self, name):
+        return self.inputs[name]
+
+    def pin_out(self, name):
+        return self.outputs[name]
+
+    def ble(self):
+        return self.radio
+
+    def log(self, text):
+        self.logged.append(text)
+        print("%10d %s" % (now_ms(), text), file=sys.stderr)
