@@ -1,0 +1,287 @@
+"""Ingest: batches of raw records into the database, exactly once in effect, each batch whole or not at all.
+
+`Backend` is the one writer. It keeps every payload, decodes what it can, resolves times, keeps the books of every
+boot epoch, and notes what has to be judged anew; `evaluate` then does the judging (conditions/engine.py).
+"""
+
+import sqlite3
+import threading
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+import structlog
+from emwire import codec
+
+from emgate.backend import batch as batches
+from emgate.backend import database, projection
+from emgate.backend.projection import Decoded, Header, Row
+from emgate.backend.vocabulary import unix_ms
+
+log = structlog.get_logger(__name__)
+
+EVIDENCE_OF = {
+    "positions": ("exclusion_zone",),
+    "readings": ("alcohol",),
+    "presences": ("curfew", "tamper", "power"),
+    "events": ("tamper", "power"),
+    "statuses": ("power",),
+}
+"""Which conditions a row of a table is evidence for."""
+
+QUARANTINE = (
+    "UPDATE records SET quarantine_reason = CASE"
+    " WHEN state <> 'DECODED' THEN 'not decoded: ' || reason"
+    " WHEN NOT EXISTS (SELECT 1 FROM activations a WHERE a.device_id = records.device_id)"
+    "  THEN 'no activation knows this device'"
+    " WHEN recorded_date IS NULL THEN 'the time of the record is not known'"
+    " WHEN EXISTS (SELECT 1 FROM activations a WHERE a.device_id = records.device_id"
+    "  AND a.device_activation_date <= recorded_date"
+    "  AND (a.device_deactivation_date IS NULL OR recorded_date < a.device_deactivation_date)) THEN NULL"
+    " ELSE 'no activation of this device covers the time of the record' END"
+)
+"""Why a record is nobody's. Such records are kept, raise nothing, and are judged once an activation covers them."""
+
+
+class Clock(Protocol):
+    """The part of emgate.clock.Clock that is needed here."""
+
+    def now_ms(self) -> int:
+        """Unix milliseconds."""
+        ...
+
+
+class Backend:
+    """One database, one writer. Calls from several threads are let in one at a time."""
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        self.path = Path(path)
+        self.clock = clock
+        self.counters: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._database = database.connect(self.path)
+
+    def close(self) -> None:
+        """Close the database; everything acknowledged is already on the disk."""
+        with self._lock:
+            self._database.close()
+
+    def ingest(self, batch: dict[str, Any]) -> int:
+        """Store a batch; returns how many of its records are new. BatchError when it is not of the agreed shape."""
+        parsed = batches.parse(batch)
+        with self._lock, database.transaction(self._database):
+            new = _Ingest(self._database, parsed, self.clock.now_ms()).run()
+        self.counters["records_new"] += new
+        self.counters["records_duplicate"] += len(parsed.records) - new
+        return new
+
+    def evaluate(self, now_ms: int) -> int:
+        """Judge what new evidence or the passing of time calls for; returns how many violations changed."""
+        return 0
+
+
+class _Ingest:
+    """One batch inside its transaction."""
+
+    def __init__(self, connection: sqlite3.Connection, batch: batches.Batch, now_ms: int) -> None:
+        self._database = connection
+        self._batch = batch
+        self._now_ms = now_ms
+        self._touched: dict[tuple[int, str], tuple[int, int]] = {}
+        self._anchored: set[tuple[int, int]] = set()
+
+    def run(self) -> int:
+        new = sum(self._record(record) for record in self._batch.records)
+        for device_id, epoch in sorted(self._anchored):
+            self._resolve_unset(device_id, epoch)
+        self._mark_pending()
+        return new
+
+    def _mark_pending(self) -> None:
+        """What was touched is to be judged anew; kept in the same commit, so that a kill cannot lose it."""
+        for (device_id, table), (first, last) in self._touched.items():
+            for condition in EVIDENCE_OF[table]:
+                self._database.execute(
+                    "INSERT INTO pending (person_id, condition, from_date, to_date)"
+                    " SELECT DISTINCT person_id, ?1, ?3, ?4 FROM activations WHERE device_id = ?2"
+                    " AND device_activation_date <= ?4 AND coalesce(device_deactivation_date, ?3 + 1) > ?3"
+                    " ON CONFLICT DO UPDATE SET from_date = min(from_date, ?3), to_date = max(to_date, ?4)",
+                    (condition, device_id, first, last),
+                )
+
+    def _record(self, record: batches.BatchRecord) -> bool:
+        identity = (record.deviceId, record.epoch, record.sequence)
+        known = self._database.execute(
+            "SELECT payload FROM records WHERE device_id = ? AND epoch = ? AND sequence = ?", identity
+        ).fetchone()
+        if known is not None:
+            self._duplicate(identity, record.payload, bytes(known["payload"]))
+            return False
+        decoded = projection.decode(record.payload)
+        recorded, source = self._recorded(record, decoded)
+        message = decoded.message
+        cursor = self._database.execute(
+            "INSERT INTO records (device_id, epoch, sequence, alarm, link, gateway_id, batch_id, message_type, state,"
+            " reason, uptime_s, clock_source, clock_uncertainty_ms, recorded_date, recorded_source, received_date,"
+            " uploaded_date, ingested_date, payload) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            (
+                *identity,
+                record.alarm,
+                record.link,
+                self._batch.gatewayId,
+                self._batch.batchId,
+                record.payload[0] if record.payload else None,
+                decoded.state,
+                decoded.reason,
+                message.uptime_s if message else None,
+                message.clock_source if message else None,
+                message.clock_uncertainty_ms if message else None,
+                recorded,
+                source,
+                record.receivedTimeMs,
+                self._batch.uploadedDateMs,
+                self._now_ms,
+                record.payload,
+            ),
+        )
+        record_id = cursor.lastrowid
+        assert record_id is not None
+        self._database.execute(QUARANTINE + " WHERE record_id = ?", (record_id,))
+        self._insert(projection.rows(Header(record_id, *identity, recorded), decoded))
+        self._account(record, decoded)
+        self._device(record, decoded, recorded)
+        if source == "DEVICE":
+            self._anchored.add((record.deviceId, record.epoch))
+        return True
+
+    def _duplicate(self, identity: tuple[int, int, int], payload: bytes, kept: bytes) -> None:
+        conflict = payload != kept
+        if conflict:
+            log.warning("other bytes under a known identity", device=identity[0], identity=identity)
+            self._database.execute(
+                "INSERT OR IGNORE INTO conflicts VALUES (?,?,?,?,?)", (*identity, payload, self._now_ms)
+            )
+        self._database.execute(
+            "UPDATE epochs SET duplicates_refused = duplicates_refused + 1, conflicts = conflicts + ?"
+            " WHERE device_id = ? AND epoch = ?",
+            (conflict, identity[0], identity[1]),
+        )
+
+    def _recorded(self, record: batches.BatchRecord, decoded: Decoded) -> tuple[int | None, str | None]:
+        """The record's own time, else one derived from another record of the same boot, else none."""
+        if decoded.message is None:
+            return None, None
+        own = unix_ms(decoded.message.recorded_time_s)
+        if own is not None:
+            return own, "DEVICE"
+        derived = self._anchor(record.deviceId, record.epoch, decoded.message.uptime_s)
+        return derived, "ANCHOR" if derived is not None else None
+
+    def _anchor(self, device_id: int, epoch: int, uptime_s: int) -> int | None:
+        """Time at `uptime_s` by the record of this boot whose clock was set and whose uptime is nearest."""
+        nearest = self._database.execute(
+            "SELECT recorded_date, uptime_s FROM ("
+            " SELECT * FROM (SELECT recorded_date, uptime_s, sequence FROM records INDEXED BY records_anchor"
+            "  WHERE device_id = ?1 AND epoch = ?2 AND recorded_source = 'DEVICE' AND uptime_s <= ?3"
+            "  ORDER BY uptime_s DESC, sequence LIMIT 1)"
+            " UNION ALL"
+            " SELECT * FROM (SELECT recorded_date, uptime_s, sequence FROM records INDEXED BY records_anchor"
+            "  WHERE device_id = ?1 AND epoch = ?2 AND recorded_source = 'DEVICE' AND uptime_s > ?3"
+            "  ORDER BY uptime_s, sequence LIMIT 1)"
+            ") ORDER BY abs(uptime_s - ?3), uptime_s LIMIT 1",
+            (device_id, epoch, uptime_s),
+        ).fetchone()
+        if nearest is None:
+            return None
+        derived: int = nearest["recorded_date"] - (nearest["uptime_s"] - uptime_s) * 1000
+        return derived
+
+    def _resolve_unset(self, device_id: int, epoch: int) -> None:
+        """New anchors came: derive the times of this boot's records without one again."""
+        unset = self._database.execute(
+            "SELECT record_id, sequence, payload, uptime_s, recorded_date FROM records INDEXED BY records_unset"
+            " WHERE device_id = ? AND epoch = ? AND state = 'DECODED' AND recorded_source IS NOT 'DEVICE'",
+            (device_id, epoch),
+        ).fetchall()
+        for row in unset:
+            derived = self._anchor(device_id, epoch, row["uptime_s"])
+            if derived == row["recorded_date"]:
+                continue
+            self._database.execute(
+                "UPDATE records SET recorded_date = ?, recorded_source = 'ANCHOR' WHERE record_id = ?",
+                (derived, row["record_id"]),
+            )
+            self._database.execute(QUARANTINE + " WHERE record_id = ?", (row["record_id"],))
+            decoded = projection.decode(bytes(row["payload"]))
+            before = Header(row["record_id"], device_id, epoch, row["sequence"], row["recorded_date"])
+            after = Header(row["record_id"], device_id, epoch, row["sequence"], derived)
+            self._delete(projection.rows(before, decoded))
+            self._insert(projection.rows(after, decoded))
+
+    def _insert(self, rows: Iterable[Row]) -> None:
+        for row in rows:
+            columns = ", ".join(row.values)
+            marks = ", ".join("?" * len(row.values))
+            self._database.execute(f"INSERT INTO {row.table} ({columns}) VALUES ({marks})", tuple(row.values.values()))
+            self._touch(row)
+
+    def _delete(self, rows: Iterable[Row]) -> None:
+        for row in rows:
+            self._database.execute(f"DELETE FROM {row.table} WHERE record_id = ?", (row.values["record_id"],))
+            self._touch(row)
+
+    def _touch(self, row: Row) -> None:
+        for device_id, moment in row.measured:
+            if moment is not None:
+                first, last = self._touched.get((device_id, row.table), (moment, moment))
+                self._touched[device_id, row.table] = min(first, moment), max(last, moment)
+
+    def _account(self, record: batches.BatchRecord, decoded: Decoded) -> None:
+        """The books of the boot epoch: what came, and what the device says it made."""
+        made = decoded.message.records_made if isinstance(decoded.message, codec.Status) else 0
+        self._database.execute(
+            "INSERT INTO epochs (device_id, epoch, received, highest_sequence, records_made) VALUES (?1, ?2, 1, ?3, ?4)"
+            " ON CONFLICT DO UPDATE SET received = received + 1, highest_sequence = max(highest_sequence, ?3),"
+            " records_made = max(records_made, ?4)",
+            (record.deviceId, record.epoch, record.sequence, made),
+        )
+        hello = decoded.message
+        if isinstance(hello, codec.Hello) and hello.previous_epoch != record.epoch:
+            if hello.previous_epoch == 0 and hello.previous_epoch_records == 0:
+                return  # the first boot of all
+            self._database.execute(
+                "INSERT INTO epochs (device_id, epoch, final_records) VALUES (?1, ?2, ?3)"
+                " ON CONFLICT DO UPDATE SET final_records = max(coalesce(final_records, 0), ?3)",
+                (record.deviceId, hello.previous_epoch, hello.previous_epoch_records),
+            )
+
+    def _device(self, record: batches.BatchRecord, decoded: Decoded, recorded: int | None) -> None:
+        self._database.execute(
+            "INSERT INTO devices (device_id, first_received_date, last_received_date, last_record_date, last_link)"
+            " VALUES (?1, ?2, ?2, ?3, ?4) ON CONFLICT DO UPDATE SET"
+            " first_received_date = min(first_received_date, ?2),"
+            " last_link = iif(?2 >= last_received_date, ?4, last_link),"
+            " last_received_date = max(last_received_date, ?2),"
+            " last_record_date = max(coalesce(last_record_date, ?3), coalesce(?3, last_record_date))",
+            (record.deviceId, record.receivedTimeMs, recorded, record.link),
+        )
+        if isinstance(decoded.message, codec.Hello):
+            self._hello(record, decoded.message, recorded)
+
+    def _hello(self, record: batches.BatchRecord, hello: codec.Hello, recorded: int | None) -> None:
+        version = f"{hello.firmware_major}.{hello.firmware_minor}.{hello.firmware_patch}"
+        self._database.execute(
+            "UPDATE devices SET device_model = ?2, hardware_revision = ?3, capabilities = ?4, hello_epoch = ?5,"
+            " firmware_last_updated_date = iif(firmware_version IS ?6, firmware_last_updated_date, ?7),"
+            " firmware_version = ?6 WHERE device_id = ?1 AND hello_epoch <= ?5",
+            (
+                record.deviceId,
+                hello.device_model,
+                hello.hardware_revision,
+                hello.capabilities,
+                record.epoch,
+                version,
+                recorded,
+            ),
+        )
