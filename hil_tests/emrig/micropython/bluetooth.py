@@ -202,7 +202,7 @@ class BLE:
             shape.append(count)
         answer = self._call(_w.CALL_REGISTER, _w.pack_items(items))
         handles = struct.unpack("<%dH" % (len(answer) // 2), answer)
-        self._values = dict((handle, _Value()) for handle in handles)
+        self._values = {handle: _Value() for handle in handles}
         groups = []
         at = 0
         for count in shape:
