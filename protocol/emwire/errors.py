@@ -15,4 +15,4 @@ class WireError(ValueError):
         self.offset = offset
 
     def __str__(self) -> str:
-        return "%s at byte %d" % (self.reason, self.offset)  # noqa: UP031  (also runs on MicroPython)
+        return f"{self.reason} at byte {self.offset}"
