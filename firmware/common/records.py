@@ -58,9 +58,7 @@ class Records:
 
     def _add(self, alarm, encode, fields):
         clock = self._clock
-        payload = encode(
-            clock.source, clock.uncertainty_ms(), clock.time_s(), clock.ticks_ms() // 1000, *fields
-        )
+        payload = encode(clock.source, clock.uncertainty_ms(), clock.time_s(), clock.ticks_ms() // 1000, *fields)
         self._waiting.append((alarm, payload))
         if len(self._waiting) > MAXIMUM_WAITING:
             self._waiting.pop()

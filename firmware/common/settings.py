@@ -1,7 +1,9 @@
 # The device's configuration: defaults, what the gateway sent over them, kept over a reset by power-safe writes.
 import asyncio
 import json
-from binascii import crc32, hexlify, unhexlify
+from binascii import hexlify, unhexlify
+
+from common.slots import Slots
 
 # Defaults from the field: a point a minute (NIJ), a reading every 30 min (SCRAM), reports well inside the 4 min
 # plus upload that an agency may wait; presence windows as long as the report. See docs for all of them.
@@ -21,8 +23,6 @@ LOWEST = {
     "status_interval_s": 10,
 }
 _NAMES = ("report_interval_s", "fix_interval_s", "presence_window_s", "sample_interval_s", "status_interval_s")
-# Two slots written in turn: a write torn at any byte leaves the other whole.
-_SLOTS = ("/settings.a", "/settings.b")
 
 
 class Settings:
@@ -32,17 +32,15 @@ class Settings:
         """overrides: what this device's identity says instead of DEFAULTS, same names."""
         self.version = 0
         self.beacons = {}
-        self.damaged_slots = 0
         self.write_failures = 0
         self._changed = asyncio.Event()
-        self._paths = [storage_path + slot for slot in _SLOTS]
-        self._generation = 0
+        self._slots = Slots(storage_path + "/settings.")
         for name in _NAMES:
             setattr(self, name, (overrides or {}).get(name, DEFAULTS[name]))
         self._load()
 
     def apply(self, version: int, intervals, beacon_ids) -> bool:
-        """Take a configuration: intervals in the message's order (0 = as before), ((id, key), …); False if not newer."""
+        """intervals: in the message's order, 0 = as before; beacon_ids: ((id, key), …). False if not newer."""
         # Newer in serial-number arithmetic (RFC 1982), so that the u16 may wrap.
         if self.version and not 0 < ((version - self.version) & 0xFFFF) < 0x8000:
             return False
@@ -79,38 +77,19 @@ class Settings:
             self.beacons = {number: bytes(key) for number, key in beacon_ids}
 
     def _store(self):
-        self._generation += 1
-        body = json.dumps(
-            {
-                "generation": self._generation,
-                "version": self.version,
-                "intervals": [getattr(self, name) for name in _NAMES],
-                "beacons": [[number, hexlify(key).decode()] for number, key in self.beacons.items()],
-            }
-        ).encode()
+        content = {
+            "version": self.version,
+            "intervals": [getattr(self, name) for name in _NAMES],
+            "beacons": [[number, hexlify(key).decode()] for number, key in self.beacons.items()],
+        }
         try:
-            with open(self._paths[self._generation & 1], "wb") as file:
-                file.write(b"%08x " % crc32(body))
-                file.write(body)
-                file.flush()
+            self._slots.write(json.dumps(content).encode())
         except OSError:
+            # In force all the same; after a reset the gateway sees the old version and sends it again.
             self.write_failures += 1
 
     def _load(self):
-        best = None
-        for path in self._paths:
-            try:
-                with open(path, "rb") as file:
-                    data = file.read()
-            except OSError:
-                continue
-            body = data[9:]
-            if data[:9] != b"%08x " % crc32(body):
-                self.damaged_slots += 1
-                continue
-            content = json.loads(body)
-            if best is None or content["generation"] > best["generation"]:
-                best = content
-        if best:
-            self._generation = best["generation"]
-            self._take(best["version"], best["intervals"], [(n, unhexlify(key)) for n, key in best["beacons"]])
+        if self._slots.value is not None:
+            content = json.loads(self._slots.value)
+            beacons = [(number, unhexlify(key)) for number, key in content["beacons"]]
+            self._take(content["version"], content["intervals"], beacons)

@@ -3,8 +3,9 @@ import asyncio
 from binascii import unhexlify
 
 from common.wait import Signal
-from drivers.at_channel import AtChannel, ModemError
 from emwire import constants, topics
+
+from drivers.at_channel import AtChannel, ModemError
 
 # Boot of the module to its first answer (SIM7080G hardware design: UART ready after about 1.8 s; margin).
 BOOT_TIMEOUT_MS = 15000

@@ -11,7 +11,7 @@ class Watched:
     def __init__(self, level=1):
         self.pin = PinIn(level)
         self.seen = []
-        asyncio.create_task(strap.watch(self.pin, now_ms, self._report))
+        self._task = asyncio.create_task(strap.watch(self.pin, now_ms, self._report))
 
     def _report(self, kind, since_ms, value, evidence):
         self.seen.append((kind, since_ms, now_ms(), value, evidence))

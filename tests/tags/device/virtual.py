@@ -1,5 +1,4 @@
 """Virtual time and an in-memory board, for checks of the firmware that run on MicroPython."""
-# ruff: noqa: PTH
 
 import asyncio
 import asyncio.core as core
@@ -127,9 +126,7 @@ class Board:
             "alcohol_ready": PinIn(0),
             "motion": PinIn(0),
         }
-        self.outputs = {
-            name: PinOut() for name in ("gnss_power", "modem_power", "alcohol_sample", "vibration")
-        }
+        self.outputs = {name: PinOut() for name in ("gnss_power", "modem_power", "alcohol_sample", "vibration")}
         self.radio = None
         self.logged = []
 
@@ -153,4 +150,4 @@ class Board:
 
     def log(self, text):
         self.logged.append(text)
-        print("%10d %s" % (now_ms(), text), file=sys.stderr)
+        print(now_ms(), text, file=sys.stderr)
