@@ -48,9 +48,7 @@ class AlcoholCell:
         OutputPin(device, "alcohol_sample", self._on_sample)
         AdcChannel(device, "alcohol_cell", lambda: CELL_ZERO_COUNTS + self.skin().tac_ug_per_l / UG_PER_L_PER_COUNT)
         AdcChannel(device, "contact_infrared", lambda: self.skin().infrared_volts / INFRARED_VOLTS_PER_COUNT)
-        AdcChannel(
-            device, "skin_temperature", lambda: ZERO_CELSIUS_COUNTS + self.skin().celsius / CELSIUS_PER_COUNT
-        )
+        AdcChannel(device, "skin_temperature", lambda: ZERO_CELSIUS_COUNTS + self.skin().celsius / CELSIUS_PER_COUNT)
 
     def _on_sample(self, level: int) -> None:
         if self._timer:

@@ -1,0 +1,61 @@
+# emtag: `make demo` and `make test` do everything; each makes what it needs.
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+DEMO ?=
+# Tests run on every core; give PYTEST='-x -q tests/wire' for a part.
+PYTEST ?= -n auto --dist loadgroup
+
+.PHONY: demo test install lint format types generated bench docs lock clean
+
+demo: install
+	$(BIN)/emtag demo $(DEMO)
+
+test: install
+	$(BIN)/pytest $(PYTEST)
+
+install: $(STAMP)
+
+$(STAMP): requirements/dev.txt pyproject.toml
+	@python=; for name in python3 python3.14 python3.13 python3.12 python3.11; do \
+	  if $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python=$$name; break; fi; done; \
+	if [ -z "$$python" ]; then echo "emtag needs Python 3.11 or newer as python3; none was found" >&2; exit 2; fi; \
+	test -x $(BIN)/python || $$python -m venv $(VENV) || \
+	  { echo "python3 has no venv module: install it (on Debian: apt install python3-venv)" >&2; rm -rf $(VENV); exit 2; }
+	$(PIP) install --require-hashes -r requirements/dev.txt
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: install
+	$(BIN)/mypy
+	$(BIN)/mypy --config-file firmware/mypy.ini
+
+generated: install
+	$(BIN)/emtag generate --check
+
+bench: install
+	@for bench in tests/bench_*.py; do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
+
+docs: install
+	$(BIN)/emtag generate
+
+# Hashed, and naming no host: pip takes them from wherever it is set up to.
+LOCK := $(BIN)/pip-compile --quiet --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
+	--no-emit-options --no-header --strip-extras --allow-unsafe
+lock: install
+	$(LOCK) --extra rig --extra dev -o requirements/dev.txt pyproject.toml
+	$(LOCK) -o requirements/gateway.txt pyproject.toml
+
+clean:
+	rm -rf $(VENV) build dist var .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,100 @@
+"""The emtag command. Each command is a thin shell: the work is in the module that it names."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="emtag",
+    help="The open device stack for electronic monitoring.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+gateway = typer.Typer(help="The gateway daemon: links, sessions, store, uplinks.", no_args_is_help=True)
+backend = typer.Typer(help="The backend that gateways deliver into.", no_args_is_help=True)
+app.add_typer(gateway, name="gateway")
+app.add_typer(backend, name="backend")
+
+
+@gateway.command("run")
+def gateway_run(
+    config: Annotated[Path, typer.Option("--config", help="The gateway's TOML file.")],
+) -> None:
+    """Run the gateway until SIGTERM or SIGINT. Exit status 2: the configuration is wrong."""
+    from emgate.gateway_commands import run_gateway
+
+    raise typer.Exit(run_gateway(config))
+
+
+@backend.command("run")
+def backend_run(
+    config: Annotated[Path, typer.Option("--config", help="The backend's TOML file.")],
+) -> None:
+    """Ingest the batches that gateways send over MQTT, until SIGTERM or SIGINT."""
+    from emgate.gateway_commands import run_backend
+
+    raise typer.Exit(run_backend(config))
+
+
+@app.command()
+def decode(
+    frame: Annotated[
+        str, typer.Argument(metavar="HEX|-", help="A frame in hexadecimal, or - for one a line on stdin.")
+    ],
+    key: Annotated[str | None, typer.Option("--key", help="The device's key: 32 hexadecimal digits.")] = None,
+    device: Annotated[str | None, typer.Option("--device", help="Device id of a bare sealed frame (MQTT).")] = None,
+) -> None:
+    """Decode frames to JSON lines. Malformed input gives an object with error and offset, and exit status 1."""
+    from emgate.decode import decode_lines
+
+    raise typer.Exit(decode_lines(sys.stdin if frame == "-" else [frame], key, device))
+
+
+@app.command()
+def generate(
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 when a file is stale.")] = False,
+) -> None:
+    """Write the codecs and documents that follow from the message catalogue."""
+    from emwire.generate import main as generate_main
+
+    raise typer.Exit(generate_main(check))
+
+
+@app.command("trail-size")
+def trail_size(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Trails: .plt, .gpx or .csv.")],
+    interval: Annotated[int | None, typer.Option("--interval", min=1, help="Keep a fix every SECONDS.")] = None,
+    block: Annotated[int, typer.Option("--block", min=1, max=255, help="Fixes in a block.")] = 60,
+) -> None:
+    """Encode trails as position blocks, verify the round trip, and print bytes per fix as JSON lines."""
+    from emgate.trails import trail_size as measure
+
+    raise typer.Exit(measure(files, interval, block))
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(importlib.metadata.version("emtag"))
+
+
+def _load_plugins() -> None:
+    # Packages above this one (the rig) add commands of their own; imports keep pointing one way.
+    for entry in importlib.metadata.entry_points(group="emtag.commands"):
+        entry.load()(app)
+
+
+def main() -> None:
+    """Entry point of the command."""
+    _load_plugins()
+    app()
+
+
+if __name__ == "__main__":
+    main()
