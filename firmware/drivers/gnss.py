@@ -1,0 +1,333 @@
+# The satellite receiver: bytes in, fixes out (Receiver, sans-IO), and its power and waiting (Gnss).
+import asyncio
+
+from common.wait import Signal
+
+from drivers import fixes, nmea, ubx
+
+# NMEA allows 82 characters; high-precision and vendor sentences run longer. None we use does.
+SENTENCE_LIMIT = 128
+# The longest message verified whole (NAV-SAT of 72 satellites is 880 bytes). Of longer ones only the sync is skipped.
+MESSAGE_LIMIT = 1024
+
+_DOLLAR = 36
+_STAR = 42
+_SYNC = 0xB5
+
+
+class Receiver:
+    """Finds sentences and messages in a byte stream, in pieces of any size; holds at most MESSAGE_LIMIT + one piece."""
+
+    def __init__(self, not_before_day: "int | None" = None):
+        """not_before_day: see fixes.Epochs."""
+        self.epochs = fixes.Epochs(not_before_day)
+        self.bytes_heard = 0
+        self.bytes_skipped = 0
+        self.sentences = 0
+        self.messages = 0
+        self.checksum_errors = 0
+        self.malformed = 0  # checksum right, fields not
+        self.broken = 0  # sentences that began and did not end
+        self.refused_commands = 0  # UBX-ACK-NAK
+        self._buffer = b""
+        self._dop = None
+
+    def feed(self, data: bytes) -> list:
+        """The fixes whose epochs these bytes completed."""
+        self.bytes_heard += len(data)
+        self._buffer = self._buffer + data if self._buffer else data
+        self._scan(False)
+        return self._take()
+
+    def pause(self) -> list:
+        """The receiver has been silent for a while: the open epoch is complete. Part of a sentence is kept."""
+        self.epochs.close()
+        return self._take()
+
+    def flush(self) -> list:
+        """The stream has ended: what is left of it is looked through and given up, and the open epoch is complete."""
+        self._scan(True)
+        return self.pause()
+
+    @property
+    def understood(self) -> int:
+        """Sentences and messages with a right checksum."""
+        return self.sentences + self.messages
+
+    def _take(self):
+        done = self.epochs.done
+        if done:
+            self.epochs.done = []
+            return done
+        return []
+
+    def _scan(self, ended):
+        data = self._buffer
+        size = len(data)
+        at = 0
+        while at < size:
+            start = _nearest(data.find(b"$", at), data.find(b"\xb5", at))
+            if start < 0:
+                self.bytes_skipped += size - at
+                at = size
+                break
+            self.bytes_skipped += start - at
+            end = self._sentence(data, start, size) if data[start] == _DOLLAR else self._message(data, start, size)
+            if end < 0:
+                if not ended:
+                    at = start
+                    break
+                end = start + 1
+            at = end
+            if end == start + 1:
+                self.bytes_skipped += 1
+        self._buffer = data[at:] if at < size else b""
+
+    def _sentence(self, data, start, size):
+        """Index after the sentence at start; start + 1 if there is none, -1 if more bytes must tell."""
+        limit = min(size, start + SENTENCE_LIMIT)
+        star = data.find(b"*", start + 1, limit)
+        checksum = 0
+        for index in range(start + 1, limit if star < 0 else star):
+            byte = data[index]
+            if byte < 32 or byte > 126 or byte == _DOLLAR:
+                self.broken += 1
+                return start + 1
+            checksum ^= byte
+        if star < 0:
+            if limit < size or size - start >= SENTENCE_LIMIT:
+                self.broken += 1
+                return start + 1
+            return -1
+        if star + 3 > size:
+            return -1
+        if data[star + 1 : star + 3].upper() != ("%02X" % checksum).encode():
+            self.checksum_errors += 1
+            return start + 1
+        self.sentences += 1
+        try:
+            seen = nmea.parse(data[start + 1 : star])
+            if seen is not None:
+                self.epochs.observe(seen)
+        except nmea.Malformed:
+            self.malformed += 1
+        return star + 3
+
+    def _message(self, data, start, size):
+        """As _sentence, of a UBX message."""
+        if start + 1 < size and data[start + 1] != 0x62:
+            return start + 1
+        if start + ubx.HEADER_SIZE > size:
+            return -1
+        class_id = data[start + 2] << 8 | data[start + 3]
+        length = data[start + 4] | data[start + 5] << 8
+        if length + ubx.OVERHEAD > MESSAGE_LIMIT or not ubx.plausible_length(class_id, length):
+            return start + 1
+        end = start + length + ubx.OVERHEAD
+        if end > size:
+            return -1
+        if ubx.checksum(data, start + 2, end - 2) != data[end - 2 : end]:
+            self.checksum_errors += 1
+            return start + 1
+        self.messages += 1
+        try:
+            self._understand(class_id, data[start + ubx.HEADER_SIZE : end - 2])
+        except nmea.Malformed:
+            self.malformed += 1
+        return end
+
+    def _understand(self, class_id, payload):
+        if class_id == ubx.NAV_PVT:
+            time_of_week, seen = ubx.nav_pvt(payload)
+            hdop = self._dop[1] if self._dop and self._dop[0] == time_of_week else None
+            self.epochs.observe_pvt(seen, hdop)
+        elif class_id == ubx.NAV_DOP:
+            self._dop = ubx.nav_dop(payload)
+        elif class_id == ubx.ACK_NAK:
+            self.refused_commands += 1
+
+
+def _nearest(first, second):
+    if first < 0:
+        return second
+    return first if second < 0 or first < second else second
+
+
+# What the last wait for a fix came to.
+OUTCOME_NONE = 0  # not asked yet
+OUTCOME_FIX = 1
+OUTCOME_NO_FIX = 2  # the receiver works and has none; why: cause
+OUTCOME_SILENT = 3  # it says nothing: a fault
+OUTCOME_GARBAGE = 4  # nothing it says can be understood: a fault
+OUTCOME_NAMES = ("none", "fix", "no fix", "silent", "garbage")
+
+# Receivers report at 1 Hz from power-on whether they have a fix or not, the slowest to start after some 5 s.
+FAULT_AFTER_MS = 15000
+# A burst is over when nothing comes for this long; between bursts of 5 Hz and slower there is at least so much.
+IDLE_MS = 100
+# The first fixes after power-on lie further out while satellites are still being added.
+SETTLED_FIXES = 3
+SETTLE_MS = 10000
+# What counts as good enough not to wait for better: usual masks for navigation are HDOP 2 to 2.5.
+GOOD_HDOP_HUNDREDTHS = 250
+# Reads of stale bytes before power-on; a receiver that cannot be switched off would send for ever.
+_DRAIN_READS = 16
+
+
+class Gnss:
+    """A receiver on a UART with a power switch. One fix() at a time."""
+
+    def __init__(self, uart, power_pin, clock, log, not_before_day: "int | None" = None, nav_pvt: bool = False):
+        """clock has ticks_ms(); log takes text; nav_pvt: ask the receiver (u-blox) for UBX-NAV-PVT."""
+        self.outcome = OUTCOME_NONE
+        self.receiver = None  # counters since power-on
+        self.powered = False
+        self.fix_ticks_ms = None  # when the last fix came in
+        self.time_to_fix_ms = None  # from power-on to the first fix
+        self.starts = 0
+        self.faults = 0
+        self._uart = uart
+        self._power_pin = power_pin
+        self._clock = clock
+        self._log = log
+        self._not_before_day = not_before_day
+        self._nav_pvt = nav_pvt
+        self._signal = Signal()
+        self._fresh = []
+        self._reader = None
+        self._settled = 0
+        self._on_ms = self._heard_ms = self._understood_ms = 0
+        self._understood = 0
+
+    @property
+    def fault(self) -> bool:
+        """True if the last fix() found the receiver silent or unintelligible."""
+        return self.outcome in (OUTCOME_SILENT, OUTCOME_GARBAGE)
+
+    @property
+    def cause(self) -> int:
+        """Why there is no fix now (fixes.CAUSE_…)."""
+        return self.receiver.epochs.cause if self.receiver else fixes.CAUSE_NOTHING_HEARD
+
+    async def on(self) -> None:
+        """Power the receiver and begin to listen."""
+        if self.powered:
+            return
+        await self._drain()
+        self.receiver = Receiver(self._not_before_day)
+        self.time_to_fix_ms = None
+        self._settled = 0
+        self._understood = 0
+        self._fresh = []
+        self._on_ms = self._heard_ms = self._understood_ms = self._clock.ticks_ms()
+        self.starts += 1
+        self.powered = True
+        self._power_pin.value(1)
+        self._reader = asyncio.create_task(self._read())
+
+    def off(self) -> None:
+        """Stop listening and cut the power."""
+        if not self.powered:
+            return
+        self._reader.cancel()
+        self._reader = None
+        self._power_pin.value(0)
+        self.powered = False
+
+    async def fix(self, timeout_ms: int, settle_ms: int = SETTLE_MS, keep_on: bool = False) -> "fixes.Fix | None":
+        """A fix measured after this call, or None (see outcome, cause, fault).
+
+        Ends with the first good fix (3D, small HDOP, time known) once SETTLED_FIXES good ones in a row have come since
+        power-on, else with the best of the settle_ms after the first, else at timeout_ms or when the receiver proves
+        faulty. Powers the receiver down unless keep_on.
+        """
+        try:
+            await self.on()
+            self._fresh = []
+            best = await self._wait(self._clock.ticks_ms() + timeout_ms, settle_ms)
+        finally:
+            if not keep_on or self.fault:
+                self.off()
+        return best
+
+    async def _wait(self, deadline_ms, settle_ms):
+        best = best_ticks_ms = None
+        self.outcome = OUTCOME_NO_FIX
+        begun_ms = self._clock.ticks_ms()
+        while True:
+            for fix, ticks_ms in self._fresh:
+                if best is None:
+                    deadline_ms = min(deadline_ms, ticks_ms + settle_ms)
+                if best is None or _rank(fix) <= _rank(best):
+                    best, best_ticks_ms = fix, ticks_ms
+                if _good(fix) and self._settled >= SETTLED_FIXES:
+                    best, best_ticks_ms = fix, ticks_ms
+                    deadline_ms = ticks_ms
+            self._fresh = []
+            now_ms = self._clock.ticks_ms()
+            fault_ms = max(begun_ms, self._understood_ms) + FAULT_AFTER_MS
+            if now_ms >= deadline_ms or now_ms >= fault_ms:
+                break
+            until_ms = min(deadline_ms, fault_ms)
+            idle = self.receiver.epochs.pending
+            if not await self._signal.wait(min(until_ms - now_ms, IDLE_MS) if idle else until_ms - now_ms) and idle:
+                self._take(self.receiver.pause())
+        if best is not None:
+            self.outcome = OUTCOME_FIX
+            self.fix_ticks_ms = best_ticks_ms
+        elif now_ms >= fault_ms:
+            self.outcome = OUTCOME_SILENT if self._heard_ms <= begun_ms else OUTCOME_GARBAGE
+            self.faults += 1
+            self._log("gnss: %s for %d ms" % (OUTCOME_NAMES[self.outcome], FAULT_AFTER_MS))
+        return best
+
+    async def _read(self):
+        ask = self._nav_pvt
+        while True:
+            try:
+                data = await self._uart.read()
+            except OSError as error:
+                self._log("gnss: UART: %s" % error)
+                return  # silence is then noticed as such
+            self._heard_ms = self._clock.ticks_ms()
+            if ask:
+                # Only now is it certainly awake.
+                ask = False
+                self._uart.write(ubx.enable_nav_pvt())
+            self._take(self.receiver.feed(data))
+            if self.receiver.understood != self._understood:
+                self._understood = self.receiver.understood
+                self._understood_ms = self._heard_ms
+            self._signal.set()
+
+    def _take(self, done):
+        for fix in done:
+            now_ms = self._clock.ticks_ms()
+            if self.time_to_fix_ms is None:
+                self.time_to_fix_ms = now_ms - self._on_ms
+            self._settled = self._settled + 1 if _good(fix) else 0
+            self._fresh.append((fix, now_ms))
+        if self.receiver.epochs.cause != fixes.CAUSE_NONE:
+            self._settled = 0
+        del self._fresh[:-SETTLED_FIXES]  # nobody may be waiting
+
+    async def _drain(self):
+        """Bytes left from an earlier session would pass for a fix of now."""
+        for _ in range(_DRAIN_READS):
+            try:
+                await asyncio.wait_for_ms(self._uart.read(), 1)
+            except (asyncio.TimeoutError, OSError):
+                return
+
+
+def _good(fix):
+    return (
+        fix.mode == 3
+        and fix.time_s is not None
+        and (fix.hdop_hundredths is None or fix.hdop_hundredths <= GOOD_HDOP_HUNDREDTHS)
+    )
+
+
+def _rank(fix):
+    """Smaller is better."""
+    return (-fix.mode, fix.time_s is None, fixes.PRECISION_UNKNOWN_M if fix.precision_m is None else fix.precision_m)
