@@ -1,8 +1,9 @@
-"""Position blocks: up to 255 fixes in one self-contained block, integer arithmetic, both Pythons.
+"""Position blocks: up to 255 fixes in one self-contained block, integers only, both Pythons.
 
 A fix is `(time_s, latitude_microdegrees, longitude_microdegrees)` or that followed by
 `(speed_decikph, direction_degrees, precision_m, satellites, hdop_tenths, mechanism)`, -1 where unknown.
-The format is described in docs/positions.md.
+docs/positions.md describes the format bit by bit. Every product in the hot path stays below 2**30, so that
+MicroPython's small integers serve; larger values only cost an allocation.
 """
 
 from array import array
@@ -11,7 +12,7 @@ from emwire.errors import WireError
 
 try:
     from collections.abc import Sequence
-except ImportError:
+except ImportError:  # MicroPython
     pass
 
 VERSION = 1
@@ -26,54 +27,121 @@ HDOP = 16
 MECHANISM = 32
 ALL = 63
 
-_LATITUDE_LIMIT = 90000000
-_LONGITUDE_LIMIT = 180000000
-# Both -180 and +180 degrees are values of their own, hence the odd circle; crossing it costs one microdegree.
+LATITUDE_LIMIT = 90000000
+LONGITUDE_LIMIT = 180000000
+# -180 and +180 degrees are values of their own, hence the odd number; crossing them costs one microdegree.
 _LONGITUDE_CIRCLE = 360000001
-# Largest value of each optional column, in the order of its bit.
+
+# Of each optional column, in the order of its bit: largest value and how many bits that takes.
 _COLUMN_LIMITS = (65534, 359, 65534, 63, 65534, 254)
+_COLUMN_WIDTHS = (16, 9, 16, 6, 16, 8)
 _DIRECTION_COLUMN = 1
 
-_CLASSES = 33  # bit lengths 0..32 of a magnitude
-_HALF = 8192  # probabilities are 14 bits
+# Weights of the last velocity in the prediction, in sixteenths: wandering on the spot … steady driving.
+_WEIGHTS = (4, 8, 12, 15)
+
+# Layout of the probabilities of one kind of number (see _number); q is a size against the expected size, in
+# quarter octaves.
+_MIDDLE = 3  # q = -3 … 16
+_UP = 19  # q = 1 … 36
+_DOWN = 56  # -q = 0 … 31
+_FIRST = 99  # q = -11 … 32
+_SIGN = 132
+_NUMBER = 133
+# First estimates of P(bit = 0) in 1/256, from Student's t distribution with two degrees of freedom around 0.9 of
+# the mean magnitude; derivation in docs/positions.md, recomputed by tests/positions/test_table.py.
+_TABLE = bytes.fromhex(
+    "6c7c8d9e6c7c8d9eafbeccd8e2e9eff4f7fafafa73808c97"
+    "a1a8aeb3b6b9bbbcbdbebfbfbfc0c0c0c0c0c0c0c0c0c0c0"
+    "c0c0c0c0c0c0c0c0686e7376797b7c7d7e7f7f7f80808080"
+    "808080808080808080808080808080808081818182838485"
+    "87898c90959a9fa4a9adb1b4b7b9babbbcbcbdbdbdbdbdbd"
+    "bebebebebebebebebebebebe80"
+)
+
+# Flags: first estimates of P(bit = 0) in 1/64, measured on recorded trails.
+_TIME_FLAG = 0  # + 0 after a regular fix, 1 where the rest of a split interval is due, 2 after any other
+_HOLD_FLAG = 3  # + 2 if the interval was irregular, + 1 if the last fix repeated the position
+_UNKNOWN_FLAG = 7  # + 1 if the value before was unknown too
+_FLAGS = 9
+_FLAG_START = b"\x39\x23\x23\x3f\x2f\x23\x23\x3c\x10"
+
+_POSITION = _FLAGS
+_TIME = _POSITION + _NUMBER
+_COLUMN = _TIME + _NUMBER
+_MODELS = _COLUMN + _NUMBER
 
 
-class _Encoder:
-    """Binary range coder, 24-bit state, so that every product stays below 2**30."""
+class _Coder:
+    """State that encoder and decoder share: a range coder of 24 bits and its adaptive probabilities (14 bits)."""
 
-    def __init__(self, out: bytearray) -> None:
-        self.out = out
-        self.start = len(out)
+    def __init__(self) -> None:
         self.low = 0
         self.range = 0xFFFFFF
+        self.models = array("H", bytes(2 * _MODELS))
+        for index in range(_FLAGS):
+            self.models[index] = _FLAG_START[index] << 8
+        self.restart(_POSITION)
+        self.restart(_TIME)
 
-    def bit(self, model: "array[int]", index: int, bit: int) -> int:
-        probability = model[index]
+    def restart(self, base: int) -> None:
+        """Put one kind of number back to its first estimates."""
+        models = self.models
+        for index in range(_NUMBER):
+            models[base + index] = _TABLE[index] << 6
+
+    def tail(self) -> int:
+        """Distance from `low` to the number in [low, low + range) that ends in the most zero bits."""
+        zeros = 24
+        while True:
+            mask = (1 << zeros) - 1
+            distance = (((self.low & 0xFFFFFF) + mask) & ~mask) - (self.low & 0xFFFFFF)
+            if distance < self.range:
+                return distance
+            zeros -= 1
+
+
+class _Encoder(_Coder):
+    """Writes; `bit` and `raw` hand back what they were given."""
+
+    decoding = False
+
+    def __init__(self, header: bytes) -> None:
+        super().__init__()
+        self.out = bytearray(header)
+        self.start = len(header)
+
+    def bit(self, index: int, bit: int) -> int:
+        """Code one bit under the probability at `index`, which learns from it."""
+        models = self.models
+        probability = models[index]
+        rate = 6 if index >= _FLAGS else 4
         bound = (self.range >> 8) * probability >> 6
         if bit:
             self.low += bound
-            self.range -= bound
-            model[index] = probability - (probability >> 4)
+            width = self.range - bound
+            models[index] = probability - (probability >> rate)
         else:
-            self.range = bound
-            model[index] = probability + ((16383 - probability) >> 4)
-        if self.range < 0x10000 or self.low > 0xFFFFFF:
-            self._normalise()
+            width = bound
+            models[index] = probability + ((16384 - probability) >> rate)
+        self.range = width
+        if width < 0x10000:
+            self._shift()
         return bit
 
     def raw(self, width: int, value: int) -> int:
-        while width > 8:
-            width -= 8
-            self._raw(8, (value >> width) & 0xFF)
-        self._raw(width, value & ((1 << width) - 1))
+        """Code `width` bits as they are, at most 8 at a time."""
+        rest = width
+        while rest > 0:
+            step = rest if rest < 8 else 8
+            rest -= step
+            self.range >>= step
+            self.low += self.range * (value >> rest & ((1 << step) - 1))
+            if self.range < 0x10000:
+                self._shift()
         return value
 
-    def _raw(self, width: int, value: int) -> None:
-        self.range >>= width
-        self.low += self.range * value
-        self._normalise()
-
-    def _normalise(self) -> None:
+    def _shift(self) -> None:
         out = self.out
         if self.low > 0xFFFFFF:
             self.low &= 0xFFFFFF
@@ -88,236 +156,446 @@ class _Encoder:
             self.range <<= 8
 
     def finish(self) -> bytes:
-        """All bytes with the shortest tail that identifies the interval; zero bytes at the end are implied."""
-        self.low += _tail(self.low, self.range)
-        self.range = 0x100
-        self._normalise()
-        self.range = 0x100
-        self._normalise()
-        self.range = 0x100
-        self._normalise()
+        """The block, with the shortest tail that says it all; zero bytes at the end are implied."""
+        self.low += self.tail()
+        for _ in range(3):
+            self.range = 0x100
+            self._shift()
         end = len(self.out)
         while end > self.start and self.out[end - 1] == 0:
             end -= 1
         return bytes(self.out[:end])
 
 
-def _tail(low: int, width: int) -> int:
-    """Distance from `low` to the number in [low, low + width) that ends in the most zero bits."""
-    zeros = 23
-    while True:
-        mask = (1 << zeros) - 1
-        distance = ((low + mask) & ~mask) - low
-        if distance < width:
-            return distance
-        zeros -= 1
+class _Decoder(_Coder):
+    """Reads; the values given to `bit` and `raw` are ignored. Zeros follow the end of the data."""
 
-
-class _Decoder:
-    """The inverse of `_Encoder`; reads zeros after the end and checks the tail in `finish`."""
+    decoding = True
 
     def __init__(self, data: bytes, start: int) -> None:
+        super().__init__()
         self.data = data
         self.at = start
-        self.low = 0
-        self.range = 0xFFFFFF
         self.code = 0
         for _ in range(3):
             self.code = self.code << 8 | self._byte()
+        if self.code >= self.range:
+            raise WireError("position code out of range", start)
+        if len(data) > start and data[-1] == 0:
+            raise WireError("position block not canonical", len(data) - 1)
 
     def _byte(self) -> int:
         at = self.at
         self.at = at + 1
         return self.data[at] if at < len(self.data) else 0
 
-    def bit(self, model: "array[int]", index: int, bit: int) -> int:
-        probability = model[index]
+    def bit(self, index: int, bit: int) -> int:
+        """The next bit, under the probability at `index`, which learns from it."""
+        models = self.models
+        probability = models[index]
+        rate = 6 if index >= _FLAGS else 4
         bound = (self.range >> 8) * probability >> 6
         if self.code < bound:
             self.range = bound
-            model[index] = probability + ((16383 - probability) >> 4)
+            models[index] = probability + ((16384 - probability) >> rate)
             bit = 0
         else:
             self.low += bound
             self.code -= bound
             self.range -= bound
-            model[index] = probability - (probability >> 4)
+            models[index] = probability - (probability >> rate)
             bit = 1
         if self.range < 0x10000:
-            self._normalise()
+            self._shift()
         return bit
 
     def raw(self, width: int, value: int) -> int:
+        """The next `width` bits as they are."""
         value = 0
-        while width > 8:
-            width -= 8
-            value = value << 8 | self._raw(8)
-        return value << width | self._raw(width)
-
-    def _raw(self, width: int) -> int:
-        self.range >>= width
-        value = self.code // self.range
-        if value >> width:
-            raise WireError("position code out of range", self.at)
-        self.code -= value * self.range
-        self.low += value * self.range
-        self._normalise()
+        while width > 0:
+            step = width if width < 8 else 8
+            width -= step
+            self.range >>= step
+            part = self.code // self.range
+            if part >> step:
+                raise WireError("position code out of range", self.at)
+            self.code -= part * self.range
+            self.low += part * self.range
+            value = value << step | part
+            if self.range < 0x10000:
+                self._shift()
         return value
 
-    def _normalise(self) -> None:
+    def _shift(self) -> None:
         while self.range < 0x10000:
             self.low = (self.low & 0xFFFF) << 8
             self.code = self.code << 8 | self._byte()
             self.range <<= 8
 
     def finish(self) -> None:
-        if self.code != _tail(self.low & 0xFFFFFF, self.range):
-            raise WireError("position block not canonical", self.at)
+        """Refuse a tail that the encoder would not have written, and anything after it."""
+        if self.code != self.tail():
+            raise WireError("position block not canonical", min(self.at, len(self.data)))
         if self.at < len(self.data):
-            raise WireError("trailing bytes after position block", self.at)
-
-
-def _model(size: int) -> "array[int]":
-    return array("H", [_HALF] * size)
-
-
-def _number(coder: "_Encoder | _Decoder", model: "array[int]", value: int) -> int:
-    """Code a signed number: unary bit length of its magnitude, sign, the bits below the first."""
-    magnitude = -value if value < 0 else value
-    bits = 0
-    size = 0
-    while magnitude >> size:
-        size += 1
-    while bits < 32 and coder.bit(model, bits, 0 if bits == size else 1):
-        bits += 1
-    if bits == 0:
-        return 0
-    negative = coder.bit(model, 33, 1 if value < 0 else 0)
-    if bits > 1:
-        magnitude = 1 << (bits - 1) | coder.raw(bits - 1, magnitude & ((1 << (bits - 1)) - 1))
-    else:
-        magnitude = 1
-    return -magnitude if negative else magnitude
-
-
-def _core(coder: "_Encoder | _Decoder", fixes: "list[list[int]]", count: int, decoding: bool) -> None:
-    time_model = _model(_CLASSES + 1)
-    latitude_model = _model(_CLASSES + 1)
-    longitude_model = _model(_CLASSES + 1)
-    time_s = coder.raw(32, 0 if decoding else fixes[0][0])
-    latitude = coder.raw(28, 0 if decoding else fixes[0][1] + _LATITUDE_LIMIT) - _LATITUDE_LIMIT
-    longitude = coder.raw(29, 0 if decoding else fixes[0][2] + _LONGITUDE_LIMIT) - _LONGITUDE_LIMIT
-    _check(latitude, longitude)
-    if decoding:
-        fixes.append([time_s, latitude, longitude])
-    step_s = 0
-    latitude_step = longitude_step = 0
-    for position in range(1, count):
-        if decoding:
-            fix = [0, 0, 0]
-            fixes.append(fix)
-        else:
-            fix = fixes[position]
-        residual = _wrap(fix[0] - time_s - step_s, 1 << 32)
-        residual = _number(coder, time_model, residual)
-        previous_step_s = step_s
-        step_s = _wrap(step_s + residual, 1 << 32)
-        time_s = (time_s + step_s) & 0xFFFFFFFF
-        if 0 < step_s < 3 * previous_step_s:
-            latitude_step = latitude_step * step_s // previous_step_s
-            longitude_step = longitude_step * step_s // previous_step_s
-        elif step_s <= 0:
-            latitude_step = longitude_step = 0
-        residual = _number(coder, latitude_model, fix[1] - latitude - latitude_step)
-        latitude_step += residual
-        residual = _number(coder, longitude_model, _wrap(fix[2] - longitude - longitude_step, _LONGITUDE_CIRCLE))
-        longitude_step = _wrap(longitude_step + residual, _LONGITUDE_CIRCLE)
-        latitude += latitude_step
-        longitude = _wrap(longitude + longitude_step, _LONGITUDE_CIRCLE)
-        _check(latitude, longitude)
-        fix[0], fix[1], fix[2] = time_s, latitude, longitude
-
-
-def _check(latitude: int, longitude: int) -> None:
-    if not -_LATITUDE_LIMIT <= latitude <= _LATITUDE_LIMIT:
-        raise WireError("latitude out of range", 0)
-    if not -_LONGITUDE_LIMIT <= longitude <= _LONGITUDE_LIMIT:
-        raise WireError("longitude out of range", 0)
+            raise WireError("bytes after the position block", self.at)
 
 
 def _wrap(value: int, circle: int) -> int:
-    """`value` on a circle, as the representative nearest zero (the lower half includes -circle / 2)."""
+    """`value` on a circle, as its representative in [-circle // 2, circle - circle // 2)."""
     half = circle >> 1
-    if -half <= value < half:
+    if -half <= value < circle - half:
         return value
     return (value + half) % circle - half
 
 
+def _length(value: int) -> int:
+    """Bits of a number that is not negative (MicroPython's integers cannot tell)."""
+    bits = 0
+    while value > 255:
+        value >>= 8
+        bits += 8
+    while value:
+        value >>= 1
+        bits += 1
+    return bits
+
+
+def _number(coder: "_Encoder | _Decoder", base: int, scale: int, value: int) -> int:
+    """Code a signed number of at most 32 bits whose magnitude is expected near `scale` / 16.
+
+    Its class is the bit length of the magnitude. First whether it is above the expected class, then step by step
+    up or down from there, then the sign, the bit after the leading one, and the others as they are.
+    """
+    bit = coder.bit
+    length = _length(scale)
+    # Quarter octaves by which the scale exceeds one unit (16), from -16; linear between octaves.
+    level = 4 * length - 20 + ((scale << 2 >> (length - 1)) & 3)
+    expected = level >> 2 if level > 0 else 0
+    magnitude = -value if value < 0 else value
+    size = _length(magnitude)
+    current = expected
+    q = 4 * current - level
+    if bit(base + _MIDDLE + q, 1 if size > current else 0):
+        current += 1
+        q += 4
+        while current < 32 and bit(base + _UP + (q if q < 36 else 36), 1 if size > current else 0):
+            current += 1
+            q += 4
+    else:
+        while current and bit(base + _DOWN + (-q if q > -31 else 31), 1 if size < current else 0):
+            current -= 1
+            q -= 4
+    if not current:
+        return 0
+    negative = bit(base + _SIGN, 1 if value < 0 else 0)
+    if current == 1:
+        magnitude = 1
+    else:
+        rest = current - 2
+        q = -11 if q < -11 else 32 if q > 32 else q
+        first = bit(base + _FIRST + q, magnitude >> rest & 1 if size == current else 0)
+        magnitude = (2 | first) << rest | coder.raw(rest, magnitude & ((1 << rest) - 1))
+    return -magnitude if negative else magnitude
+
+
+def _speed_ratio(step_s: int, last_step_s: int) -> int:
+    """Sixteenths of the last movement to expect in this interval; never more than all of it."""
+    if step_s == last_step_s:
+        return 16
+    if step_s <= 0 or last_step_s <= 0:
+        return 0
+    return step_s * 16 // last_step_s if step_s < last_step_s else 16
+
+
+def _plan(fixes: "Sequence[Sequence[int]]") -> "tuple[int, int, int]":
+    """The encoder's choice for a block: (usual interval in seconds, index of the weight, exponent of the scale)."""
+    count = len(fixes) - 1
+    steps = sorted([(fixes[at + 1][0] - fixes[at][0]) & 0xFFFFFFFF for at in range(count)])
+    # The most frequent interval if a quarter of all have it, else the median.
+    usual_s = steps[count >> 1]
+    best = run = 0
+    for at in range(count):
+        run = run + 1 if at and steps[at] == steps[at - 1] else 1
+        if run > best:
+            best = run
+            if 4 * run >= count:
+                usual_s = steps[at]
+    if usual_s > 32767:
+        usual_s = 32767
+
+    moved = 0
+    for at in range(count):
+        moved += abs(fixes[at + 1][1] - fixes[at][1])
+        moved += abs(_wrap(fixes[at + 1][2] - fixes[at][2], _LONGITUDE_CIRCLE))
+    # One jump must not decide: a residual counts for at most twice the mean movement.
+    clip = moved // count
+    sums = [0] * len(_WEIGHTS)
+    last_s = latitude_step = longitude_step = 0
+    for at in range(count):
+        last = fixes[at]
+        fix = fixes[at + 1]
+        step_s = _wrap(fix[0] - last[0], 1 << 32)
+        ratio = _speed_ratio(step_s, last_s)
+        last_latitude_step = latitude_step
+        last_longitude_step = longitude_step
+        latitude_step = fix[1] - last[1]
+        longitude_step = _wrap(fix[2] - last[2], _LONGITUDE_CIRCLE)
+        for index in range(len(_WEIGHTS)):
+            weight = _WEIGHTS[index] * ratio >> 4
+            miss = abs(latitude_step - (last_latitude_step * weight >> 4))
+            sums[index] += miss if miss < clip else clip
+            miss = abs(longitude_step - (last_longitude_step * weight >> 4))
+            sums[index] += miss if miss < clip else clip
+        last_s = step_s
+    choice = 0
+    for index in range(1, len(_WEIGHTS)):
+        if sums[index] < sums[choice]:
+            choice = index
+    # Nearest power of two of the mean residual, which the scale then starts at (8 << exponent sixteenths).
+    mean = sums[choice] * 8 // count
+    exponent = _length(mean * 3 >> 5)
+    return usual_s, choice, exponent if exponent < 15 else 15
+
+
+def _check(latitude: int, longitude: int, offset: int) -> None:
+    if not -LATITUDE_LIMIT <= latitude <= LATITUDE_LIMIT:
+        raise WireError("latitude out of range", offset)
+    if not -LONGITUDE_LIMIT <= longitude <= LONGITUDE_LIMIT:
+        raise WireError("longitude out of range", offset)
+
+
+def _not_canonical(coder: "_Encoder | _Decoder") -> WireError:
+    return WireError("position block not canonical", getattr(coder, "at", 0))
+
+
+def _on_circle(coder: "_Encoder | _Decoder", value: int, circle: int) -> int:
+    """`value`, refused where a decoder was given another representative than the encoder's."""
+    if value != _wrap(value, circle):
+        raise _not_canonical(coder)
+    return value
+
+
+def _small(value: int) -> int:
+    """Magnitude, held below 2**20."""
+    if value < 0:
+        value = -value
+    return value if value < 0x100000 else 0x100000
+
+
+def _spread(error: int, scale: int) -> int:
+    """Magnitude in sixteenths, held to about six times the scale so that one outlier is soon forgotten."""
+    if error < 0:
+        error = -error
+    limit = 6 * scale + 320
+    return error << 4 if error <= limit >> 4 else limit
+
+
+def _mean(scale: int, spread: int) -> int:
+    """Moving mean of the last few magnitudes, 1 … 2**24."""
+    scale += (spread - scale) >> 2
+    return 1 if scale < 1 else scale if scale < 0x1000000 else 0x1000000
+
+
+def _core(coder: "_Encoder | _Decoder", fixes: "Sequence[Sequence[int]]", count: int) -> "list[list[int]]":
+    """Code time and place of `count` fixes; the decoder ignores `fixes` and returns the rows."""
+    decoding = coder.decoding
+    rows: "list[list[int]]" = []
+    first = (0, 0, 0) if decoding else fixes[0]
+    time_s = coder.raw(32, first[0])
+    latitude = coder.raw(28, first[1] + LATITUDE_LIMIT) - LATITUDE_LIMIT
+    longitude = coder.raw(29, first[2] + LONGITUDE_LIMIT) - LONGITUDE_LIMIT
+    _check(latitude, longitude, 2)
+    if decoding:
+        rows.append([time_s, latitude, longitude])
+    if count == 1:
+        return rows
+
+    usual_s, choice, exponent = (0, 0, 0) if decoding else _plan(fixes)
+    length = coder.raw(4, _length(usual_s))
+    if length > 1:
+        length -= 1
+        usual_s = 1 << length | coder.raw(length, usual_s & ((1 << length) - 1))
+    else:
+        usual_s = length
+    weight = _WEIGHTS[coder.raw(2, choice)]
+    exponent = coder.raw(4, exponent)
+    latitude_scale = longitude_scale = 8 << exponent
+    time_scale = usual_s * 16 or 16
+
+    step_s = latitude_step = longitude_step = 0
+    latitude_error = longitude_error = 0
+    hold = 0
+    time_context = _TIME_FLAG
+    for at in range(1, count):
+        # Time: the usual interval, or what is missing to it after less than three quarters of it.
+        split = 0 < 4 * step_s < 3 * usual_s
+        expected_s = usual_s - step_s if split else usual_s
+        if time_context and split:
+            time_context = _TIME_FLAG + 1
+        last_step_s = step_s
+        if not decoding:
+            step_s = _wrap(fixes[at][0] - time_s, 1 << 32)
+        irregular = coder.bit(time_context, 0 if step_s == expected_s else 1)
+        if irregular:
+            error = _number(coder, _TIME, time_scale, _wrap(step_s - usual_s, 1 << 32))
+            error = _on_circle(coder, error, 1 << 32)
+            if decoding:
+                step_s = _wrap(usual_s + error, 1 << 32)
+                if step_s == expected_s:
+                    raise _not_canonical(coder)
+            time_scale = _mean(time_scale, _spread(error, time_scale))
+            time_context = _TIME_FLAG + 2
+        else:
+            step_s = expected_s
+            time_context = _TIME_FLAG
+        time_s = (time_s + step_s) & 0xFFFFFFFF
+
+        if not decoding:
+            latitude_error = fixes[at][1] - latitude
+            longitude_error = _wrap(fixes[at][2] - longitude, _LONGITUDE_CIRCLE)
+        moved = 1 if latitude_error or longitude_error else 0
+        hold = coder.bit(_HOLD_FLAG + 2 * irregular + hold, 1 - moved)
+        if hold:
+            latitude_step = longitude_step = 0
+        else:
+            ratio = weight * _speed_ratio(step_s, last_step_s) >> 4
+            latitude_step = latitude_step * ratio >> 4
+            longitude_step = longitude_step * ratio >> 4
+            # The scale of each axis borrows from the other and grows with the speed; longitude, coded second,
+            # also leans on how far latitude just missed.
+            scale = ((14 * latitude_scale + 2 * longitude_scale) >> 4) + (_small(latitude_step) * 13 >> 3)
+            other = ((14 * longitude_scale + 2 * latitude_scale) >> 4) + (_small(longitude_step) * 13 >> 3)
+            error = _number(coder, _POSITION, scale, latitude_error - latitude_step)
+            latitude_step += error
+            error = _spread(error, latitude_scale)
+            latitude_scale = _mean(latitude_scale, error)
+            other = (other * 12 + error * 6) >> 4
+            error = _wrap(longitude_error - longitude_step, _LONGITUDE_CIRCLE)
+            error = _on_circle(coder, _number(coder, _POSITION, other or 1, error), _LONGITUDE_CIRCLE)
+            longitude_step = _wrap(longitude_step + error, _LONGITUDE_CIRCLE)
+            longitude_scale = _mean(longitude_scale, _spread(error, longitude_scale))
+            if decoding and not latitude_step and not longitude_step:
+                raise _not_canonical(coder)
+        latitude += latitude_step
+        longitude = _wrap(longitude + longitude_step, _LONGITUDE_CIRCLE)
+        if decoding:
+            _check(latitude, longitude, coder.at)
+            rows.append([time_s, latitude, longitude])
+    return rows
+
+
 def _column(
-    coder: "_Encoder | _Decoder", fixes: "list[list[int]]", column: int, decoding: bool
+    coder: "_Encoder | _Decoder", fixes: "Sequence[Sequence[int]]", rows: "list[list[int]]", column: int
 ) -> None:
-    model = _model(_CLASSES + 1)
-    repeat = _model(1)
+    """Code one optional column: constant, or differences from the last known value."""
+    decoding = coder.decoding
+    at_column = 3 + column
     limit = _COLUMN_LIMITS[column]
+    circular = column == _DIRECTION_COLUMN
+    count = len(rows) if decoding else len(fixes)
     value = -1
+    constant = 0
+    exponent = 0
+    if not decoding:
+        constant, value, exponent = _plan_column(fixes, at_column, circular)
+    if coder.raw(1, constant):
+        value = -coder.raw(1, 1 if value < 0 else 0) or coder.raw(_COLUMN_WIDTHS[column], value)
+        if value > limit:
+            raise WireError("position column out of range", getattr(coder, "at", 0))
+        if decoding:
+            for row in rows:
+                row[at_column] = value
+        return
+    scale = 2 << coder.raw(4, exponent)
+    coder.restart(_COLUMN)
+    known = -1
+    unknown = 0
+    for at in range(count):
+        if not decoding:
+            value = fixes[at][at_column]
+        unknown = coder.bit(_UNKNOWN_FLAG + unknown, 1 if value < 0 else 0)
+        if unknown:
+            value = -1
+        elif known < 0:
+            known = value = coder.raw(_COLUMN_WIDTHS[column], value)
+        else:
+            error = value - known
+            if circular:
+                error = _wrap(error, 360)
+            error = _number(coder, _COLUMN, scale, error)
+            value = known + error
+            if circular:
+                _on_circle(coder, error, 360)
+                value %= 360
+            scale = _mean(scale, _spread(error, scale))
+            known = value
+        if decoding:
+            if not -1 <= value <= limit or value < 0 and not unknown:
+                raise WireError("position column out of range", coder.at)
+            rows[at][at_column] = value
+
+
+def _plan_column(fixes: "Sequence[Sequence[int]]", at_column: int, circular: bool) -> "tuple[int, int, int]":
+    """The encoder's choice for a column: (1 if constant, its value, exponent of the first scale)."""
+    first = known = fixes[0][at_column]
+    constant = 1
+    total = changes = 0
     for fix in fixes:
-        wanted = fix[3 + column]
-        if coder.bit(repeat, 0, 1 if wanted != value else 0):
-            difference = wanted - value
-            if column == _DIRECTION_COLUMN and wanted >= 0 and value >= 0:
-                difference = _wrap(difference, 360)
-            difference = _number(coder, model, difference)
-            if column == _DIRECTION_COLUMN and value >= 0 and value + difference != -1:
-                value = (value + difference) % 360
-            else:
-                value += difference
-        if not -1 <= value <= limit:
-            raise WireError("position column out of range", 0)
-        fix[3 + column] = value
+        value = fix[at_column]
+        if value != first:
+            constant = 0
+        if value >= 0:
+            if known >= 0:
+                error = value - known
+                total += abs(_wrap(error, 360) if circular else error)
+                changes += 1
+            known = value
+    exponent = _length(total * 16 // changes * 3 >> 3) if changes else 0
+    return constant, first, exponent if exponent < 15 else 15
 
 
 def encode_block(fixes: "Sequence[Sequence[int]]", columns: int = CORE) -> bytes:
-    """Encode 1..255 fixes; WireError where a value does not fit or a column is missing."""
+    """Encode 1..255 fixes; WireError where a value is out of range or missing (offset = which fix)."""
     count = len(fixes)
     if not 1 <= count <= MAXIMUM_FIXES:
-        raise WireError("1 to 255 fixes in a block", 0)
+        raise WireError("a position block holds 1 to 255 fixes", 0)
     if not 0 <= columns <= ALL:
         raise WireError("unknown position column", 0)
-    rows = [list(fix) for fix in fixes]
-    for row in rows:
-        if len(row) < (9 if columns else 3) or not 0 <= row[0] <= 0xFFFFFFFF:
-            raise WireError("fix incomplete or time out of range", 0)
-        _check(row[1], row[2])
-    out = bytearray((VERSION << 6 | columns, count))
-    coder = _Encoder(out)
-    _core(coder, rows, count, False)
+    for at in range(count):
+        fix = fixes[at]
+        if len(fix) < (9 if columns else 3):
+            raise WireError("fix without all its columns", at)
+        if not 0 <= fix[0] <= 0xFFFFFFFF:
+            raise WireError("time out of range", at)
+        _check(fix[1], fix[2], at)
+        for column in range(6):
+            if columns >> column & 1 and not -1 <= fix[3 + column] <= _COLUMN_LIMITS[column]:
+                raise WireError("position column out of range", at)
+    coder = _Encoder(bytes((VERSION << 6 | columns, count)))
+    _core(coder, fixes, count)
     for column in range(6):
         if columns >> column & 1:
-            for row in rows:
-                if not -1 <= row[3 + column] <= _COLUMN_LIMITS[column]:
-                    raise WireError("position column out of range", 0)
-            _column(coder, rows, column, False)
+            _column(coder, fixes, [], column)
     return coder.finish()
 
 
 def decode_block(data: bytes) -> "list[tuple[int, ...]]":
-    """Fixes of one block: tuples of 3 values (CORE) or 9; WireError on anything malformed."""
+    """The fixes of one block, as tuples of 3 values (CORE) or 9; WireError on anything malformed."""
     if len(data) < 2:
         raise WireError("position block too short", len(data))
     if data[0] >> 6 != VERSION:
         raise WireError("unknown position block version", 0)
     count = data[1]
-    if count == 0:
+    if not count:
         raise WireError("position block without fixes", 1)
     columns = data[0] & ALL
     coder = _Decoder(data, 2)
-    rows: "list[list[int]]" = []
-    _core(coder, rows, count, True)
+    rows = _core(coder, (), count)
     if columns:
         for row in rows:
             row.extend((-1, -1, -1, -1, -1, -1))
         for column in range(6):
             if columns >> column & 1:
-                _column(coder, rows, column, True)
+                _column(coder, (), rows, column)
     coder.finish()
     return [tuple(row) for row in rows]
