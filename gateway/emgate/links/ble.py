@@ -1,0 +1,350 @@
+"""The BLE link: a central (bleak) that finds tags by their service, connects while they have something to say, and
+moves datagrams as fragments over the Nordic UART service.
+
+One task scans and connects, one device at a time, because few adapters connect while they scan; every connection then
+has a task of its own. Time-outs that concern a device run on the gateway's clock, so that they hold in simulated time.
+"""
+
+import asyncio
+import contextlib
+import importlib
+import struct
+from collections import Counter, OrderedDict, deque
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import structlog
+from bleak import BleakClient, BleakScanner
+from bleak.backends.characteristic import BleakGATTCharacteristic
+from bleak.backends.client import BaseBleakClient
+from bleak.backends.device import BLEDevice
+from bleak.backends.scanner import AdvertisementData, BaseBleakScanner
+from bleak.exc import BleakError
+from emwire import fragments
+
+from emgate.clock import Clock
+from emgate.config import BleSection
+from emgate.links import Received
+
+log = structlog.get_logger(__name__)
+
+SERVICE_UUID = "6e400001-b5a3-f393-e0a9-e50e24dcca9e"
+RX_UUID = "6e400002-b5a3-f393-e0a9-e50e24dcca9e"
+TX_UUID = "6e400003-b5a3-f393-e0a9-e50e24dcca9e"
+
+# What a tag's receive buffer holds (firmware/drivers/ble_link.py): MTU 247 less the ATT header.
+MAXIMUM_WRITE = 244
+# Tags wait in order of discovery; more than a city block of them at once is a flood.
+MAXIMUM_CANDIDATES = 64
+MAXIMUM_KNOWN = 1024
+# Frames on their way down to one device: a window of acknowledgements, time and configuration are fewer than ten.
+MAXIMUM_OUTBOX = 64
+# Frames of one connection that are not committed yet; a device has at most a window of 8 under way.
+MAXIMUM_PENDING = 64
+DEVICE_ID = struct.Struct("<I")
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """`_ms`: on the gateway's clock. `_s`: real time, about the adapter and not about devices."""
+
+    idle_ms: int = 5_000
+    """Silence after which a connection is given up: longer than commit, uplink and acknowledgement together."""
+    pause_ms: int = 2_000
+    """After a connection that carried something: time for the tag to fall silent."""
+    back_off_ms: int = 5_000
+    """After a failure, doubled with each in a row."""
+    maximum_back_off_ms: int = 300_000
+    connect_timeout_s: float = 20.0
+    """An advertiser of 1 s interval is met within 2 s; discovery takes 2 to 5 s on a slow stack."""
+    refresh_s: float = 120.0
+    """Scanning is started anew after so long without a tag: an adapter that fell silent must not stay so."""
+    tick_s: float = 0.05
+
+
+class Adapter(Protocol):
+    """What carries bleak: its own backend, or bumble's."""
+
+    lost: asyncio.Event
+
+    async def open(self) -> None:
+        """OSError: not there."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of it."""
+        ...
+
+    def backends(self) -> tuple[type[BaseBleakScanner] | None, type[BaseBleakClient] | None]:
+        """For bleak's `backend=`."""
+        ...
+
+
+class PlatformAdapter:
+    """Bleak's own backend for this platform; a lost adapter shows when scanning is started anew."""
+
+    def __init__(self) -> None:
+        self.lost = asyncio.Event()
+
+    async def open(self) -> None:
+        """Nothing to open."""
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+    def backends(self) -> tuple[None, None]:
+        """The platform's."""
+        return (None, None)
+
+
+def make_adapter(settings: BleSection) -> Adapter:
+    """The configured adapter; OSError when bumble is configured and not installed."""
+    if settings.backend == "bluez":
+        return PlatformAdapter()
+    try:
+        module = importlib.import_module("emgate.links.ble_bumble")
+    except ImportError as error:
+        raise OSError(f'[ble] backend = "bumble" needs the package {error.name}') from None
+    return cast(Adapter, module.BumbleAdapter(settings.transport or "usb:0"))
+
+
+class BleLink:
+    """A Link (see emgate.links) over one BLE adapter."""
+
+    kind = "ble"
+
+    def __init__(
+        self, settings: BleSection, received: Received, clock: Clock, *, slots: int = 4, timing: Timing | None = None
+    ) -> None:
+        self.name = f"ble:{settings.transport or settings.backend}"
+        self.up = asyncio.Event()
+        self.counters: Counter[str] = Counter()
+        self.statistics: Counter[str] = Counter()
+        """What is no drop: connections, scans, deaf_ms (not scanning although up)."""
+        self.timing = timing or Timing()
+        self.clock = clock
+        self._settings = settings
+        self._received = received
+        self._slots = slots
+        self._candidates: OrderedDict[str, BLEDevice] = OrderedDict()
+        self._changed = asyncio.Event()
+        self._connections: dict[str, _Connection] = {}
+        self._routes: dict[int, _Connection] = {}
+        self._back_off: OrderedDict[str, tuple[int, int]] = OrderedDict()  # address -> (not before, failures in a row)
+
+    async def run(self) -> None:
+        """Scan and serve until the adapter is lost (OSError) or the task cancelled."""
+        adapter = make_adapter(self._settings)
+        await adapter.open()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._watch(adapter))
+                group.create_task(self._scan(adapter, group))
+        except* (BleakError, OSError) as lost:
+            raise OSError(f"{self.name}: {lost.exceptions[0]}") from None
+        finally:
+            self.up.clear()
+            self._candidates.clear()
+            await adapter.close()
+
+    async def send(self, device_id: int, frame: bytes) -> bool:
+        """Queue a frame for a connected device."""
+        connection = self._routes.get(device_id)
+        if connection is None:
+            return False
+        if len(connection.outbox) >= MAXIMUM_OUTBOX:
+            self.counters["send_queue_full"] += 1
+            return False
+        connection.put(device_id, frame)
+        return True
+
+    # -- scanning and connecting ------------------------------------------------------------------------------
+
+    async def _watch(self, adapter: Adapter) -> None:
+        await adapter.lost.wait()
+        raise OSError("the adapter is gone")
+
+    async def _scan(self, adapter: Adapter, group: asyncio.TaskGroup) -> None:
+        loop = asyncio.get_running_loop()
+        scanner_backend, client_backend = adapter.backends()
+        deaf_since_s = loop.time()
+        while True:
+            scanner = BleakScanner(self._detected, service_uuids=[SERVICE_UUID], backend=scanner_backend)
+            await scanner.start()
+            self.statistics["deaf_ms"] += int((loop.time() - deaf_since_s) * 1000) if self.up.is_set() else 0
+            self.statistics["scans"] += 1
+            self.up.set()
+            try:
+                device = await self._next_candidate()
+            finally:
+                deaf_since_s = loop.time()
+                with contextlib.suppress(BleakError, OSError):
+                    await scanner.stop()
+            if device is not None:
+                connection = _Connection(self, device, client_backend)
+                if await connection.open():
+                    self._connections[device.address] = connection
+                    group.create_task(self._serve(connection))
+
+    def _detected(self, device: BLEDevice, advertisement: AdvertisementData) -> None:
+        address = device.address
+        if SERVICE_UUID not in advertisement.service_uuids or address in self._connections:
+            return
+        not_before_ms, _ = self._back_off.get(address, (0, 0))
+        if self.clock.now_ms() < not_before_ms:
+            return  # it will advertise again
+        if address not in self._candidates and len(self._candidates) >= MAXIMUM_CANDIDATES:
+            self.counters["too_many_candidates"] += 1
+            return
+        self._candidates[address] = device
+        self._changed.set()
+
+    async def _next_candidate(self) -> BLEDevice | None:
+        """The tag that has waited longest, once there is a slot; None when scanning should start anew."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.timing.refresh_s):
+                while not self._candidates or len(self._connections) >= self._slots:
+                    self._changed.clear()
+                    await self._changed.wait()
+                return self._candidates.popitem(last=False)[1]
+        return None
+
+    async def _serve(self, connection: "_Connection") -> None:
+        try:
+            await connection.serve()
+        finally:
+            self._connections.pop(connection.address, None)
+            for device_id in [d for d, c in self._routes.items() if c is connection]:
+                del self._routes[device_id]
+            self._changed.set()
+
+    def ended(self, address: str, carried: bool) -> None:
+        """Decide when this device is next connected to."""
+        _, failures = self._back_off.pop(address, (0, 0))
+        failures = 0 if carried else failures + 1
+        doubled_ms = self.timing.back_off_ms << min(failures - 1, 16) if failures else self.timing.pause_ms
+        not_before_ms = self.clock.now_ms() + min(doubled_ms, self.timing.maximum_back_off_ms)
+        self._back_off[address] = (not_before_ms, failures)
+        if len(self._back_off) > MAXIMUM_KNOWN:
+            self._back_off.popitem(last=False)
+
+    def datagram(self, connection: "_Connection", datagram: bytes) -> "asyncio.Future[bool] | None":
+        """Pass what a device sent to the session; None when it is no datagram."""
+        if len(datagram) <= DEVICE_ID.size:
+            self.counters["short"] += 1
+            return None
+        (device_id,) = DEVICE_ID.unpack_from(datagram)
+        # Not authenticated: a liar diverts what goes down until the device itself speaks again, and cannot read it.
+        self._routes[device_id] = connection
+        return self._received(self, device_id, datagram[DEVICE_ID.size :])
+
+
+class _Connection:
+    """One connected tag."""
+
+    def __init__(self, link: BleLink, device: BLEDevice, backend: type[BaseBleakClient] | None) -> None:
+        self.address = device.address
+        self.outbox: deque[bytes] = deque()
+        self._link = link
+        self._gone = False
+        self._wake = asyncio.Event()
+        self._carried = False
+        self._pending = 0
+        self._active_ms = link.clock.now_ms()
+        self._reassembler = fragments.Reassembler()
+        self._rx: BleakGATTCharacteristic | None = None
+        self._client = BleakClient(
+            device, self._disconnected, timeout=link.timing.connect_timeout_s, backend=backend, services=[SERVICE_UUID]
+        )
+
+    async def open(self) -> bool:
+        """Connect and discover; a failure is counted and the device left alone for a while."""
+        try:
+            await self._client.connect()
+            self._rx = self._client.services.get_characteristic(RX_UUID)
+            if self._rx is None:
+                raise BleakError("no Nordic UART service")
+        except (BleakError, OSError, EOFError) as error:
+            self._link.counters["connect_failed"] += 1
+            log.info("cannot connect", link=self._link.name, address=self.address, error=repr(error))
+            await self._close()
+            self._link.ended(self.address, carried=False)
+            return False
+        self._link.statistics["connections"] += 1
+        return True
+
+    async def serve(self) -> None:
+        """Subscribe, say so, then write what goes down until the device is silent or gone."""
+        try:
+            await self._client.start_notify(TX_UUID, self._notified)
+            # The tag's stack does not tell it of the subscription: an empty write does.
+            await self._write(b"")
+            while not self._gone and not self._idle():
+                if self.outbox:
+                    await self._write_datagram(self.outbox.popleft())
+                    continue
+                self._wake.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._link.timing.tick_s):
+                        await self._wake.wait()
+        except (BleakError, OSError, EOFError) as error:
+            self._link.counters["connection_lost"] += 1
+            log.info("connection lost", link=self._link.name, address=self.address, error=repr(error))
+        finally:
+            if self.outbox:
+                self._link.counters["unsent"] += len(self.outbox)
+            for reason in ("stray", "interrupted", "damaged", "oversize"):
+                self._link.counters[f"fragments_{reason}"] += getattr(self._reassembler, reason)
+            self._link.ended(self.address, carried=self._carried)
+            await self._close()
+
+    def put(self, device_id: int, frame: bytes) -> None:
+        """Queue a frame."""
+        self.outbox.append(DEVICE_ID.pack(device_id) + frame)
+        self._wake.set()
+
+    async def _close(self) -> None:
+        with contextlib.suppress(BleakError, OSError, EOFError):
+            async with asyncio.timeout(self._link.timing.connect_timeout_s):
+                await self._client.disconnect()
+
+    def _disconnected(self, client: BleakClient) -> None:
+        self._gone = True
+        self._wake.set()
+
+    def _idle(self) -> bool:
+        now_ms = self._link.clock.now_ms()
+        if self.outbox or self._pending or now_ms < self._active_ms:  # the clock was set back
+            self._active_ms = now_ms
+        return now_ms - self._active_ms >= self._link.timing.idle_ms
+
+    async def _write_datagram(self, datagram: bytes) -> None:
+        assert self._rx is not None
+        size = min(MAXIMUM_WRITE, max(fragments.LEAST_PAYLOAD, self._rx.max_write_without_response_size))
+        parts = fragments.fragment(datagram, size)
+        for part in parts[:-1]:
+            await self._write(part, response=False)
+        # The answer to the last one says that all of them arrived, and keeps the pace to what the tag takes.
+        await self._write(parts[-1])
+        self._active_ms = self._link.clock.now_ms()
+
+    async def _write(self, part: bytes, response: bool = True) -> None:
+        assert self._rx is not None
+        await self._client.write_gatt_char(self._rx, part, response=response)
+
+    def _notified(self, characteristic: BleakGATTCharacteristic, data: bytearray) -> None:
+        self._active_ms = self._link.clock.now_ms()
+        datagram = self._reassembler.feed(bytes(data))
+        if datagram is None:
+            return
+        if self._pending >= MAXIMUM_PENDING:
+            self._link.counters["receive_overrun"] += 1
+            return
+        dealt_with = self._link.datagram(self, datagram)
+        if dealt_with is not None:
+            self._carried = True
+            self._pending += 1
+            dealt_with.add_done_callback(self._dealt_with)
+
+    def _dealt_with(self, future: "asyncio.Future[bool]") -> None:
+        self._pending -= 1
