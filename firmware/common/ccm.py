@@ -1,4 +1,5 @@
-# AES-128-CCM (RFC 3610, 13-byte nonce, 8-byte tag) on MicroPython's cryptolib, which has ECB and CBC only: two C calls a frame.
+# AES-128-CCM (RFC 3610, 13-byte nonce, 8-byte tag) on MicroPython's cryptolib, which has ECB and CBC only:
+# two C calls a frame.
 import struct
 
 try:

@@ -1,8 +1,8 @@
 """Sealed frames: 6-byte header, encrypted message, 8-byte tag. Runs on CPython and MicroPython.
 
-A frame is `control u8 | epoch u16 | counter u24 | ciphertext | tag`, little endian. The header is authenticated, not
-encrypted; `device_id` is not in the frame (the transport says whose it is) but is in the nonce and in the associated data,
-so a frame moved to another device's topic does not open.
+A frame is `control u8 | epoch u16 | counter u24 | ciphertext | tag`, little endian. The header is
+authenticated, not encrypted; `device_id` is not in the frame (the transport says whose it is) but is in the
+nonce and in the associated data, so a frame moved to another device's topic does not open.
 """
 
 import struct
@@ -68,7 +68,7 @@ def parse_header(frame: bytes) -> "tuple[int, int, int]":
 
 
 def nonce(device_id: int, head: bytes) -> bytes:
-    """13 bytes: the device, the whole header, three zeros. Unique per key as long as (control, epoch, counter) is."""
+    """13 bytes: the device, the whole header, three zeros. Unique per key as long as the header is."""
     return struct.pack("<I", device_id) + head + b"\0\0\0"
 
 
@@ -84,7 +84,8 @@ def open_frame(aead: "Aead", device_id: int, frame: bytes) -> "tuple[int, int, i
     """(control, epoch, counter, plaintext) of an authentic frame; WireError for anything else."""
     control, epoch, counter = parse_header(frame)
     head = bytes(frame[:HEADER_SIZE])
-    plaintext = aead.open(nonce(device_id, head), bytes(frame[HEADER_SIZE:]), head + struct.pack("<I", device_id))
+    associated = head + struct.pack("<I", device_id)
+    plaintext = aead.open(nonce(device_id, head), bytes(frame[HEADER_SIZE:]), associated)
     return control, epoch, counter, plaintext
 
 

@@ -1,0 +1,343 @@
+"""The device's end of the link: sends the journal's records, alarms first, until they are stored. Sans-IO.
+
+Call `opened` when the transport stands, then `poll` until it gives None and again at `deadline`; hand in what
+arrives. Nothing of a frame is kept in RAM: a retransmission is read and sealed anew, to the same bytes. Runs on both
+Pythons.
+"""
+
+from emwire import constants, device_codec, envelope
+from emwire.errors import WireError
+from emwire.replay import ReplayWindow
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Protocol
+
+    # (epoch, sequence, alarm, segment number, offset, size)
+    Entry = tuple[int, int, bool, int, int, int]
+
+    class Journal(Protocol):
+        """What the link needs of firmware/common/journal.py."""
+
+        @property
+        def undelivered(self) -> bool:
+            """Whether the backend lacks something."""
+
+        @property
+        def reboot_wanted(self) -> bool:
+            """Whether sequences run out."""
+
+        def epochs(self) -> "list[tuple[int, int, int]]":
+            """(epoch, oldest, next) of each retained epoch."""
+
+        def next_to_send(self, alarm: bool, after: "Entry | None" = None) -> "Entry | None":
+            """The record behind `after` in a lane, or the first not stored."""
+
+        def read(self, entry: "Entry") -> "bytes | None":
+            """Its payload, if it is still there."""
+
+        def stored(self, epoch: int, through: int) -> None:
+            """Take note of a watermark."""
+
+        def alarms_stored(self, epoch: int, through: int) -> None:
+            """Take note of a watermark of the alarm lane."""
+
+        def delivered(self, epoch: int, through: int) -> None:
+            """Take note of a watermark."""
+
+
+# Frames of a lane under way at once: 8 of 250 B fill 2 s of a 9600 Bd line and are one group commit at the gateway;
+# an acknowledgement names 8 ranges.
+WINDOW = 8
+# NIJ 1004.00 §5.4.1 gives an alarm 180 s to the data centre: with 20 s, doubled, three attempts (at 0, 20, 60 s) leave
+# 120 s for the last. Above any round trip that works: LTE-M with eDRX sleeps up to 10 s.
+RETRANSMIT_MS = 20000
+# While nothing answers: one attempt in 5 min costs next to nothing and finds the gateway back soon.
+RETRANSMIT_LIMIT_MS = 300000
+# Everything is stored but not delivered, the link is open: ask again, less and less often while nothing changes.
+DELIVERY_POLL_MS = 60000
+DELIVERY_POLL_LIMIT_MS = 960000
+# Link counters left when the device should restart for a new epoch: a tenth.
+_REBOOT_COUNTER = 15000000
+
+
+class _Flight:
+    """A record under way."""
+
+    __slots__ = ("attempts", "due_ms", "entry", "order")
+
+    def __init__(self, entry: "Entry") -> None:
+        self.entry = entry
+        self.attempts = 0
+        self.due_ms = 0
+        self.order = 0
+
+
+class DeviceLink:
+    """Link of one boot epoch. `refused` counts frames that were not believed, `sent` frames handed out."""
+
+    def __init__(
+        self,
+        device_id: int,
+        epoch: int,
+        aead: "envelope.Aead",
+        journal: "Journal",
+        window: int = WINDOW,
+        retransmit_ms: int = RETRANSMIT_MS,
+        retransmit_limit_ms: int = RETRANSMIT_LIMIT_MS,
+        delivery_poll_ms: int = DELIVERY_POLL_MS,
+    ) -> None:
+        """The epoch is durable already (common.epoch); the journal is that epoch's."""
+        self.device_id = device_id
+        self.epoch = epoch
+        self.window = window
+        self.retransmit_ms = retransmit_ms
+        self.retransmit_limit_ms = retransmit_limit_ms
+        self.delivery_poll_ms = delivery_poll_ms
+        self.refused = 0
+        self.sent = 0
+        self.retransmitted = 0
+        self.is_open = False
+        self._aead = aead
+        self._journal = journal
+        self._down = ReplayWindow()
+        self._counter = 0
+        self._order = 0
+        self._flights: tuple[list[_Flight], list[_Flight]] = ([], [])
+        self._cursors: list[Entry | None] = [None, None]
+        self._syncs: list[tuple[int, int, int]] = []
+        self._unanswered: dict[int, int] = {}  # epoch: when to send its sync again
+        self._sync_attempts = 0
+        self._poll_due_ms: int | None = None
+        self._poll_attempts = 0
+        self._time_wanted = False
+
+    # -- life of a connection -----------------------------------------------------------------------------
+
+    def opened(self, now_ms: int) -> None:
+        """The transport stands: start over from what is known as stored."""
+        self.closed()
+        self.is_open = True
+        self._syncs = self._journal.epochs()
+        # The present epoch first: it tells the gateway which boot this is.
+        self._syncs.sort(key=lambda item: item[0] != self.epoch)
+        self._sync_attempts = 0
+        self.want_time(now_ms)
+
+    def closed(self) -> None:
+        """The transport is lost: nothing is under way any more."""
+        self.is_open = False
+        for lane in (0, 1):
+            del self._flights[lane][:]
+            self._cursors[lane] = None
+        self._syncs = []
+        self._unanswered = {}
+        self._poll_due_ms = None
+        self._time_wanted = False
+
+    def want_time(self, now_ms: int) -> None:
+        """Ask for the time (and for acknowledgements) now, until it comes."""
+        self._time_wanted = True
+        self._poll_attempts = 0
+        self._poll_due_ms = now_ms
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is unsent or unacknowledged-as-stored, as far as the gateway has told."""
+        if self._syncs or self._flights[0] or self._flights[1]:
+            return False
+        return self._next(0) is None and self._next(1) is None
+
+    @property
+    def answered(self) -> bool:
+        """The gateway has given the time and acknowledged every epoch since the link opened."""
+        return self.is_open and not self._time_wanted and not self._syncs and not self._unanswered
+
+    @property
+    def reboot_wanted(self) -> bool:
+        """Counters of this epoch run out: restart when it suits."""
+        return self._counter >= _REBOOT_COUNTER or self._journal.reboot_wanted
+
+    # -- sending ------------------------------------------------------------------------------------------
+
+    def poll(self, now_ms: int) -> "bytes | None":
+        """The next frame to send now, or None until `deadline`."""
+        if not self.is_open:
+            return None
+        frame = None
+        if self._syncs and self._syncs[0][0] == self.epoch:
+            frame = self._sync(now_ms)
+        frame = frame or self._record(1, now_ms) or self._sync(now_ms) or self._ask(now_ms)
+        frame = frame or self._record(0, now_ms)
+        if frame is not None:
+            self.sent += 1
+        return frame
+
+    def deadline(self, now_ms: int) -> "int | None":
+        """When to poll again; now_ms if there is something to send, None if only an event can change that."""
+        if not self.is_open:
+            return None
+        if self._syncs:
+            return now_ms
+        due = self._poll_due_ms
+        for lane in (0, 1):
+            flights = self._flights[lane]
+            if len(flights) < self.window and self._next(lane) is not None:
+                return now_ms
+            for flight in flights:
+                if due is None or flight.due_ms < due:
+                    due = flight.due_ms
+        for at_ms in self._unanswered.values():
+            if due is None or at_ms < due:
+                due = at_ms
+        return None if due is None else max(due, now_ms)
+
+    def _next(self, lane: int) -> "Entry | None":
+        return self._journal.next_to_send(lane == 1, self._cursors[lane])
+
+    def _delay_ms(self, attempts: int) -> int:
+        return min(self.retransmit_ms << min(attempts, 16), self.retransmit_limit_ms)
+
+    def _record(self, lane: int, now_ms: int) -> "bytes | None":
+        flights = self._flights[lane]
+        while True:
+            flight = None
+            for candidate in flights:
+                if candidate.due_ms <= now_ms and (flight is None or candidate.order < flight.order):
+                    flight = candidate
+            if flight is None:
+                if len(flights) >= self.window:
+                    return None
+                entry = self._next(lane)
+                if entry is None:
+                    return None
+                self._cursors[lane] = entry
+                flight = _Flight(entry)
+                flights.append(flight)
+            elif flight.attempts:
+                self.retransmitted += 1
+            entry = flight.entry
+            payload = self._journal.read(entry)
+            if payload is None:  # dropped, freed or damaged in the meantime
+                flights.remove(flight)
+                continue
+            flight.due_ms = now_ms + self._delay_ms(flight.attempts)
+            flight.attempts += 1
+            self._order += 1
+            flight.order = self._order
+            control = envelope.control_byte(envelope.UP, envelope.RECORD, lane == 1)
+            return envelope.seal(self._aead, self.device_id, control, entry[0], entry[1], payload)
+
+    def _sync(self, now_ms: int) -> "bytes | None":
+        if not self._syncs:
+            for epoch in list(self._unanswered):
+                if self._unanswered[epoch] <= now_ms:
+                    self._syncs = [item for item in self._journal.epochs() if item[0] in self._unanswered]
+                    self._unanswered = {}
+                    self._sync_attempts += 1
+                    break
+        if not self._syncs:
+            return None
+        epoch, oldest, following = self._syncs.pop(0)
+        self._unanswered[epoch] = now_ms + self._delay_ms(self._sync_attempts)
+        return self._link_message(device_codec.encode_sync(epoch, oldest, following))
+
+    def _ask(self, now_ms: int) -> "bytes | None":
+        if self._poll_due_ms is None or self._poll_due_ms > now_ms:
+            return None
+        if self._time_wanted:
+            self._poll_due_ms = now_ms + self._delay_ms(self._poll_attempts)
+        elif self._journal.undelivered:
+            self._poll_due_ms = now_ms + self._delivery_delay_ms()
+        else:
+            self._poll_due_ms = None
+            return None
+        self._poll_attempts += 1
+        return self._link_message(device_codec.encode_poll())
+
+    def _delivery_delay_ms(self) -> int:
+        return min(self.delivery_poll_ms << min(self._poll_attempts, 16), DELIVERY_POLL_LIMIT_MS)
+
+    def _link_message(self, message: bytes) -> "bytes | None":
+        if self._counter > envelope.MAXIMUM_COUNTER:
+            return None
+        counter = self._counter
+        self._counter += 1
+        control = envelope.control_byte(envelope.UP, envelope.LINK)
+        return envelope.seal(self._aead, self.device_id, control, self.epoch, counter, message)
+
+    # -- receiving ----------------------------------------------------------------------------------------
+
+    def received(self, now_ms: int, frame: bytes) -> "list[tuple[Any, ...]]":
+        """Messages for the application (time, configuration), as device_codec gives them; never raises."""
+        try:
+            message = self._open(frame)
+        except WireError:
+            self.refused += 1
+            return []
+        if message[0] == constants.MESSAGE_ACKNOWLEDGEMENT:
+            self._acknowledged(now_ms, message[1], message[2], message[3], message[4])
+            return []
+        if message[0] == constants.MESSAGE_TIME:
+            self._time_wanted = False
+            self._poll_attempts = 0
+            self._poll_due_ms = now_ms + self.delivery_poll_ms if self._journal.undelivered else None
+        return [message]
+
+    def _open(self, frame: bytes) -> "tuple[Any, ...]":
+        # What the header shows is judged first: it costs nothing, and opening costs two passes of AES.
+        control, epoch, counter = envelope.parse_header(frame)
+        if not envelope.is_down(control) or not envelope.is_link(control):
+            raise WireError("direction", 0)
+        if epoch != self.epoch:
+            raise WireError("replay", 1)
+        control, epoch, counter, plaintext = envelope.open_frame(self._aead, self.device_id, frame)
+        if not self._down.take(counter):
+            raise WireError("replay", 3)
+        return device_codec.decode(plaintext)
+
+    def _acknowledged(
+        self, now_ms: int, epoch: int, stored: int, delivered: int, ranges: "tuple[tuple[int, int], ...]"
+    ) -> None:
+        self._unanswered.pop(epoch, None)
+        progress = False
+        for lane in (0, 1):
+            progress = self._settle(lane, now_ms, epoch, stored, ranges) or progress
+        before = self._journal.undelivered
+        self._journal.stored(epoch, stored)
+        self._journal.alarms_stored(epoch, self._alarms_below(epoch))
+        self._journal.delivered(epoch, min(delivered, stored))
+        undelivered = self._journal.undelivered
+        if not self._time_wanted:
+            if not undelivered:
+                self._poll_due_ms = None
+            elif progress or before != undelivered or self._poll_due_ms is None:
+                self._poll_attempts = 0
+                self._poll_due_ms = now_ms + self.delivery_poll_ms
+
+    def _settle(self, lane: int, now_ms: int, epoch: int, stored: int, ranges: "tuple[tuple[int, int], ...]") -> bool:
+        """Strike out what is stored; what was sent before it and is not stored is taken for lost on the way."""
+        flights = self._flights[lane]
+        newest = 0
+        for flight in list(flights):
+            if flight.entry[0] == epoch and _named(flight.entry[1], stored, ranges):
+                newest = max(newest, flight.order)
+                flights.remove(flight)
+        for flight in flights:
+            if flight.entry[0] == epoch and flight.order < newest:
+                flight.due_ms = now_ms
+        return newest > 0
+
+    def _alarms_below(self, epoch: int) -> int:
+        """Alarms of the epoch below this sequence are stored: they were sent in order and none is under way."""
+        under_way = [flight.entry[1] for flight in self._flights[1] if flight.entry[0] == epoch]
+        if under_way:
+            return min(under_way)
+        cursor = self._cursors[1]
+        if cursor is None or cursor[0] < epoch:
+            return 0
+        return cursor[1] + 1 if cursor[0] == epoch else envelope.MAXIMUM_COUNTER
+
+
+def _named(sequence: int, stored: int, ranges: "tuple[tuple[int, int], ...]") -> bool:
+    return sequence < stored or any(first <= sequence <= last for first, last in ranges)

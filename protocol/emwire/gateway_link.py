@@ -1,0 +1,320 @@
+"""The gateway's end of the link with one device: verifies, tells what to store, acknowledges. Sans-IO.
+
+The session stores what `received` returns, calls `stored` after the commit and `delivered` after the backend's,
+and sends what `acknowledgements` returns. What must outlive a restart is handed in by `restore`, `restore_lost`
+and `restore_up_counter`, and handed out by `changed_watermarks`, `lost_range` and `next_up_counter`; down
+counters come from blocks that the store has committed as used before (`grant`). Runs on both Pythons.
+"""
+
+from emwire import constants, device_codec, envelope
+from emwire.errors import WireError
+from emwire.ranges import RangeSet
+from emwire.replay import ReplayWindow
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+# A device restarts rarely; one in a boot loop must not fill the gateway's memory (each epoch some 500 bytes).
+MAXIMUM_EPOCHS = 256
+# Holes of one epoch. Alarms ahead of a backlog make one each; a device's flash holds far fewer.
+MAXIMUM_RANGES = 16384
+# Gap records received and not yet delivered whose range is remembered here; a session that passes the payload
+# to `stored` and `delivered` does not depend on it.
+MAXIMUM_GAPS = 1024
+# Stored sequences that wait to be named in an acknowledgement: 4 messages of 8 ranges.
+MAXIMUM_RECENT = 32
+RANGES_PER_ACKNOWLEDGEMENT = 8
+# Down counters asked for at a time: a restart skips at most so many of 16 million.
+COUNTER_BLOCK = 256
+
+
+class Received:
+    """An authentic frame: a record (payload = its plaintext) or a link message (message = as decoded)."""
+
+    __slots__ = ("alarm", "epoch", "kind", "message", "payload", "sequence")
+
+    def __init__(
+        self,
+        kind: int,
+        epoch: int,
+        sequence: int,
+        alarm: bool,
+        payload: bytes,
+        message: "tuple[object, ...] | None" = None,
+    ) -> None:
+        """Kind is envelope.RECORD or envelope.LINK; a link message's sequence is its counter."""
+        self.kind = kind
+        self.epoch = epoch
+        self.sequence = sequence
+        self.alarm = alarm
+        self.payload = payload
+        self.message = message
+
+
+class _Epoch:
+    __slots__ = ("delivered", "dirty", "next_sequence", "recent", "stored", "written")
+
+    def __init__(self) -> None:
+        self.stored = RangeSet()
+        self.delivered = RangeSet()
+        self.next_sequence = 0
+        self.recent: list[int] = []
+        self.dirty = False
+        self.written = (0, 0)
+
+    def finished(self) -> bool:
+        return self.delivered.through >= self.next_sequence and not len(self.delivered)
+
+
+def lost_range(payload: bytes) -> "tuple[int, int, int] | None":
+    """(epoch, first, last inclusive) that a record declares lost, if it is a gap record that says so."""
+    if not payload or payload[0] != constants.MESSAGE_GAP:
+        return None
+    try:
+        message = device_codec.decode(payload)
+    except WireError:
+        return None
+    epoch, first, last, cause = message[5:9]
+    if last < first or cause not in (constants.GAP_STORAGE_FULL, constants.GAP_STORAGE_DAMAGED):
+        return None
+    return epoch, first, last
+
+
+class GatewayLink:
+    """State of one device. Nothing is believed before it is authenticated; no method does I/O."""
+
+    def __init__(
+        self,
+        device_id: int,
+        aead: "envelope.Aead",
+        reserve_down: "Callable[[int, int], int] | None" = None,
+    ) -> None:
+        """reserve_down(epoch, count) commits down counters as used and returns the first; or see `grant`."""
+        self.device_id = device_id
+        self.epoch: int | None = None  # boot epoch the device is in, as far as authentic frames tell
+        self.refused = 0
+        self._aead = aead
+        self._reserve_down = reserve_down
+        self._epochs: dict[int, _Epoch] = {}
+        self._up = ReplayWindow()
+        self._down_epoch = -1
+        self._down_next = 0
+        self._down_end = 0
+        self._gaps: dict[tuple[int, int], tuple[int, int, int]] = {}
+
+    # -- state that outlives a restart --------------------------------------------------------------------
+
+    def restore(
+        self,
+        epoch: int,
+        stored_through: int,
+        delivered_through: int,
+        stored_above: "Iterable[int]" = (),
+        delivered_above: "Iterable[int]" = (),
+    ) -> None:
+        """What the store knows of an epoch: watermarks (all below) and the sequences above them."""
+        self._note_epoch(epoch)
+        state = self._state(epoch)
+        for numbers, through, items in (
+            (state.stored, stored_through, stored_above),
+            (state.delivered, delivered_through, delivered_above),
+        ):
+            numbers.add(0, through - 1)
+            for sequence in items:
+                numbers.add(sequence, sequence)
+        state.next_sequence = max(state.next_sequence, stored_through)
+        state.written = (state.stored.through, state.delivered.through)
+
+    def restore_lost(self, epoch: int, first: int, last: int, delivered: bool) -> None:
+        """A range that a stored gap record declares lost, and whether that record is delivered."""
+        state = self._state(epoch)
+        state.stored.add(first, last)
+        if delivered:
+            state.delivered.add(first, last)
+
+    def restore_up_counter(self, epoch: int, next_counter: int) -> None:
+        """The first link counter not yet seen in an epoch; without it old link frames can be replayed."""
+        self._note_epoch(epoch)
+        if epoch == self.epoch:
+            self._up = ReplayWindow(next_counter)
+
+    def next_up_counter(self) -> "tuple[int, int] | None":
+        """(epoch, first unseen link counter), for `restore_up_counter`."""
+        return None if self.epoch is None else (self.epoch, self._up.next_counter)
+
+    def changed_watermarks(self) -> "list[tuple[int, int, int]]":
+        """(epoch, stored_through, delivered_through) of the epochs in which one moved since the last call."""
+        changed = []
+        for epoch, state in self._epochs.items():
+            marks = (state.stored.through, state.delivered.through)
+            if marks != state.written:
+                state.written = marks
+                changed.append((epoch, marks[0], marks[1]))
+        return changed
+
+    def watermarks(self, epoch: int) -> "tuple[int, int]":
+        """(stored_through, delivered_through) of an epoch; (0, 0) if nothing is known."""
+        state = self._epochs.get(epoch)
+        return (0, 0) if state is None else (state.stored.through, state.delivered.through)
+
+    def grant(self, epoch: int, first: int, end: int) -> None:
+        """Down counters first…end-1 of an epoch are this link's to use once; the store has committed that."""
+        self._down_epoch = epoch
+        self._down_next = first
+        self._down_end = end
+
+    def counters_left(self) -> int:
+        """Down frames that can still be sealed for the present epoch without a new grant."""
+        return self._down_end - self._down_next if self._down_epoch == self.epoch else 0
+
+    # -- frames -------------------------------------------------------------------------------------------
+
+    def received(self, frame: bytes) -> Received:
+        """Open a frame; WireError if it is not an authentic, fresh frame of this device.
+
+        Reasons: those of the envelope ("version": newer than this program, keep it raw), "direction",
+        "replay" (link counter seen before), and of the codec for a malformed link message.
+        """
+        try:
+            return self._received(frame)
+        except WireError:
+            self.refused += 1
+            raise
+
+    def _received(self, frame: bytes) -> Received:
+        control, epoch, counter, payload = envelope.open_frame(self._aead, self.device_id, frame)
+        if envelope.is_down(control):
+            raise WireError("direction", 0)
+        if envelope.is_link(control):
+            return self._link_message(epoch, counter, payload)
+        self._note_epoch(epoch)
+        state = self._state(epoch)
+        state.next_sequence = max(state.next_sequence, counter + 1)
+        lost = lost_range(payload)
+        if lost is not None:
+            if len(self._gaps) >= MAXIMUM_GAPS:
+                self._gaps.pop(next(iter(self._gaps)))
+            self._gaps[(epoch, counter)] = lost
+        return Received(envelope.RECORD, epoch, counter, envelope.is_alarm(control), payload)
+
+    def _link_message(self, epoch: int, counter: int, payload: bytes) -> Received:
+        if self.epoch is not None and epoch < self.epoch:
+            raise WireError("replay", 1)
+        self._note_epoch(epoch)
+        if not self._up.take(counter):
+            raise WireError("replay", 3)
+        message = device_codec.decode(payload)
+        if message[0] == constants.MESSAGE_SYNC:
+            self._synchronise(message[1], message[2], message[3])
+        elif message[0] == constants.MESSAGE_POLL:
+            for state in self._epochs.values():
+                state.dirty = state.dirty or not state.finished()
+            self._state(epoch).dirty = True
+        return Received(envelope.LINK, epoch, counter, False, payload, message)
+
+    def _synchronise(self, epoch: int, oldest_sequence: int, next_sequence: int) -> None:
+        # What the device no longer holds it freed as delivered, or declares lost: not awaited.
+        state = self._state(epoch)
+        state.stored.add(0, oldest_sequence - 1)
+        state.delivered.add(0, oldest_sequence - 1)
+        state.next_sequence = max(state.next_sequence, next_sequence)
+        state.dirty = True
+
+    def stored(self, epoch: int, sequence: int, payload: "bytes | None" = None) -> None:
+        """The record is committed (now or before); name it in the next acknowledgement."""
+        state = self._state(epoch)
+        if len(state.stored) < MAXIMUM_RANGES:
+            state.stored.add(sequence, sequence)
+        if len(state.recent) >= MAXIMUM_RECENT:
+            state.recent.pop(0)
+        state.recent.append(sequence)
+        state.dirty = True
+        lost = self._lost(epoch, sequence, payload)
+        if lost is not None:
+            other = self._state(lost[0])
+            if other.stored.add(lost[1], lost[2]):
+                other.dirty = True
+
+    def delivered(self, epoch: int, sequence: int, payload: "bytes | None" = None) -> None:
+        """The backend has committed the record."""
+        state = self._state(epoch)
+        before = state.delivered.through
+        if len(state.delivered) < MAXIMUM_RANGES:
+            state.delivered.add(sequence, sequence)
+        state.dirty = state.dirty or state.delivered.through != before
+        lost = self._lost(epoch, sequence, payload)
+        if lost is not None:
+            other = self._state(lost[0])
+            if other.delivered.add(lost[1], lost[2]):
+                other.dirty = True
+            self._gaps.pop((epoch, sequence), None)
+
+    def _lost(self, epoch: int, sequence: int, payload: "bytes | None") -> "tuple[int, int, int] | None":
+        return lost_range(payload) if payload is not None else self._gaps.get((epoch, sequence))
+
+    # -- down ---------------------------------------------------------------------------------------------
+
+    def acknowledgements(self) -> "list[bytes]":
+        """Sealed frames that tell the device what has changed; none while no counters are left."""
+        frames: list[bytes] = []
+        if self.epoch is None:
+            return frames
+        for epoch, state in self._epochs.items():
+            while state.dirty and self._counter_ready():
+                frames.append(self.seal(self._acknowledgement(epoch, state)))
+        return frames
+
+    def _acknowledgement(self, epoch: int, state: _Epoch) -> bytes:
+        # As RFC 2018 advises, what came last is named first: the device waits for exactly that.
+        ranges: list[tuple[int, int]] = []
+        while state.recent and len(ranges) < RANGES_PER_ACKNOWLEDGEMENT:
+            held = state.stored.range_of(state.recent.pop())
+            if held is not None and held not in ranges:
+                ranges.append(held)
+        if not state.recent:
+            state.dirty = False
+            for held in state.stored.ranges()[:RANGES_PER_ACKNOWLEDGEMENT]:
+                if len(ranges) < RANGES_PER_ACKNOWLEDGEMENT and held not in ranges:
+                    ranges.append(held)
+        through = min(state.stored.through, envelope.MAXIMUM_COUNTER)
+        delivered = min(state.delivered.through, through)
+        return device_codec.encode_acknowledgement(epoch, through, delivered, tuple(ranges))
+
+    def seal(self, message: bytes) -> bytes:
+        """A down frame for the device's present boot; WireError("counter") if no boot or counter is known."""
+        if self.epoch is None or not self._counter_ready():
+            raise WireError("counter", 3)
+        counter = self._down_next
+        self._down_next += 1
+        control = envelope.control_byte(envelope.DOWN, envelope.LINK)
+        return envelope.seal(self._aead, self.device_id, control, self.epoch, counter, message)
+
+    def _counter_ready(self) -> bool:
+        if self.counters_left() <= 0 and self._reserve_down is not None and self.epoch is not None:
+            first = self._reserve_down(self.epoch, COUNTER_BLOCK)
+            self.grant(self.epoch, first, first + COUNTER_BLOCK)
+        return self.counters_left() > 0 and self._down_next <= envelope.MAXIMUM_COUNTER
+
+    # -- epochs -------------------------------------------------------------------------------------------
+
+    def _note_epoch(self, epoch: int) -> None:
+        if self.epoch is None or epoch > self.epoch:
+            self.epoch = epoch
+            self._up = ReplayWindow()
+
+    def _state(self, epoch: int) -> _Epoch:
+        state = self._epochs.get(epoch)
+        if state is None:
+            if len(self._epochs) >= MAXIMUM_EPOCHS:
+                self._evict()
+            state = self._epochs[epoch] = _Epoch()
+        return state
+
+    def _evict(self) -> None:
+        # A finished epoch costs nothing to forget; otherwise the oldest, which the next sync brings back.
+        victim = min(self._epochs, key=self._worth)
+        del self._epochs[victim]
+
+    def _worth(self, epoch: int) -> "tuple[bool, bool, int]":
+        return epoch == self.epoch, not self._epochs[epoch].finished(), epoch
