@@ -113,7 +113,7 @@ class StreamDecoder:
 
     def feed(self, data: bytes) -> "list[bytes]":
         """The datagrams that became complete, in order."""
-        datagrams: "list[bytes]" = []
+        datagrams: list[bytes] = []
         data = bytes(data)
         start = 0
         while True:
