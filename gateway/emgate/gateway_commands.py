@@ -1,0 +1,59 @@
+"""What `emtag gateway run` and `emtag backend run` do; the command line itself is in cli.py."""
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from emgate import config as configuration
+from emgate import logs
+from emgate.backend.service import run_service
+from emgate.daemon import run_until_signal
+from emgate.errors import ConfigError, StoreError
+
+EXIT_OK, EXIT_UNUSABLE = 0, 2
+
+
+def run_gateway(config_path: Path) -> int:
+    """Run a gateway until SIGTERM or SIGINT; 0 after an orderly stop, 2 when its configuration or store is unusable.
+
+    Prints one JSON line {"ready": true, …} on standard output once every link and the uplink is up or has failed once.
+    """
+    try:
+        config = configuration.load(config_path)
+        logs.configure(config.gateway.log_level, config.gateway.log_file)
+
+        def ready(facts: dict[str, Any]) -> None:
+            _announce(facts, config.gateway.ready_file)
+
+        asyncio.run(run_until_signal(config, ready))
+    except (ConfigError, StoreError) as error:
+        print(f"emtag gateway: {error}", file=sys.stderr)
+        return EXIT_UNUSABLE
+    return EXIT_OK
+
+
+def run_backend(config_path: Path) -> int:
+    """Ingest the batches of all gateways from a broker until SIGTERM or SIGINT; exit statuses as for run_gateway."""
+    try:
+        config = configuration.load_backend(config_path)
+        logs.configure(config.backend.log_level, config.backend.log_file)
+
+        def ready(facts: dict[str, Any]) -> None:
+            _announce(facts, config.backend.ready_file)
+
+        asyncio.run(run_service(config.backend.database, config.mqtt, config.clock.make(), ready))
+    except (ConfigError, StoreError) as error:
+        print(f"emtag backend: {error}", file=sys.stderr)
+        return EXIT_UNUSABLE
+    return EXIT_OK
+
+
+def _announce(facts: dict[str, Any], ready_file: Path | None) -> None:
+    line = json.dumps(facts)
+    print(line, flush=True)
+    if ready_file is not None:
+        temporary = ready_file.with_name(f".{ready_file.name}.new")
+        temporary.write_text(line + "\n", encoding="utf-8")
+        temporary.replace(ready_file)

@@ -1,0 +1,55 @@
+"""One way to build an MQTT client from a configured broker; link, uplink and backend service share it."""
+
+import ssl
+
+import aiomqtt
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from emgate.config import Broker
+from emgate.errors import ConfigError
+
+SESSION_EXPIRY_S = 7 * 86_400
+"""MQTT 5: how long a broker keeps a persistent session; a week outlasts any outage that devices are meant to bridge."""
+INFLIGHT_FRAMES = 100
+"""Unacknowledged at once each way: as many as one group commit takes. MQTT 3.1.1 brokers apply their own limit."""
+
+
+def make_client(broker: Broker, client_id: str, *, persistent: bool) -> aiomqtt.Client:
+    """A client, not connected yet. `persistent`: the broker keeps subscriptions and messages while it is away."""
+    context = None
+    if broker.ca_file is not None:
+        try:
+            context = ssl.create_default_context(cafile=str(broker.ca_file))
+            if broker.certificate_file is not None:
+                context.load_cert_chain(broker.certificate_file, broker.key_file)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(f"{broker.ca_file}: cannot load the broker's certificates: {error}") from None
+    password = None
+    if broker.password_file is not None:
+        try:
+            password = broker.password_file.read_text(encoding="utf-8").split("\n", 1)[0]
+        except OSError as error:
+            raise ConfigError(f"{broker.password_file}: cannot read the password: {error.strerror}") from None
+    version5 = broker.protocol == "5"
+    properties = None
+    if version5:
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        properties.SessionExpiryInterval = SESSION_EXPIRY_S if persistent else 0
+        properties.ReceiveMaximum = INFLIGHT_FRAMES
+    client = aiomqtt.Client(
+        broker.host,
+        broker.port,
+        username=broker.username,
+        password=password,
+        identifier=broker.client_id or client_id,
+        protocol=aiomqtt.ProtocolVersion.V5 if version5 else aiomqtt.ProtocolVersion.V311,
+        clean_session=None if version5 else not persistent,
+        clean_start=not persistent if version5 else 3,  # 3 = paho's MQTT_CLEAN_START_FIRST_ONLY, unused before MQTT 5
+        keepalive=broker.keepalive_s,
+        max_inflight_messages=INFLIGHT_FRAMES,
+        properties=properties,
+        tls_context=context,
+    )
+    client.pending_calls_threshold = 2 * INFLIGHT_FRAMES  # only a warning in its log
+    return client

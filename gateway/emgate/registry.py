@@ -1,0 +1,105 @@
+"""The devices this gateway answers to: identity, model, key, and the settings each should have."""
+
+import tomllib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+
+from emgate.errors import ConfigError, explain
+
+KEY_BYTES = 16  # AES-128
+
+Uint16 = Annotated[int, Field(ge=0, le=0xFFFF)]
+Uint32 = Annotated[int, Field(ge=1, le=0xFFFF_FFFF)]
+
+
+def _key(value: object) -> bytes:
+    if not isinstance(value, str):
+        raise ValueError("write the key as a string of 32 hexadecimal digits")
+    try:
+        key = bytes.fromhex(value)
+    except ValueError:
+        raise ValueError("not hexadecimal: write the key as 32 hexadecimal digits") from None
+    if len(key) != KEY_BYTES:
+        raise ValueError(f"{len(key)} bytes long: an AES-128 key has {KEY_BYTES} (32 hexadecimal digits)")
+    return key
+
+
+Key = Annotated[bytes, BeforeValidator(_key), PlainSerializer(lambda _: "…", return_type=str), Field(repr=False)]
+
+
+class Beacon(BaseModel):
+    """An RF tag (pid) that a home unit listens for, with the key that its advertisements are authenticated by."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    beacon_id: Uint32
+    key: Key
+
+
+class Settings(BaseModel):
+    """What the wire's `configuration` message carries. Zero in an interval leaves the device's own default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    version: Annotated[int, Field(ge=1, le=0xFFFF)]
+    report_interval_s: Uint16 = 0
+    fix_interval_s: Uint16 = 0
+    presence_window_s: Uint16 = 0
+    sample_interval_s: Uint16 = 0
+    status_interval_s: Uint16 = 0
+    beacons: Annotated[tuple[Beacon, ...], Field(max_length=8)] = ()
+
+
+class Device(BaseModel):
+    """One device. `configuration` is sent when the device reports an older version."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    device_id: Uint32
+    model: Literal["ankle_gps", "home_unit", "alcohol", "pid"]
+    key: Key
+    configuration: Settings | None = None
+
+
+class DeviceFile(BaseModel):
+    """What a registry file may hold."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    devices: tuple[Device, ...]
+
+
+class Registry:
+    """Devices by their identity."""
+
+    def __init__(self, devices: Iterable[Device]) -> None:
+        self._devices: dict[int, Device] = {}
+        for device in devices:
+            if device.device_id in self._devices:
+                raise ConfigError(
+                    f"device {device.device_id} (0x{device.device_id:08x}) is listed twice: remove one of the entries"
+                )
+            self._devices[device.device_id] = device
+
+    def get(self, device_id: int) -> Device | None:
+        """The device, or None when nobody registered it."""
+        return self._devices.get(device_id)
+
+    def __iter__(self) -> Iterator[Device]:
+        return iter(self._devices.values())
+
+    def __len__(self) -> int:
+        return len(self._devices)
+
+
+def read_device_file(path: Path) -> tuple[Device, ...]:
+    """The `[[devices]]` of a registry file; ConfigError names the file and the line or field."""
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read the device registry: {error.strerror or error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    try:
+        return DeviceFile.model_validate(data).devices
+    except ValidationError as error:
+        raise ConfigError(explain(path, error, DeviceFile)) from None

@@ -1,0 +1,382 @@
+"""One session per device: verify, deduplicate, commit, acknowledge; then time and configuration.
+
+Nothing here waits for a disk or a radio: frames come in by a callback, commits come back by futures, and what goes
+down leaves from one short task per device. An acknowledgement can only speak of what GatewayLink was told is stored,
+and it is told from the commit's own callback.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from functools import partial
+
+import structlog
+from emwire import codec, constants, envelope
+from emwire.errors import WireError
+from emwire.gateway_link import GatewayLink, Received, lost_range
+
+from emgate.clock import Clock
+from emgate.links import Link
+from emgate.registry import Device, Registry
+from emgate.sealing import Ccm
+from emgate.store import Outcome, Record, Store
+
+log = structlog.get_logger(__name__)
+
+COUNTER_BLOCK = 256
+"""Down counters reserved in one commit; a restart skips at most so many of the 16 million of an epoch."""
+COUNTERS_LOW = 48
+"""Reserve anew below this: one flush seals time, configuration and the acknowledgements of several epochs."""
+CONFIGURATION_AGAIN_MS = 60_000
+"""How long a configuration in flight may take to show as applied in a record before it is sent again."""
+QUARANTINE_PER_S, QUARANTINE_BURST = 10.0, 100.0
+"""Evidence enough of a wrong key or a stranger, and no way to fill a disk: 10 kB/s at most."""
+
+
+class DeviceStatus:
+    """What the status table shows of a device. Times are unix ms; None = not known yet."""
+
+    __slots__ = (
+        "battery_percent",
+        "configuration_version",
+        "delivered",
+        "duplicates",
+        "gaps",
+        "last_received_ms",
+        "last_recorded_ms",
+        "link",
+        "lost_records",
+        "refused",
+        "stored",
+    )
+
+    def __init__(self) -> None:
+        self.link: str | None = None
+        self.last_received_ms: int | None = None
+        self.last_recorded_ms: int | None = None
+        self.battery_percent: int | None = None
+        self.configuration_version: int | None = None
+        self.stored = 0
+        self.delivered = 0
+        self.duplicates = 0
+        self.refused: Counter[str] = Counter()
+        self.gaps = 0
+        self.lost_records = 0
+
+
+class Session:
+    """The gateway's end of one device."""
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.link = GatewayLink(device.device_id, Ccm(device.key))
+        self.status = DeviceStatus()
+        self.via: Link | None = None  # where the last authentic frame came from
+        self.committing: dict[tuple[int, int], asyncio.Future[bool]] = {}
+        self.send_time = False
+        self.send_configuration = False
+        self.configuration_sent_ms: int | None = None
+        self.up_counter_noted: tuple[int, int] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.flushing: asyncio.Task[None] | None = None
+
+
+class Sessions:
+    """All sessions of a gateway."""
+
+    def __init__(self, registry: Registry, store: Store, clock: Clock, *, acknowledge_within_ms: int = 20) -> None:
+        self.counters: Counter[str] = Counter()
+        self.refused: Counter[str] = Counter()
+        self._registry = registry
+        self._store = store
+        self._clock = clock
+        self._delay_s = acknowledge_within_ms / 1000
+        self._loop = asyncio.get_running_loop()
+        self._sessions = {device.device_id: Session(device) for device in registry}
+        self._quarantine_tokens = QUARANTINE_BURST
+        self._quarantine_filled = self._loop.time()
+        self._closing = False
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(self._sessions.values())
+
+    async def load(self) -> None:
+        """Go on from where the store says the last run ended. Before any link starts."""
+        counts = await self._store.counts()
+        for device_id, session in self._sessions.items():
+            link = session.link
+            session.status.stored, session.status.delivered = counts.get(device_id, (0, 0))
+            for state in await self._store.epochs(device_id):
+                link.restore(
+                    state.epoch,
+                    state.stored_through,
+                    state.delivered_through,
+                    state.stored_above,
+                    state.delivered_above,
+                )
+            for gap in await self._store.gap_records(device_id):
+                session.status.gaps += 1
+                lost = lost_range(gap.payload)
+                if lost is not None:
+                    link.restore_lost(*lost, gap.delivered)
+                    session.status.lost_records += lost[2] - lost[1] + 1
+            for epoch, next_counter in sorted((await self._store.up_counters(device_id)).items()):
+                link.restore_up_counter(epoch, next_counter)
+
+    # -- up ---------------------------------------------------------------------------------------------------
+
+    def received(self, link: Link, device_id: int, frame: bytes) -> "asyncio.Future[bool]":
+        """The callback of every link; see emgate.links.Received."""
+        if self._closing:
+            return self._done(False)
+        self.counters["frames"] += 1
+        session = self._sessions.get(device_id)
+        if session is None:
+            self._refuse(link, device_id, "unknown_device", frame)
+            return self._done(True)
+        try:
+            received = session.link.received(frame)
+        except WireError as error:
+            reason = str(error.args[0])
+            session.status.refused[reason] += 1
+            self._refuse(link, device_id, reason, frame)
+            return self._done(True)
+        session.via = link
+        session.status.link = link.kind
+        if received.kind == envelope.LINK:
+            return self._link_message(session, received)
+        return self._record(session, link, received)
+
+    def _link_message(self, session: Session, received: Received) -> "asyncio.Future[bool]":
+        self.counters["link_messages"] += 1
+        message = received.message
+        if message is not None and message[0] in (constants.MESSAGE_SYNC, constants.MESSAGE_POLL):
+            session.send_time = True
+            self._consider_configuration(session)
+        else:
+            self.counters["unknown_link_messages"] += 1
+        self._flush_soon(session)
+        return self._done(True)
+
+    def _record(self, session: Session, link: Link, received: Received) -> "asyncio.Future[bool]":
+        identity = (received.epoch, received.sequence)
+        under_way = session.committing.get(identity)
+        if under_way is not None:
+            self._count_duplicate(session)
+            return under_way
+        now_ms = self._clock.now_ms()
+        dealt_with: asyncio.Future[bool] = self._loop.create_future()
+        session.committing[identity] = dealt_with
+        record = Record(
+            session.device.device_id,
+            received.epoch,
+            received.sequence,
+            received.alarm,
+            now_ms,
+            link.kind,
+            received.payload,
+        )
+        committed = self._store.append(record)
+        committed.add_done_callback(partial(self._committed, session, record, dealt_with))
+        if received.payload[:1] == bytes([constants.MESSAGE_HELLO]):
+            session.send_time = True  # a device that has just started wants the time before its hello is on disk
+            self._flush_soon(session)
+        return dealt_with
+
+    def _committed(
+        self, session: Session, record: Record, dealt_with: "asyncio.Future[bool]", done: "asyncio.Future[Outcome]"
+    ) -> None:
+        outcome = Outcome.REFUSED if done.cancelled() else done.result()
+        session.committing.pop((record.epoch, record.sequence), None)
+        if outcome is Outcome.REFUSED:
+            self.counters["not_stored"] += 1
+        else:
+            # A conflict is acknowledged too: what came is kept in quarantine, and waiting would stop the device.
+            session.link.stored(record.epoch, record.sequence, record.payload)
+            self._flush_soon(session)
+            if outcome is Outcome.STORED:
+                self.counters["stored"] += 1
+                session.status.stored += 1
+                self._observe(session, record)
+            elif outcome is Outcome.DUPLICATE:
+                self._count_duplicate(session)
+            else:
+                self.refused["identity_conflict"] += 1
+                session.status.refused["identity_conflict"] += 1
+                log.error(
+                    "a device used one identity for two records; the second is in quarantine",
+                    device=record.device_id,
+                    epoch=record.epoch,
+                    sequence=record.sequence,
+                )
+        if not dealt_with.done():
+            dealt_with.set_result(outcome is not Outcome.REFUSED)
+
+    def _count_duplicate(self, session: Session) -> None:
+        self.counters["duplicates"] += 1
+        session.status.duplicates += 1
+
+    def _observe(self, session: Session, record: Record) -> None:
+        """Note what the status table and the configuration need; the record itself is the backend's to understand."""
+        status = session.status
+        status.last_received_ms = record.received_time_ms
+        try:
+            message = codec.decode(record.payload)
+        except WireError:
+            self.counters["undecodable"] += 1  # stored and passed on all the same
+            return
+        if isinstance(message, codec.Unknown):
+            self.counters["unknown_message_types"] += 1
+            return
+        recorded_time_s = getattr(message, "recorded_time_s", 0)
+        if recorded_time_s:
+            status.last_recorded_ms = (recorded_time_s + constants.TIME_EPOCH_UNIX_S) * 1000
+        if isinstance(message, codec.Hello | codec.Status):
+            status.configuration_version = message.configuration_version
+            self._consider_configuration(session)
+        if isinstance(message, codec.Status) and message.battery_percent <= 100:
+            status.battery_percent = message.battery_percent
+        elif isinstance(message, codec.Gap):
+            status.gaps += 1
+            lost = lost_range(record.payload)
+            if lost is not None:
+                status.lost_records += lost[2] - lost[1] + 1
+
+    def _consider_configuration(self, session: Session) -> None:
+        wanted = session.device.configuration
+        applied = session.status.configuration_version
+        if wanted is None or applied is None or applied >= wanted.version:
+            return
+        now_ms = self._clock.now_ms()
+        sent_ms = session.configuration_sent_ms
+        if sent_ms is None or not 0 <= now_ms - sent_ms < CONFIGURATION_AGAIN_MS:
+            session.send_configuration = True
+            self._flush_soon(session)
+
+    def _refuse(self, link: Link, device_id: int, reason: str, frame: bytes) -> None:
+        self.refused[reason] += 1
+        now = self._loop.time()
+        self._quarantine_tokens = min(
+            QUARANTINE_BURST, self._quarantine_tokens + (now - self._quarantine_filled) * QUARANTINE_PER_S
+        )
+        self._quarantine_filled = now
+        if self._quarantine_tokens < 1:
+            self.counters["quarantine_skipped"] += 1
+            return
+        self._quarantine_tokens -= 1
+        log.warning("frame refused", reason=reason, device=device_id, link=link.name, bytes=len(frame))
+        self._store.quarantine(self._clock.now_ms(), link.kind, device_id, reason, frame)
+
+    def _done(self, result: bool) -> "asyncio.Future[bool]":
+        future: asyncio.Future[bool] = self._loop.create_future()
+        future.set_result(result)
+        return future
+
+    # -- the backend's side -----------------------------------------------------------------------------------
+
+    def delivered(self, records: Iterable[Record]) -> None:
+        """The backend has committed these, and the cursor says so on disk."""
+        touched: dict[int, Session] = {}
+        for record in records:
+            session = self._sessions.get(record.device_id)
+            if session is None:  # taken out of the registry meanwhile
+                continue
+            session.link.delivered(record.epoch, record.sequence, record.payload)
+            session.status.delivered += 1
+            self.counters["delivered"] += 1
+            touched[record.device_id] = session
+        for session in touched.values():
+            self._flush_soon(session)
+
+    def marks(self) -> list[tuple[int, int, int, int]]:
+        """(device_id, epoch, stored_through, delivered_through) that moved since the last call."""
+        return [
+            (device_id, *mark)
+            for device_id, session in self._sessions.items()
+            for mark in session.link.changed_watermarks()
+        ]
+
+    # -- down -------------------------------------------------------------------------------------------------
+
+    def _flush_soon(self, session: Session) -> None:
+        """Within the coalescing delay, in one task per device."""
+        if session.timer is None and not self._closing:
+            session.timer = self._loop.call_later(self._delay_s, self._flush_now, session)
+
+    def _flush_now(self, session: Session) -> None:
+        session.timer = None
+        if session.flushing is not None and not session.flushing.done():
+            session.flushing.add_done_callback(lambda _: self._flush_soon(session))
+            return
+        session.flushing = self._loop.create_task(self._flush(session))
+
+    async def _flush(self, session: Session) -> None:
+        via = session.via
+        epoch = session.link.epoch
+        if via is None or epoch is None or not via.up.is_set():
+            return  # on its next contact
+        counter = session.link.next_up_counter()
+        if counter is not None and counter != session.up_counter_noted:
+            session.up_counter_noted = counter
+            self._store.note_up_counter(session.device.device_id, *counter)
+        if session.link.counters_left() < COUNTERS_LOW:
+            first = await self._store.reserve_down_counters(session.device.device_id, epoch, COUNTER_BLOCK)
+            if first is None:
+                self.counters["no_down_counters"] += 1
+                return
+            session.link.grant(epoch, first, first + COUNTER_BLOCK)
+        try:
+            frames = self._frames(session)
+        except WireError as error:  # all 16 million counters of this epoch are used: the device has to restart
+            self.counters["no_down_counters"] += 1
+            log.error("cannot seal", device=session.device.device_id, reason=str(error))
+            return
+        for frame in frames:
+            if not await via.send(session.device.device_id, frame):
+                # Nothing is repeated from here: the device asks again, by a poll or by sending the record again.
+                self.counters["down_not_sent"] += 1
+                return
+            self.counters["down_frames"] += 1
+
+    def _frames(self, session: Session) -> list[bytes]:
+        link = session.link
+        frames = []
+        if session.send_time:
+            session.send_time = False
+            now_ms = self._clock.now_ms()
+            time_s = now_ms // 1000 - constants.TIME_EPOCH_UNIX_S
+            if time_s > 0:
+                message = codec.Time(time_s, now_ms % 1000, self._clock.uncertainty_ms())
+                frames.append(link.seal(message.encode()))
+            else:
+                self.counters["own_clock_not_set"] += 1
+        if session.send_configuration:
+            session.send_configuration = False
+            wanted = session.device.configuration
+            assert wanted is not None, "only then it is to be sent"
+            session.configuration_sent_ms = self._clock.now_ms()
+            configuration = codec.Configuration(
+                wanted.version,
+                wanted.report_interval_s,
+                wanted.fix_interval_s,
+                wanted.presence_window_s,
+                wanted.sample_interval_s,
+                wanted.status_interval_s,
+                [codec.BeaconKey(beacon.beacon_id, beacon.key) for beacon in wanted.beacons],
+            )
+            frames.append(link.seal(configuration.encode()))
+        return frames + link.acknowledgements()
+
+    async def close(self) -> None:
+        """Take nothing any more, await the commits under way, and send what is due for them."""
+        self._closing = True
+        await self._store.drain()
+        pending = []
+        for session in self._sessions.values():
+            if session.timer is not None:
+                session.timer.cancel()
+                self._flush_now(session)
+            if session.flushing is not None and not session.flushing.done():
+                pending.append(session.flushing)
+        if pending:
+            await asyncio.wait(pending)

@@ -1,0 +1,407 @@
+"""The gateway's store: append-only records in SQLite, committed in groups by one writer thread.
+
+A future that this module resolves with True speaks of a commit that has reached the disk (WAL, synchronous=FULL).
+Nothing else in the gateway writes; reads for the uplinks go through a second connection.
+"""
+
+import asyncio
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from emgate.errors import StoreError
+from emgate.store_schema import EpochState, GapRecord, Outcome, Record, connect, prepare
+from emgate.store_writer import QUEUE_FRAMES, Operation, Writer
+
+__all__ = ["EpochState", "GapRecord", "Outcome", "Record", "Store"]
+
+T = TypeVar("T")
+
+IDENTITY_CONFLICT = "identity_conflict"
+QUARANTINE_ROWS = 10_000
+QUARANTINE_FRAME_BYTES = 1100
+"""Quarantine is evidence, not a promise: at most about 11 MB, oldest out. A frame has at most 1024 B."""
+PRUNE_ROWS = 2000
+"""Deleted in one transaction: some 10 ms of the writer's time."""
+DAY_MS = 86_400_000
+
+
+class Store:
+    """Open with `await Store.open(...)`; close with `await store.close()`."""
+
+    def __init__(self, path: Path, consumer: str, alarm_reserve_bytes: int, maximum_bytes: int) -> None:
+        self.path = path
+        self.counters: Counter[str] = Counter()
+        self.appended = {False: asyncio.Event(), True: asyncio.Event()}  # per lane: something new to deliver
+        self._consumer = consumer
+        self._maximum_bytes = maximum_bytes
+        self._loop = asyncio.get_running_loop()
+        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store-reader")
+        connection = connect(path)
+        try:
+            prepare(connection)
+            self._read_connection = connect(path)
+        except BaseException:
+            connection.close()
+            raise
+        self._writer = Writer(path, connection, alarm_reserve_bytes, self.counters)
+        self._writer.start()
+
+    @classmethod
+    async def open(
+        cls,
+        path: Path,
+        *,
+        consumer: str = "uplink",
+        alarm_reserve_bytes: int = 0,
+        maximum_bytes: int = 4_000_000_000,
+    ) -> "Store":
+        """Open or create, check integrity, start the writer. StoreError says what is wrong and what to do."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return cls(path, consumer, alarm_reserve_bytes, maximum_bytes)
+        except (OSError, sqlite3.OperationalError) as error:
+            raise StoreError(
+                f"{path}: cannot open the store: {error}; its folder must be writable and the disk have room"
+            ) from None
+        except sqlite3.Error as error:
+            raise StoreError(
+                f"{path}: the store failed its check: {error}. Restore a copy, or move it and its -wal file away to "
+                "start afresh: devices still hold every record that was not delivered"
+            ) from None
+
+    # -- writing ------------------------------------------------------------------------------------------
+
+    def append(self, record: Record) -> "asyncio.Future[Outcome]":
+        """Resolved after the commit. Never carries an exception."""
+        future: asyncio.Future[Outcome] = self._loop.create_future()
+        if self._writer.queued_frames >= QUEUE_FRAMES or self._writer.closing:
+            self.counters["queue_full"] += 1
+            future.set_result(Outcome.REFUSED)
+            return future
+        future.add_done_callback(self._note_alarm if record.alarm else self._note_routine)
+        self._writer.submit(
+            Operation(
+                lambda connection: self._append(connection, record),
+                future,
+                refused=Outcome.REFUSED,
+                routine=not record.alarm,
+                frames=1,
+            )
+        )
+        return future
+
+    def _note_alarm(self, _: "asyncio.Future[Outcome]") -> None:
+        self.appended[True].set()
+
+    def _note_routine(self, _: "asyncio.Future[Outcome]") -> None:
+        self.appended[False].set()
+
+    def _append(self, connection: sqlite3.Connection, record: Record) -> Outcome:
+        identity = (record.device_id, record.epoch, record.sequence)
+        if connection.execute(
+            "SELECT 1 FROM watermarks WHERE device_id=? AND epoch=? AND pruned_through>?", identity
+        ).fetchone():
+            return Outcome.DUPLICATE
+        done = connection.execute(
+            "INSERT OR IGNORE INTO records (device_id, epoch, sequence, alarm, received_time_ms, link, payload)"
+            " VALUES (?,?,?,?,?,?,?)",
+            (*identity, record.alarm, record.received_time_ms, record.link, record.payload),
+        )
+        if done.rowcount:
+            return Outcome.STORED
+        (known,) = connection.execute(
+            "SELECT payload FROM records WHERE device_id=? AND epoch=? AND sequence=?", identity
+        ).fetchone()
+        if known == record.payload:
+            return Outcome.DUPLICATE
+        connection.execute(
+            "INSERT INTO quarantine (received_time_ms, link, device_id, reason, frame) VALUES (?,?,?,?,?)",
+            (record.received_time_ms, record.link, record.device_id, IDENTITY_CONFLICT, record.payload),
+        )
+        return Outcome.CONFLICT
+
+    def advance(self, alarm: bool, row_id: int, marks: Iterable[tuple[int, int, int, int]]) -> "asyncio.Future[bool]":
+        """Move the consumer's cursor of one lane to row_id, and the watermarks with it, in one commit.
+
+        marks: (device_id, epoch, stored_through, delivered_through); they never go back."""
+        rows = list(marks)
+
+        def apply(connection: sqlite3.Connection) -> bool:
+            connection.execute(
+                "INSERT INTO cursors VALUES (?,?,?) ON CONFLICT DO UPDATE SET row_id = max(row_id, excluded.row_id)",
+                (self._consumer, alarm, row_id),
+            )
+            _mark(connection, rows)
+            return True
+
+        return self._submit(apply, refused=False)
+
+    def mark(self, marks: Iterable[tuple[int, int, int, int]]) -> "asyncio.Future[bool]":
+        """Commit watermarks alone, for example when a device says that older records no longer exist."""
+        rows = list(marks)
+
+        def apply(connection: sqlite3.Connection) -> bool:
+            _mark(connection, rows)
+            return True
+
+        return self._submit(apply, refused=False)
+
+    def reserve_down_counters(self, device_id: int, epoch: int, block: int) -> "asyncio.Future[int | None]":
+        """Reserve `block` counters; the first of them, or None when it could not be committed."""
+
+        def apply(connection: sqlite3.Connection) -> int:
+            row = connection.execute(
+                "SELECT reserved_until FROM down_counters WHERE device_id=? AND epoch=?", (device_id, epoch)
+            ).fetchone()
+            first: int = row[0] if row else 0
+            connection.execute(
+                "INSERT INTO down_counters VALUES (?,?,?)"
+                " ON CONFLICT DO UPDATE SET reserved_until = excluded.reserved_until",
+                (device_id, epoch, first + block),
+            )
+            return first
+
+        return self._submit(apply, refused=None)
+
+    def note_up_counter(self, device_id: int, epoch: int, next_counter: int) -> "asyncio.Future[bool]":
+        """Commit that link messages below next_counter have been seen, so that their replay is refused for good."""
+
+        def apply(connection: sqlite3.Connection) -> bool:
+            connection.execute(
+                "INSERT INTO up_counters VALUES (?,?,?) ON CONFLICT DO UPDATE SET"
+                " next_counter = max(next_counter, excluded.next_counter)",
+                (device_id, epoch, next_counter),
+            )
+            return True
+
+        return self._submit(apply, refused=False)
+
+    def quarantine(self, received_time_ms: int, link: str, device_id: int, reason: str, frame: bytes) -> None:
+        """Keep a frame that could not be verified, as evidence. Bounded; the caller counts and limits the rate."""
+        if self._writer.queued_frames >= QUEUE_FRAMES // 2:  # never at the expense of records
+            self.counters["quarantine_skipped"] += 1
+            return
+
+        def apply(connection: sqlite3.Connection) -> bool:
+            done = connection.execute(
+                "INSERT INTO quarantine (received_time_ms, link, device_id, reason, frame) VALUES (?,?,?,?,?)",
+                (received_time_ms, link, device_id, reason, frame[:QUARANTINE_FRAME_BYTES]),
+            )
+            connection.execute(
+                "DELETE FROM quarantine WHERE row_id <= ? AND reason <> ?",
+                ((done.lastrowid or 0) - QUARANTINE_ROWS, IDENTITY_CONFLICT),
+            )
+            return True
+
+        self._submit(apply, refused=False, routine=True, frames=1)
+
+    async def prune(self, now_ms: int, keep_delivered_days: float) -> int:
+        """Delete delivered records that are old, or the oldest ones when the file has grown too large; how many."""
+        total = 0
+        before_ms = now_ms - int(keep_delivered_days * DAY_MS)
+        while not self._writer.closing:
+            deleted = await self._submit(lambda connection: self._prune(connection, before_ms), refused=0)
+            if not deleted:
+                break
+            total += deleted
+        if total:
+            self.counters["pruned"] += total
+        return total
+
+    def _prune(self, connection: sqlite3.Connection, before_ms: int) -> int:
+        """One piece of one epoch: the prefix below both watermarks, delivered, and old enough."""
+        pages, free, page_bytes = (
+            connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+        )
+        if (pages - free) * page_bytes > self._maximum_bytes:
+            before_ms = 1 << 62
+        cursors = dict(
+            connection.execute("SELECT alarm, row_id FROM cursors WHERE consumer = ?", (self._consumer,)).fetchall()
+        )
+        for device_id, epoch, pruned, through in connection.execute(
+            "SELECT device_id, epoch, pruned_through, min(stored_through, delivered_through) FROM watermarks"
+            " WHERE pruned_through < min(stored_through, delivered_through) ORDER BY epoch"
+        ).fetchall():
+            through = min(through, pruned + PRUNE_ROWS)
+            kept = connection.execute(
+                "SELECT min(sequence) FROM records WHERE device_id = ? AND epoch = ? AND sequence < ?"
+                " AND (received_time_ms >= ? OR row_id > CASE alarm WHEN 1 THEN ? ELSE ? END)",
+                (device_id, epoch, through, before_ms, cursors.get(1, 0), cursors.get(0, 0)),
+            ).fetchone()[0]
+            if kept is not None:
+                through = min(through, kept)
+            if through <= pruned:
+                continue
+            deleted = connection.execute(
+                "DELETE FROM records WHERE device_id = ? AND epoch = ? AND sequence < ?", (device_id, epoch, through)
+            ).rowcount
+            connection.execute(
+                "UPDATE watermarks SET pruned_through = ?, pruned_records = pruned_records + ?"
+                " WHERE device_id = ? AND epoch = ?",
+                (through, deleted, device_id, epoch),
+            )
+            if deleted:
+                return deleted
+        return 0
+
+    def _submit(
+        self, apply: Callable[[sqlite3.Connection], T], *, refused: Any, routine: bool = False, frames: int = 0
+    ) -> "asyncio.Future[Any]":
+        future: asyncio.Future[Any] = self._loop.create_future()
+        if self._writer.closing:
+            future.set_result(refused)
+        else:
+            self._writer.submit(Operation(apply, future, refused, routine, frames))
+        return future
+
+    # -- reading ------------------------------------------------------------------------------------------
+
+    async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        return await self._loop.run_in_executor(self._reader, work, self._read_connection)
+
+    async def undelivered(self, alarm: bool, limit: int, maximum_bytes: int) -> list[Record]:
+        """The next records of a lane after the consumer's cursor, in the order they were committed."""
+
+        def work(connection: sqlite3.Connection) -> list[Record]:
+            records: list[Record] = []
+            total = 0
+            for row in connection.execute(
+                "SELECT device_id, epoch, sequence, alarm, received_time_ms, link, payload, row_id FROM records"
+                " WHERE alarm = ? AND row_id >"
+                " coalesce((SELECT row_id FROM cursors WHERE consumer = ? AND alarm = ?), 0) ORDER BY row_id LIMIT ?",
+                (alarm, self._consumer, alarm, limit),
+            ):
+                total += len(row[6])
+                if records and total > maximum_bytes:
+                    break
+                records.append(Record(row[0], row[1], row[2], bool(row[3]), row[4], row[5], row[6], row[7]))
+            return records
+
+        return await self._read(work)
+
+    async def epochs(self, device_id: int) -> list[EpochState]:
+        """State of every epoch of a device, from which its session goes on after a restart."""
+
+        def work(connection: sqlite3.Connection) -> list[EpochState]:
+            marks = {
+                epoch: (stored, delivered)
+                for epoch, stored, delivered in connection.execute(
+                    "SELECT epoch, stored_through, delivered_through FROM watermarks WHERE device_id = ?", (device_id,)
+                )
+            }
+            cursors = dict(
+                connection.execute("SELECT alarm, row_id FROM cursors WHERE consumer = ?", (self._consumer,)).fetchall()
+            )
+            known = [
+                epoch
+                for (epoch,) in connection.execute(
+                    "SELECT DISTINCT epoch FROM records WHERE device_id = ?", (device_id,)
+                )
+            ]
+            states = []
+            for epoch in sorted({*marks, *known}):
+                stored, delivered = marks.get(epoch, (0, 0))
+                rows = connection.execute(
+                    "SELECT sequence, alarm, row_id FROM records WHERE device_id = ? AND epoch = ? AND sequence >= ?"
+                    " ORDER BY sequence",
+                    (device_id, epoch, min(stored, delivered)),
+                ).fetchall()
+                states.append(
+                    EpochState(
+                        device_id,
+                        epoch,
+                        stored,
+                        delivered,
+                        tuple(sequence for sequence, _, _ in rows if sequence >= stored),
+                        tuple(
+                            sequence
+                            for sequence, alarm, row_id in rows
+                            if sequence >= delivered and row_id <= cursors.get(alarm, 0)
+                        ),
+                    )
+                )
+            return states
+
+        return await self._read(work)
+
+    async def gap_records(self, device_id: int) -> list[GapRecord]:
+        """The gap records of a device, oldest first."""
+
+        def work(connection: sqlite3.Connection) -> list[GapRecord]:
+            return [
+                GapRecord(payload, bool(delivered))
+                for payload, delivered in connection.execute(
+                    "SELECT payload, row_id <= coalesce((SELECT c.row_id FROM cursors AS c WHERE c.consumer = ?"
+                    " AND c.alarm = r.alarm), 0) FROM records AS r"
+                    " WHERE device_id = ? AND substr(payload, 1, 1) = x'07' ORDER BY row_id",
+                    (self._consumer, device_id),
+                )
+            ]
+
+        return await self._read(work)
+
+    async def counts(self) -> dict[int, tuple[int, int]]:
+        """Per device how many records were stored and how many of them delivered, since the store was made."""
+
+        def work(connection: sqlite3.Connection) -> dict[int, tuple[int, int]]:
+            return {
+                device_id: (stored, delivered)
+                for device_id, stored, delivered in connection.execute(
+                    "SELECT device_id, sum(stored), sum(delivered) FROM ("
+                    " SELECT device_id, pruned_records AS stored, pruned_records AS delivered FROM watermarks"
+                    " UNION ALL SELECT r.device_id, 1, r.row_id <= coalesce(c.row_id, 0) FROM records AS r"
+                    " LEFT JOIN cursors AS c ON c.consumer = ? AND c.alarm = r.alarm) GROUP BY device_id",
+                    (self._consumer,),
+                )
+            }
+
+        return await self._read(work)
+
+    async def up_counters(self, device_id: int) -> dict[int, int]:
+        """Per epoch the first link counter that has not been seen."""
+        return await self._read(
+            lambda connection: dict(
+                connection.execute(
+                    "SELECT epoch, next_counter FROM up_counters WHERE device_id = ?", (device_id,)
+                ).fetchall()
+            )
+        )
+
+    async def totals(self) -> dict[str, int]:
+        """Rows in the store, and how many of them wait for delivery, per lane."""
+
+        def work(connection: sqlite3.Connection) -> dict[str, int]:
+            result = {"records": connection.execute("SELECT count(*) FROM records").fetchone()[0]}
+            for alarm, name in ((0, "routine_waiting"), (1, "alarms_waiting")):
+                result[name] = connection.execute(
+                    "SELECT count(*) FROM records WHERE alarm = ? AND row_id >"
+                    " coalesce((SELECT row_id FROM cursors WHERE consumer = ? AND alarm = ?), 0)",
+                    (alarm, self._consumer, alarm),
+                ).fetchone()[0]
+            return result
+
+        return await self._read(work)
+
+    async def drain(self) -> None:
+        """Return once everything that was handed in before is committed or refused."""
+        await self._submit(lambda _: None, refused=None)
+
+    async def close(self) -> None:
+        """Commit what is queued, then close. What cannot be committed is refused and counted."""
+        await self._loop.run_in_executor(self._reader, self._read_connection.close)
+        self._reader.shutdown()
+        await asyncio.to_thread(self._writer.close)
+
+
+def _mark(connection: sqlite3.Connection, rows: list[tuple[int, int, int, int]]) -> None:
+    connection.executemany(
+        "INSERT INTO watermarks (device_id, epoch, stored_through, delivered_through) VALUES (?,?,?,?)"
+        " ON CONFLICT DO UPDATE SET"
+        " stored_through = max(stored_through, excluded.stored_through),"
+        " delivered_through = max(delivered_through, excluded.delivered_through)",
+        rows,
+    )
