@@ -34,12 +34,14 @@ def gateway_run(
 
 @backend.command("run")
 def backend_run(
-    config: Annotated[Path, typer.Option("--config", help="The backend's TOML file.")],
+    database: Annotated[Path, typer.Option(help="The backend's SQLite file.")],
+    host: Annotated[str, typer.Option(help="The broker that gateways send their batches to.")],
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 1883,
 ) -> None:
     """Ingest the batches that gateways send over MQTT, until SIGTERM or SIGINT."""
     from emgate.gateway_commands import run_backend
 
-    raise typer.Exit(run_backend(config))
+    raise typer.Exit(run_backend(database, host, port))
 
 
 @app.command()

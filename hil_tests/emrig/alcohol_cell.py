@@ -1,4 +1,4 @@
-"""The transdermal alcohol front end: a fuel cell behind an ADC, with contact infrared, skin temperature, a ready line."""
+"""The transdermal alcohol front end: fuel cell behind an ADC, contact infrared, skin temperature, ready line."""
 
 from __future__ import annotations
 

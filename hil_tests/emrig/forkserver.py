@@ -1,7 +1,8 @@
 """A process of its own that imports the MicroPython module once and forks a child per device (0.3 MB each).
 
-It stays single-threaded, so that forking is safe; the rig talks to it over a SOCK_SEQPACKET socket, one JSON request a
-packet: {"start": arguments, "path": MICROPYPATH} with two descriptors (wire, log) → {"pid": n}; {"kill": pid} → {"pid": n}.
+It stays single-threaded, so that forking is safe. The rig talks to it over a SOCK_SEQPACKET socket, one JSON request
+a packet: {"start": arguments, "path": MICROPYPATH} with two descriptors (wire, log) -> {"pid": n}; {"kill": pid} ->
+{"pid": n}.
 """
 
 import array

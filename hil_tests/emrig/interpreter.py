@@ -1,7 +1,7 @@
 """Finds the MicroPython interpreter and starts simulated devices on it, one process each.
 
-The pinned wheel is a C module: a small fork server imports it once and forks a child per device. Where the wheel does not
-exist, EMTAG_MICROPYTHON or a `micropython` on the path is started as an ordinary subprocess.
+The pinned wheel is a C module: a small fork server imports it once and forks a child per device. Where the wheel
+does not exist, EMTAG_MICROPYTHON or a `micropython` on the path is started as an ordinary subprocess.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ def _version(start: list[str]) -> str:
         raise InterpreterMissing(f"MicroPython does not start ({start[0]}: {error}); check EMTAG_MICROPYTHON") from None
     if done.returncode != 0 or "MicroPython" not in done.stdout:
         raise InterpreterMissing(
-            f"{start[0]} is not a MicroPython interpreter ({done.stderr.strip() or 'wrong answer'}); check EMTAG_MICROPYTHON"
+            f"{start[0]} is not a MicroPython interpreter ({done.stderr.strip() or 'wrong answer'}); "
+            "check EMTAG_MICROPYTHON"
         )
     return done.stdout.strip()
 

@@ -208,7 +208,8 @@ class Modem:
         now = datetime.fromtimestamp(self._rig.clock.unix_ms() / 1000, UTC)
         # A cell-based position is good to some hundred metres: rounded to 0.005 degree here.
         self._answer(
-            f"+CLBS: 0,{round(longitude * 200) / 200:.6f},{round(latitude * 200) / 200:.6f},550,{now:%Y/%m/%d,%H:%M:%S}",
+            f"+CLBS: 0,{round(longitude * 200) / 200:.6f},{round(latitude * 200) / 200:.6f},550,"
+            f"{now:%Y/%m/%d,%H:%M:%S}",
             "OK",
         )
 

@@ -1,4 +1,4 @@
-"""Where the firmware and the shared wire code are: in the checkout, or beside this package when installed from a wheel."""
+"""Where the firmware and the shared wire code are: in the checkout, or in this package when it is a wheel."""
 
 from pathlib import Path
 

@@ -14,7 +14,7 @@ from emrig.parts import OutputPin
 from emrig.rig import Rig
 from emrig.target import Device
 
-# Time to first fix after power-on: u-blox M8 data sheet, hot 1 s and cold 26 s (a start after more than 4 h off is cold).
+# Time to first fix after power-on: u-blox M8 data sheet, hot 1 s, cold 26 s (a start after more than 4 h off).
 HOT_START_MS = 2_000
 COLD_START_MS = 26_000
 EPHEMERIS_VALID_MS = 4 * 3_600_000
@@ -114,7 +114,7 @@ class RecordedReceiver:
 
 
 def split_epochs(data: bytes) -> Iterator[bytes]:
-    """Cut a receiver's bytes before each sentence or message that starts a new epoch (GGA or RMC, NAV-PVT); whole otherwise.
+    """Cut a receiver's bytes before each sentence or message that starts an epoch (GGA or RMC, NAV-PVT), if any.
 
     The first kind of sentence seen leads every epoch; binary recordings are cut before each NAV-PVT.
     """

@@ -1,4 +1,4 @@
-"""A scenario file: whose devices, what happens to them, and when. What follows from it is for the firmware to notice."""
+"""A scenario file: which devices, what happens to them, and when. What follows is for the firmware to notice."""
 
 from __future__ import annotations
 

@@ -15,12 +15,13 @@ from pathlib import Path
 
 from emgate.broker import RunningBroker, start_broker
 from emgate.sealing import derive_device_key
+
 from emrig.air import GATEWAY, Air
 from emrig.air.hci_server import HciServer
+from emrig.air.part import BlePart, hold_while_busy
 from emrig.alcohol_cell import AlcoholCell, RecordedReading, RecordedSchedule, Skin
 from emrig.clock import VirtualClock
 from emrig.interpreter import Interpreter
-from emrig.micropython import rig_wire as w
 from emrig.modem import Modem
 from emrig.parts import AdcChannel, InputPin, OutputPin, SerialCable
 from emrig.receiver import RecordedReceiver, Sky, SyntheticReceiver
@@ -51,28 +52,6 @@ class Recordings:
     ble_rssi_dbm: Callable[[int], int | None] | None = None
 
 
-class BlePart:
-    """A device's radio: its calls go to the air, the air's interrupts to the device."""
-
-    def __init__(self, air: Air, device: Device, device_id: int) -> None:
-        self._air, self._device, self._device_id = air, device, device_id
-        device.parts["ble"] = self
-
-    def output(self, kind: int, payload: bytes) -> None:
-        """The radio has no stream."""
-
-    def call(self, operation: int, argument: bytes) -> bytes:
-        """One call of MicroPython's bluetooth module."""
-        return self._air.handle_call(self._device_id, operation, argument)
-
-    async def power_on(self) -> None:
-        """A fresh radio for a fresh boot."""
-        await self._air.add_device(self._device_id, self._deliver)
-
-    def _deliver(self, device_id: int, operation: int, payload: bytes) -> None:
-        self._device.feed("ble", w.NOTIFY, bytes((operation,)) + payload)
-
-
 class Station:
     """Use as an async context manager; `folder` keeps everything it wrote."""
 
@@ -94,7 +73,7 @@ class Station:
         self.rig = Rig(folder / "devices", interpreter, self.clock)
         self.rig.on_log = on_log
         self.air = Air(self.clock)
-        self.air.on_activity = lambda: self.rig.hold("air")
+        hold_while_busy(self.rig, self.air)
         self.air.rssi_dbm = self._rssi_dbm
         self.broker: RunningBroker | None = None
         self.gateway: asyncio.subprocess.Process | None = None
@@ -106,7 +85,6 @@ class Station:
         self.schedule: RecordedSchedule | None = None
         self.receiver: RecordedReceiver | None = None
         self._hci = HciServer(self.air, self.gateway_folder / "hci")
-        self._radios: dict[str, BlePart] = {}
         self._random = random.Random(scenario.seed)
         self._by_id = {device.device_id: device for device in scenario.devices}
         self._keys: dict[int, bytes] = {}
@@ -134,11 +112,11 @@ class Station:
             )
         await self._hci.start()
         for scenario_device in self.scenario.devices:
-            self._wire(scenario_device)
+            await self._wire(scenario_device)
         self._write_configuration()
         await self.start_gateway()
         for device in self.scenario.devices:
-            await self.power_on(device.name)
+            self.power_on(device.name)
         self._schedule_events()
 
     async def close(self) -> None:
@@ -245,16 +223,13 @@ class Station:
         """The scenario's entry of that name."""
         return next(device for device in self.scenario.devices if device.name == name)
 
-    async def power_on(self, name: str) -> None:
+    def power_on(self, name: str) -> None:
         """Start a device (again)."""
-        if name in self._radios:
-            await self._radios[name].power_on()
         self.rig.start(self.rig.devices[name])
 
     def kill_device(self, name: str) -> None:
         """Take a device's power away at this instant; its flash stays."""
         self.rig.devices[name].kill()
-        self.air.remove_device(self.device(name).device_id)
 
     def cut_link(self, name: str) -> None:
         """Cut the link between a device and the gateway."""
@@ -274,7 +249,7 @@ class Station:
         else:
             self.out_of_range.discard(self.device(name).device_id)
 
-    def _wire(self, scenario_device: DeviceScenario) -> None:
+    async def _wire(self, scenario_device: DeviceScenario) -> None:
         device = self.rig.add(scenario_device.name)
         identity: dict[str, object] = {
             "device_id": scenario_device.device_id,
@@ -289,7 +264,7 @@ class Station:
         if scenario_device.model == "ankle_gps":
             self._wire_ankle(scenario_device, device)
         else:
-            self._radios[scenario_device.name] = BlePart(self.air, device, scenario_device.device_id)
+            await BlePart.add(device, self.air, scenario_device.device_id)
         if scenario_device.model == "home_unit":
             self.cables[scenario_device.name] = SerialCable(
                 self.rig, device, "host", self.folder / f"{scenario_device.name}.tty"

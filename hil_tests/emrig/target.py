@@ -1,7 +1,7 @@
 """A simulated device: one MicroPython process with the firmware, stepped in lock-step by the rig.
 
-What is wired to the device is a Part per channel: it gets the bytes and levels that the device puts out, and answers its
-reads; input goes the other way through Device.feed().
+What is wired to the device is a Part per channel: it gets the bytes and levels that the device puts out, and answers
+its reads; input goes the other way through Device.feed().
 """
 
 from __future__ import annotations
@@ -76,9 +76,7 @@ class Device:
         ours, theirs = socket.socketpair()
         log = os.open(self.folder / "console.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            self._pid = self._spawner.start(
-                self._start_script, [str(self.folder)], self._module_path, theirs, log
-            )
+            self._pid = self._spawner.start(self._start_script, [str(self.folder)], self._module_path, theirs, log)
         finally:
             theirs.close()
             os.close(log)

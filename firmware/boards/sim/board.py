@@ -2,11 +2,12 @@
 import asyncio
 import json
 import os
-import sys
+from binascii import hexlify
 
-from boards.sim import virtual_clock, wire
 from emwire import constants
 from rig_wire import DATA, LOG, PIN, READ
+
+from boards.sim import virtual_clock, wire
 
 # A receive buffer of a UART that nobody reads; bytes beyond it are lost, as in hardware.
 UART_BUFFER = 4096
@@ -125,6 +126,12 @@ class Board:
         import bluetooth
 
         return bluetooth.BLE()
+
+    def record_made(self, epoch, sequence, alarm, payload):
+        # The rig's own book of what exists, to compare with what arrives. The journal has completed its write.
+        line = b"%d %d %d %s\n" % (epoch, sequence, 1 if alarm else 0, hexlify(payload))
+        with open(self.storage_path + "/made.log", "ab") as file:
+            file.write(line)
 
     def log(self, text):
         wire.send(LOG, "control", text.encode())

@@ -15,7 +15,7 @@ def _ticks():
 
 
 class _VirtualQueue:
-    # Stands where asyncio keeps its poll queue. Simulated peripherals wake tasks through asyncio.Event: nothing is polled.
+    # Stands where asyncio keeps its poll queue. Simulated peripherals wake tasks through events: nothing is polled.
     def wait_io_event(self, timeout_ms):
         global _now
         if timeout_ms == 0:

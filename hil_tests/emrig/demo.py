@@ -1,0 +1,214 @@
+"""The demo: plays a scenario on a station, shows it live, and accounts for every record at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from emgate.backend.ingest import Backend
+from emgate.backend.orders import read_order_file
+from emgate.backend.queries import Queries
+from emgate.clock import SystemClock
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from emrig import interpreter as interpreters
+from emrig.ledger import Account, account
+from emrig.scenario import DeviceScenario, Scenario
+from emrig.station import Recordings, Station
+
+# The table is for eyes: four times a second is smooth and costs nothing.
+REFRESH_S = 0.25
+# Virtual time that the last records get to arrive after the scenario's end: two report intervals and a retransmission.
+DRAIN_MS = 15 * 60_000
+# Without a terminal, one line of progress every so much virtual time.
+PROGRESS_MS = 3_600_000
+TRANSPORTS = {"ankle_gps": "MQTT", "home_unit": "serial", "alcohol": "BLE", "pid": "beacon"}
+
+
+@dataclass(slots=True)
+class Options:
+    """What the command line may change."""
+
+    scenario: Scenario
+    folder: Path
+    speed: float | None = None
+    duration_ms: int | None = None
+    plain: bool = False
+    recordings: Recordings | None = None
+
+
+async def play(options: Options, console: Console) -> int:
+    """Run the demo; 0: nothing was lost, 1: something was."""
+    scenario = options.scenario
+    interpreter = interpreters.find()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    station = Station(options.folder, scenario, interpreter, options.recordings)
+    logs = (options.folder / "devices.log").open("a", buffering=1)
+    station.rig.on_log = lambda name, text: print(station.clock.now_ms(), name, text, file=logs)
+    _load_orders(station.database, scenario)
+    stopped = asyncio.Event()
+    duration_ms = options.duration_ms or round(scenario.duration_h * 3_600_000)
+    speed = options.speed or scenario.speed
+    with _signals(stopped):
+        async with station:
+            assert station.broker is not None
+            console.print(f"interpreter  {interpreter.version}")
+            console.print(f"broker       {station.broker.name} {station.broker.version}")
+            console.print(f"scenario     {scenario.name}: {duration_ms / 3_600_000:g} h at {speed:g} times real time")
+            with contextlib.closing(Queries(station.database)) as queries:
+                view = View(station, queries, duration_ms)
+                show = asyncio.create_task(view.show(console, options.plain))
+                started = time.monotonic()
+                try:
+                    await station.rig.run(until_ms=duration_ms, speed=speed, until=stopped.is_set)
+                    if not stopped.is_set():
+                        result = await _drain(station, speed, stopped)
+                    else:
+                        result = _account(station)
+                finally:
+                    show.cancel()
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await show
+            elapsed_s = time.monotonic() - started
+    logs.close()
+    _summary(console, station, result, elapsed_s)
+    return 1 if result.lost or result.duplicates else 0
+
+
+def _load_orders(database: Path, scenario: Scenario) -> None:
+    backend = Backend(database, SystemClock())
+    try:
+        backend.load_orders(read_order_file(scenario.orders))
+    finally:
+        backend.close()
+
+
+def _account(station: Station) -> Account:
+    folders = {device.device_id: station.rig.devices[device.name].folder for device in station.scenario.devices}
+    return account(folders, station.gateway_folder, station.database)
+
+
+async def _drain(station: Station, speed: float, stopped: asyncio.Event) -> Account:
+    """Give the records of the last minutes time to arrive."""
+    end = station.clock.now_ms() + DRAIN_MS
+    while True:
+        result = _account(station)
+        if result.made == result.delivered or station.clock.now_ms() >= end or stopped.is_set():
+            return result
+        await station.rig.run(until_ms=station.clock.now_ms() + 60_000, speed=speed, until=stopped.is_set)
+
+
+class View:
+    """What is on the screen: a row a device, then the alarms as they come."""
+
+    def __init__(self, station: Station, queries: Queries, duration_ms: int) -> None:
+        self._station = station
+        self._queries = queries
+        self._duration_ms = duration_ms
+        self._alarms: dict[str, Text] = {}
+        self._progress_ms = PROGRESS_MS
+
+    async def show(self, console: Console, plain: bool) -> None:
+        """Until cancelled; one last time then."""
+        if plain or not console.is_terminal:
+            await self._print_lines(console)
+            return
+        with Live(console=console, auto_refresh=False) as live:
+            try:
+                while True:
+                    self._new_alarms()
+                    live.update(self._screen(), refresh=True)
+                    await asyncio.sleep(REFRESH_S)
+            finally:
+                self._new_alarms()
+                live.update(self._screen(), refresh=True)
+
+    async def _print_lines(self, console: Console) -> None:
+        try:
+            while True:
+                self._print_new(console)
+                if self._station.clock.now_ms() >= self._progress_ms:
+                    self._progress_ms += PROGRESS_MS
+                    console.print(self._clock_text())
+                await asyncio.sleep(REFRESH_S)
+        finally:
+            self._print_new(console)
+            console.print(self._table())
+
+    def _print_new(self, console: Console) -> None:
+        for text in self._new_alarms():
+            console.print(text)
+
+    def _clock_text(self) -> Text:
+        now = self._station.clock.now_ms()
+        share = min(1.0, now / self._duration_ms)
+        return Text(f"{_utc(self._station.clock.unix_ms())} UTC  {share:4.0%} of the scenario", style="dim")
+
+    def _new_alarms(self) -> list[Text]:
+        news = []
+        for alert in self._queries.alerts():
+            end = _utc(alert["end"])[11:] if alert["end"] else "open"
+            text = Text.assemble(
+                (f"{_utc(alert['start'])} ", "dim"),
+                (f"{alert['code']:<6}", "bold red" if alert["category"] != "FAULT" else "yellow"),
+                (f" {alert['personId'] or '-'}  ", "cyan"),
+                f"{alert['cause']} ({end})",
+            )
+            if self._alarms.get(alert["alertId"]) != text:
+                self._alarms[alert["alertId"]] = text
+                news.append(text)
+        return news
+
+    def _screen(self) -> Group:
+        return Group(self._clock_text(), self._table(), *list(self._alarms.values())[-12:])
+
+    def _table(self) -> Table:
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for heading in ("device", "model", "transport", "last record", "battery", "stored", "delivered", "gaps"):
+            table.add_column(
+                heading, justify="right" if heading in {"battery", "stored", "delivered", "gaps"} else "left"
+            )
+        rows = {row["deviceId"]: row for row in self._queries.devices()}
+        for device in self._station.scenario.devices:
+            table.add_row(*self._cells(device, rows.get(device.device_id, {})))
+        return table
+
+    def _cells(self, device: DeviceScenario, row: dict[str, object]) -> list[str]:
+        return [device.name, device.model, TRANSPORTS[device.model]]
+
+
+def _utc(unix_ms: int) -> str:
+    return f"{datetime.fromtimestamp(unix_ms / 1000, UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def _summary(console: Console, station: Station, result: Account, elapsed_s: float) -> None:
+    console.print(
+        f"\nmade {result.made}  stored {result.stored}  delivered {result.delivered}  lost {result.lost}"
+        + (f"  still on the devices {result.on_devices}" if result.on_devices else "")
+        + (f"  twice {result.duplicates}" if result.duplicates else "")
+        + f"   ({elapsed_s:.0f} s)",
+        style="bold green" if not result.lost else "bold red",
+    )
+    console.print(f"database     {station.database}")
+    console.print(f"logs         {station.folder}")
+
+
+@contextlib.contextmanager
+def _signals(stopped: asyncio.Event) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopped.set)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
