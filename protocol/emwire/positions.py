@@ -2,13 +2,14 @@
 
 A fix is `(time_s, latitude_microdegrees, longitude_microdegrees)` or that followed by
 `(speed_decikph, direction_degrees, precision_m, satellites, hdop_tenths, mechanism)`, -1 where unknown.
-docs/positions.md describes the format bit by bit. Every product in the hot path stays below 2**30, so that
-MicroPython's small integers serve; larger values only cost an allocation.
+docs/positions.md describes the format bit by bit. Ordinary products stay below 2**30, MicroPython's small integers;
+larger ones only cost an allocation.
 """
 
 from array import array
 
 from emwire.errors import WireError
+from emwire.range_coder import Coder, Decoder, Encoder
 
 try:
     from collections.abc import Sequence
@@ -72,172 +73,19 @@ _COLUMN = _TIME + _NUMBER
 _MODELS = _COLUMN + _NUMBER
 
 
-class _Coder:
-    """State that encoder and decoder share: a range coder of 24 bits and its adaptive probabilities (14 bits)."""
-
-    def __init__(self) -> None:
-        self.low = 0
-        self.range = 0xFFFFFF
-        self.models = array("H", bytes(2 * _MODELS))
-        for index in range(_FLAGS):
-            self.models[index] = _FLAG_START[index] << 8
-        self.restart(_POSITION)
-        self.restart(_TIME)
-
-    def restart(self, base: int) -> None:
-        """Put one kind of number back to its first estimates."""
-        models = self.models
-        for index in range(_NUMBER):
-            models[base + index] = _TABLE[index] << 6
-
-    def tail(self) -> int:
-        """Distance from `low` to the number in [low, low + range) that ends in the most zero bits."""
-        zeros = 24
-        while True:
-            mask = (1 << zeros) - 1
-            distance = (((self.low & 0xFFFFFF) + mask) & ~mask) - (self.low & 0xFFFFFF)
-            if distance < self.range:
-                return distance
-            zeros -= 1
+def _models() -> "array[int]":
+    models = array("H", bytes(2 * _MODELS))
+    for index in range(_FLAGS):
+        models[index] = _FLAG_START[index] << 8
+    _restart(models, _POSITION)
+    _restart(models, _TIME)
+    return models
 
 
-class _Encoder(_Coder):
-    """Writes; `bit` and `raw` hand back what they were given."""
-
-    decoding = False
-
-    def __init__(self, header: bytes) -> None:
-        super().__init__()
-        self.out = bytearray(header)
-        self.start = len(header)
-
-    def bit(self, index: int, bit: int) -> int:
-        """Code one bit under the probability at `index`, which learns from it."""
-        models = self.models
-        probability = models[index]
-        rate = 6 if index >= _FLAGS else 4
-        bound = (self.range >> 8) * probability >> 6
-        if bit:
-            self.low += bound
-            width = self.range - bound
-            models[index] = probability - (probability >> rate)
-        else:
-            width = bound
-            models[index] = probability + ((16384 - probability) >> rate)
-        self.range = width
-        if width < 0x10000:
-            self._shift()
-        return bit
-
-    def raw(self, width: int, value: int) -> int:
-        """Code `width` bits as they are, at most 8 at a time."""
-        rest = width
-        while rest > 0:
-            step = rest if rest < 8 else 8
-            rest -= step
-            self.range >>= step
-            self.low += self.range * (value >> rest & ((1 << step) - 1))
-            if self.range < 0x10000:
-                self._shift()
-        return value
-
-    def _shift(self) -> None:
-        out = self.out
-        if self.low > 0xFFFFFF:
-            self.low &= 0xFFFFFF
-            at = len(out) - 1
-            while out[at] == 0xFF:
-                out[at] = 0
-                at -= 1
-            out[at] += 1
-        while self.range < 0x10000:
-            out.append(self.low >> 16)
-            self.low = (self.low & 0xFFFF) << 8
-            self.range <<= 8
-
-    def finish(self) -> bytes:
-        """The block, with the shortest tail that says it all; zero bytes at the end are implied."""
-        self.low += self.tail()
-        for _ in range(3):
-            self.range = 0x100
-            self._shift()
-        end = len(self.out)
-        while end > self.start and self.out[end - 1] == 0:
-            end -= 1
-        return bytes(self.out[:end])
-
-
-class _Decoder(_Coder):
-    """Reads; the values given to `bit` and `raw` are ignored. Zeros follow the end of the data."""
-
-    decoding = True
-
-    def __init__(self, data: bytes, start: int) -> None:
-        super().__init__()
-        self.data = data
-        self.at = start
-        self.code = 0
-        for _ in range(3):
-            self.code = self.code << 8 | self._byte()
-        if self.code >= self.range:
-            raise WireError("position code out of range", start)
-        if len(data) > start and data[-1] == 0:
-            raise WireError("position block not canonical", len(data) - 1)
-
-    def _byte(self) -> int:
-        at = self.at
-        self.at = at + 1
-        return self.data[at] if at < len(self.data) else 0
-
-    def bit(self, index: int, bit: int) -> int:
-        """The next bit, under the probability at `index`, which learns from it."""
-        models = self.models
-        probability = models[index]
-        rate = 6 if index >= _FLAGS else 4
-        bound = (self.range >> 8) * probability >> 6
-        if self.code < bound:
-            self.range = bound
-            models[index] = probability + ((16384 - probability) >> rate)
-            bit = 0
-        else:
-            self.low += bound
-            self.code -= bound
-            self.range -= bound
-            models[index] = probability - (probability >> rate)
-            bit = 1
-        if self.range < 0x10000:
-            self._shift()
-        return bit
-
-    def raw(self, width: int, value: int) -> int:
-        """The next `width` bits as they are."""
-        value = 0
-        while width > 0:
-            step = width if width < 8 else 8
-            width -= step
-            self.range >>= step
-            part = self.code // self.range
-            if part >> step:
-                raise WireError("position code out of range", self.at)
-            self.code -= part * self.range
-            self.low += part * self.range
-            value = value << step | part
-            if self.range < 0x10000:
-                self._shift()
-        return value
-
-    def _shift(self) -> None:
-        while self.range < 0x10000:
-            self.low = (self.low & 0xFFFF) << 8
-            self.code = self.code << 8 | self._byte()
-            self.range <<= 8
-
-    def finish(self) -> None:
-        """Refuse a tail that the encoder would not have written, and anything after it."""
-        if self.code != self.tail():
-            raise WireError("position block not canonical", min(self.at, len(self.data)))
-        if self.at < len(self.data):
-            raise WireError("bytes after the position block", self.at)
+def _restart(models: "array[int]", base: int) -> None:
+    """Put one kind of number (back) to its first estimates."""
+    for index in range(_NUMBER):
+        models[base + index] = _TABLE[index] << 6
 
 
 def _wrap(value: int, circle: int) -> int:
@@ -260,7 +108,7 @@ def _length(value: int) -> int:
     return bits
 
 
-def _number(coder: "_Encoder | _Decoder", base: int, scale: int, value: int) -> int:
+def _number(coder: Coder, base: int, scale: int, value: int) -> int:
     """Code a signed number of at most 32 bits whose magnitude is expected near `scale` / 16.
 
     Its class is the bit length of the magnitude. First whether it is above the expected class, then step by step
@@ -364,14 +212,10 @@ def _check(latitude: int, longitude: int, offset: int) -> None:
         raise WireError("longitude out of range", offset)
 
 
-def _not_canonical(coder: "_Encoder | _Decoder") -> WireError:
-    return WireError("position block not canonical", getattr(coder, "at", 0))
-
-
-def _on_circle(coder: "_Encoder | _Decoder", value: int, circle: int) -> int:
+def _on_circle(coder: Coder, value: int, circle: int) -> int:
     """`value`, refused where a decoder was given another representative than the encoder's."""
     if value != _wrap(value, circle):
-        raise _not_canonical(coder)
+        raise coder.error("position block not canonical")
     return value
 
 
@@ -396,15 +240,15 @@ def _mean(scale: int, spread: int) -> int:
     return 1 if scale < 1 else scale if scale < 0x1000000 else 0x1000000
 
 
-def _core(coder: "_Encoder | _Decoder", fixes: "Sequence[Sequence[int]]", count: int) -> "list[list[int]]":
+def _core(coder: Coder, fixes: "Sequence[Sequence[int]]", count: int) -> "list[list[int]]":
     """Code time and place of `count` fixes; the decoder ignores `fixes` and returns the rows."""
     decoding = coder.decoding
-    rows: "list[list[int]]" = []
+    rows: list[list[int]] = []
     first = (0, 0, 0) if decoding else fixes[0]
     time_s = coder.raw(32, first[0])
     latitude = coder.raw(28, first[1] + LATITUDE_LIMIT) - LATITUDE_LIMIT
     longitude = coder.raw(29, first[2] + LONGITUDE_LIMIT) - LONGITUDE_LIMIT
-    _check(latitude, longitude, 2)
+    _check(latitude, longitude, coder.at)
     if decoding:
         rows.append([time_s, latitude, longitude])
     if count == 1:
@@ -442,7 +286,7 @@ def _core(coder: "_Encoder | _Decoder", fixes: "Sequence[Sequence[int]]", count:
             if decoding:
                 step_s = _wrap(usual_s + error, 1 << 32)
                 if step_s == expected_s:
-                    raise _not_canonical(coder)
+                    raise coder.error("position block not canonical")
             time_scale = _mean(time_scale, _spread(error, time_scale))
             time_context = _TIME_FLAG + 2
         else:
@@ -475,7 +319,7 @@ def _core(coder: "_Encoder | _Decoder", fixes: "Sequence[Sequence[int]]", count:
             longitude_step = _wrap(longitude_step + error, _LONGITUDE_CIRCLE)
             longitude_scale = _mean(longitude_scale, _spread(error, longitude_scale))
             if decoding and not latitude_step and not longitude_step:
-                raise _not_canonical(coder)
+                raise coder.error("position block not canonical")
         latitude += latitude_step
         longitude = _wrap(longitude + longitude_step, _LONGITUDE_CIRCLE)
         if decoding:
@@ -484,9 +328,7 @@ def _core(coder: "_Encoder | _Decoder", fixes: "Sequence[Sequence[int]]", count:
     return rows
 
 
-def _column(
-    coder: "_Encoder | _Decoder", fixes: "Sequence[Sequence[int]]", rows: "list[list[int]]", column: int
-) -> None:
+def _column(coder: Coder, fixes: "Sequence[Sequence[int]]", rows: "list[list[int]]", column: int) -> None:
     """Code one optional column: constant, or differences from the last known value."""
     decoding = coder.decoding
     at_column = 3 + column
@@ -501,13 +343,13 @@ def _column(
     if coder.raw(1, constant):
         value = -coder.raw(1, 1 if value < 0 else 0) or coder.raw(_COLUMN_WIDTHS[column], value)
         if value > limit:
-            raise WireError("position column out of range", getattr(coder, "at", 0))
+            raise coder.error("position column out of range")
         if decoding:
             for row in rows:
                 row[at_column] = value
         return
     scale = 2 << coder.raw(4, exponent)
-    coder.restart(_COLUMN)
+    _restart(coder.models, _COLUMN)
     known = -1
     unknown = 0
     for at in range(count):
@@ -530,8 +372,8 @@ def _column(
             scale = _mean(scale, _spread(error, scale))
             known = value
         if decoding:
-            if not -1 <= value <= limit or value < 0 and not unknown:
-                raise WireError("position column out of range", coder.at)
+            if not -1 <= value <= limit or (value < 0 and not unknown):
+                raise coder.error("position column out of range")
             rows[at][at_column] = value
 
 
@@ -571,7 +413,7 @@ def encode_block(fixes: "Sequence[Sequence[int]]", columns: int = CORE) -> bytes
         for column in range(6):
             if columns >> column & 1 and not -1 <= fix[3 + column] <= _COLUMN_LIMITS[column]:
                 raise WireError("position column out of range", at)
-    coder = _Encoder(bytes((VERSION << 6 | columns, count)))
+    coder = Encoder(bytes((VERSION << 6 | columns, count)), _models(), _FLAGS)
     _core(coder, fixes, count)
     for column in range(6):
         if columns >> column & 1:
@@ -589,7 +431,7 @@ def decode_block(data: bytes) -> "list[tuple[int, ...]]":
     if not count:
         raise WireError("position block without fixes", 1)
     columns = data[0] & ALL
-    coder = _Decoder(data, 2)
+    coder = Decoder(data, 2, _models(), _FLAGS)
     rows = _core(coder, (), count)
     if columns:
         for row in rows:
