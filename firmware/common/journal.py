@@ -171,6 +171,7 @@ class Journal:
 
     @property
     def reboot_wanted(self) -> bool:
+        """Sequences run out."""
         return self.next_sequence >= REBOOT_SEQUENCE
 
     def _take(self, alarm, payload):
@@ -473,6 +474,11 @@ class Journal:
             if marks.delivered < marks.next:
                 return True
         return False
+
+    @property
+    def backlog(self) -> int:
+        """Records not stored, as far as the watermarks tell."""
+        return sum(marks.next - marks.stored for marks in self._marks.values())
 
     def next_to_send(self, alarm: bool, after=None):
         """The record behind `after` in its lane, or the first one not stored; None if there is none.

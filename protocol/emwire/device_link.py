@@ -39,6 +39,10 @@ if TYPE_CHECKING:
         def stored(self, epoch: int, through: int) -> None:
             """Take note of a watermark."""
 
+        @property
+        def backlog(self) -> int:
+            """How many records are not stored."""
+
         def alarms_stored(self, epoch: int, through: int) -> None:
             """Take note of a watermark of the alarm lane."""
 
@@ -99,7 +103,7 @@ class DeviceLink:
         self.retransmitted = 0
         self.is_open = False
         self._aead = aead
-        self._journal = journal
+        self.journal = journal
         self._down = ReplayWindow()
         self._counter = 0
         self._order = 0
@@ -110,7 +114,7 @@ class DeviceLink:
         self._sync_attempts = 0
         self._poll_due_ms: int | None = None
         self._poll_attempts = 0
-        self._time_wanted = False
+        self.time_wanted = False
 
     # -- life of a connection -----------------------------------------------------------------------------
 
@@ -118,11 +122,11 @@ class DeviceLink:
         """The transport stands: start over from what is known as stored."""
         self.closed()
         self.is_open = True
-        self._syncs = self._journal.epochs()
+        self._syncs = self.journal.epochs()
         # The present epoch first: it tells the gateway which boot this is.
         self._syncs.sort(key=lambda item: item[0] != self.epoch)
         self._sync_attempts = 0
-        self.want_time(now_ms)
+        self.ask()
 
     def closed(self) -> None:
         """The transport is lost: nothing is under way any more."""
@@ -133,13 +137,12 @@ class DeviceLink:
         self._syncs = []
         self._unanswered = {}
         self._poll_due_ms = None
-        self._time_wanted = False
 
-    def want_time(self, now_ms: int) -> None:
-        """Ask for the time (and for acknowledgements) now, until it comes."""
-        self._time_wanted = True
+    def ask(self) -> None:
+        """Ask for the time (and for acknowledgements) at the next poll, and again until it comes."""
+        self.time_wanted = True
         self._poll_attempts = 0
-        self._poll_due_ms = now_ms
+        self._poll_due_ms = 0
 
     @property
     def idle(self) -> bool:
@@ -149,14 +152,19 @@ class DeviceLink:
         return self._next(0) is None and self._next(1) is None
 
     @property
+    def alarm_waits(self) -> bool:
+        """An alarm is not yet acknowledged as stored."""
+        return bool(self._flights[1]) or self._next(1) is not None
+
+    @property
     def answered(self) -> bool:
         """The gateway has given the time and acknowledged every epoch since the link opened."""
-        return self.is_open and not self._time_wanted and not self._syncs and not self._unanswered
+        return self.is_open and not self.time_wanted and not self._syncs and not self._unanswered
 
     @property
     def reboot_wanted(self) -> bool:
         """Counters of this epoch run out: restart when it suits."""
-        return self._counter >= _REBOOT_COUNTER or self._journal.reboot_wanted
+        return self._counter >= _REBOOT_COUNTER or self.journal.reboot_wanted
 
     # -- sending ------------------------------------------------------------------------------------------
 
@@ -193,7 +201,7 @@ class DeviceLink:
         return None if due is None else max(due, now_ms)
 
     def _next(self, lane: int) -> "Entry | None":
-        return self._journal.next_to_send(lane == 1, self._cursors[lane])
+        return self.journal.next_to_send(lane == 1, self._cursors[lane])
 
     def _delay_ms(self, attempts: int) -> int:
         return min(self.retransmit_ms << min(attempts, 16), self.retransmit_limit_ms)
@@ -217,7 +225,7 @@ class DeviceLink:
             elif flight.attempts:
                 self.retransmitted += 1
             entry = flight.entry
-            payload = self._journal.read(entry)
+            payload = self.journal.read(entry)
             if payload is None:  # dropped, freed or damaged in the meantime
                 flights.remove(flight)
                 continue
@@ -232,7 +240,7 @@ class DeviceLink:
         if not self._syncs:
             for epoch in list(self._unanswered):
                 if self._unanswered[epoch] <= now_ms:
-                    self._syncs = [item for item in self._journal.epochs() if item[0] in self._unanswered]
+                    self._syncs = [item for item in self.journal.epochs() if item[0] in self._unanswered]
                     self._unanswered = {}
                     self._sync_attempts += 1
                     break
@@ -245,9 +253,9 @@ class DeviceLink:
     def _ask(self, now_ms: int) -> "bytes | None":
         if self._poll_due_ms is None or self._poll_due_ms > now_ms:
             return None
-        if self._time_wanted:
+        if self.time_wanted:
             self._poll_due_ms = now_ms + self._delay_ms(self._poll_attempts)
-        elif self._journal.undelivered:
+        elif self.journal.undelivered:
             self._poll_due_ms = now_ms + self._delivery_delay_ms()
         else:
             self._poll_due_ms = None
@@ -279,9 +287,9 @@ class DeviceLink:
             self._acknowledged(now_ms, message[1], message[2], message[3], message[4])
             return []
         if message[0] == constants.MESSAGE_TIME:
-            self._time_wanted = False
+            self.time_wanted = False
             self._poll_attempts = 0
-            self._poll_due_ms = now_ms + self.delivery_poll_ms if self._journal.undelivered else None
+            self._poll_due_ms = now_ms + self.delivery_poll_ms if self.journal.undelivered else None
         return [message]
 
     def _open(self, frame: bytes) -> "tuple[Any, ...]":
@@ -303,12 +311,12 @@ class DeviceLink:
         progress = False
         for lane in (0, 1):
             progress = self._settle(lane, now_ms, epoch, stored, ranges) or progress
-        before = self._journal.undelivered
-        self._journal.stored(epoch, stored)
-        self._journal.alarms_stored(epoch, self._alarms_below(epoch))
-        self._journal.delivered(epoch, min(delivered, stored))
-        undelivered = self._journal.undelivered
-        if not self._time_wanted:
+        before = self.journal.undelivered
+        self.journal.stored(epoch, stored)
+        self.journal.alarms_stored(epoch, self._alarms_below(epoch))
+        self.journal.delivered(epoch, min(delivered, stored))
+        undelivered = self.journal.undelivered
+        if not self.time_wanted:
             if not undelivered:
                 self._poll_due_ms = None
             elif progress or before != undelivered or self._poll_due_ms is None:
