@@ -161,6 +161,7 @@ EVENT_TYPE = Enumeration(
         ("WAN_LOST", 17, "Wide area link lost"),
         ("WAN_RESTORED", 18, "Wide area link back; value: seconds without"),
         ("GNSS_FAULT", 19, "Satellite receiver gives no sense"),
+        ("NO_FIX", 20, "Receiver works, no position: when begun, hourly, when over; value: seconds without"),
     ),
 )
 GAP_CAUSE = Enumeration(
