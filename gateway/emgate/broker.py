@@ -9,8 +9,10 @@ import importlib.metadata
 import importlib.util
 import json
 import logging
+import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -89,10 +91,15 @@ def start_broker(
 ) -> RunningBroker:
     """Start a broker and return once it accepts connections; BrokerError otherwise.
 
-    kind: None takes mosquitto, else amqtt. port: None takes a free one. directory: where mosquitto keeps sessions and
+    kind: None takes what the environment's EMTAG_BROKER names, else mosquitto, else amqtt. port: None takes a free one. directory: where mosquitto keeps sessions and
     queued messages over a restart of it (None: nowhere; amqtt never does). It ends with this process, however that ends
     (Linux with util-linux; elsewhere only after an orderly end)."""
     kinds = available()
+    named = os.environ.get("EMTAG_BROKER")
+    if kind is None and named:
+        if named not in ("mosquitto", "amqtt"):
+            raise BrokerError(f"EMTAG_BROKER={named}: set it to mosquitto or amqtt")
+        kind = "mosquitto" if named == "mosquitto" else "amqtt"
     chosen: Kind | None = kind if kind in kinds else None if kind or not kinds else kinds[0]
     if chosen is None:
         raise BrokerError(
@@ -193,15 +200,11 @@ def _free_port() -> int:
 
 
 def _is_root() -> bool:
-    import os
-
     return hasattr(os, "geteuid") and os.geteuid() == 0
 
 
 async def _embedded(port: int) -> None:
     """Run amqtt until terminated."""
-    import signal
-
     from amqtt.broker import Broker
 
     broker = Broker(

@@ -92,7 +92,7 @@ class Gateway:
         if config.ble is not None:
             from emgate.links.ble import BleLink  # bleak's stack is heavy, and wanted only here
 
-            links.append(BleLink(config.ble, received))
+            links.append(BleLink(config.ble, received, self._clock))
         return links
 
     def _make_uplink(self) -> Uplink:

@@ -34,10 +34,25 @@ def run_gateway(config_path: Path) -> int:
     return EXIT_OK
 
 
-def run_backend(config_path: Path) -> int:
+def run_backend(database: Path, host: str, port: int = 1883) -> int:
     """Ingest the batches of all gateways from a broker until SIGTERM or SIGINT; exit statuses as for run_gateway."""
+    broker = configuration.Broker(host=host, port=port)
+    return _run_backend(
+        configuration.BackendConfig(backend=configuration.BackendSection(database=database), mqtt=broker)
+    )
+
+
+def run_backend_with(config_path: Path) -> int:
+    """The same from a file, where the broker wants a password or TLS, or the clock is shared."""
     try:
-        config = configuration.load_backend(config_path)
+        return _run_backend(configuration.load_backend(config_path))
+    except ConfigError as error:
+        print(f"emtag backend: {error}", file=sys.stderr)
+        return EXIT_UNUSABLE
+
+
+def _run_backend(config: configuration.BackendConfig) -> int:
+    try:
         logs.configure(config.backend.log_level, config.backend.log_file)
 
         def ready(facts: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from functools import partial
 import structlog
 from emwire import codec, constants, envelope
 from emwire.errors import WireError
-from emwire.gateway_link import GatewayLink, Received, lost_range
+from emwire.link import GatewayLink, Received, lost_range
 
 from emgate.clock import Clock
 from emgate.links import Link
