@@ -303,7 +303,7 @@ class Journal:
 
     def _drop(self, segment):
         delivered = self._marks[segment.epoch].delivered
-        first = last = -1
+        first, last = -1, -2
         try:
             with open(self._path(segment), "rb") as file:
                 for _, sequence, payload in Reader(file, segment.alarm, segment.epoch):
@@ -324,25 +324,36 @@ class Journal:
         self._remove(segment)
 
     def _carry_over(self, payload):
-        # A gap record is itself dropped: what it told is told again.
+        # A gap record is itself dropped: what it told is told again, unless a newer one tells of more.
         epoch, first, last, cause = device_codec.decode(payload)[5:9]
         marks = self._marks.get(epoch)
-        if marks is not None and marks.delivered <= last:
-            self._lose(epoch, first, last, cause, 0)
+        if marks is None or marks.delivered > last:
+            return
+        for lost in self._lost:
+            if lost[:4] == [epoch, first, last, cause]:
+                lost[4] = _UNTOLD
+                return
+        self._lose(epoch, first, last, cause, 0)
 
     def _lose(self, epoch, first, last, cause, records):
         if first < 0:
             return
         self.dropped_records += records
-        # Joined with what is lost beside it, as long as no gap record tells of that yet.
         for lost in self._lost:
-            if (lost[0], lost[3], lost[4]) != (epoch, cause, _UNTOLD):
-                continue
-            if first <= lost[2] + 1 and last >= lost[1] - 1:
-                lost[1] = min(lost[1], first)
-                lost[2] = max(lost[2], last)
+            if lost[0] == epoch and lost[1] <= first and last <= lost[2]:
                 return
-        self._remember_lost([epoch, first, last, cause, _UNTOLD])
+        # Joined with what is lost beside it: one gap record tells of both, again if need be.
+        joined = [epoch, first, last, cause, _UNTOLD]
+        kept = []
+        for lost in self._lost:
+            beside = lost[1] <= joined[2] + 1 and joined[1] <= lost[2] + 1
+            if (lost[0], lost[3]) == (epoch, cause) and lost[4] != _WAITS and beside:
+                joined[1] = min(joined[1], lost[1])
+                joined[2] = max(joined[2], lost[2])
+            else:
+                kept.append(lost)
+        self._lost = kept
+        self._remember_lost(joined)
 
     def _remember_lost(self, lost):
         self._lost.append(lost)
@@ -366,7 +377,7 @@ class Journal:
         if not self.next_sequence:
             return False
         queued = False
-        for lost in self._lost:
+        for lost in list(self._lost):
             if lost[4] == _UNTOLD and self.next_sequence <= LAST_SEQUENCE:
                 lost[4] = _WAITS
                 header = self.stamp() if self.stamp else (constants.CLOCK_UNKNOWN, 65535, 0, 0)

@@ -124,3 +124,18 @@ class Reader:
             self.cut = True
         else:
             self.spoilt_sequence = low | (high << 8)
+
+
+def records(folder):
+    """(epoch, sequence, alarm, payload) of every readable record in a journal's folder; for tools and tests."""
+    import os
+
+    found = []
+    for name in os.listdir(folder):
+        parsed = parse_name(name)
+        if parsed:
+            found.append(parsed + (name,))
+    for epoch, alarm, _, name in sorted(found):
+        with open(folder + "/" + name, "rb") as file:
+            for _, sequence, payload in Reader(file, 1 if alarm else 0, epoch):
+                yield epoch, sequence, alarm, payload
