@@ -129,6 +129,7 @@ CREATE TABLE events (
     evidence BLOB NOT NULL
 );
 CREATE INDEX events_by_time ON events (device_id, event_start_date);
+CREATE INDEX events_by_type ON events (device_id, event_type_id, event_start_date);
 CREATE INDEX events_by_record ON events (record_id);
 
 CREATE TABLE readings (
@@ -166,6 +167,10 @@ CREATE TABLE presences (
     beacon_strap INTEGER                      -- 0 closed, 1 open
 );
 CREATE INDEX presences_by_time ON presences (beacon_id, window_start_date);
+-- The few that speak of tampering or of a low battery (conditions/evidence.py names the same figures).
+CREATE INDEX presences_open ON presences (beacon_id, window_start_date) WHERE beacon_strap = 1;
+CREATE INDEX presences_copied ON presences (beacon_id, window_start_date) WHERE authenticity IN (2, 3);
+CREATE INDEX presences_low ON presences (beacon_id, window_start_date) WHERE beacon_battery_percent <= 20;
 CREATE INDEX presences_by_unit ON presences (device_id, window_start_date);
 
 CREATE TABLE statuses (

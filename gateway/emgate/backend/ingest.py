@@ -15,7 +15,8 @@ import structlog
 from emwire import codec
 
 from emgate.backend import batch as batches
-from emgate.backend import database, projection
+from emgate.backend import database, orders, projection
+from emgate.backend.conditions.engine import Judgement
 from emgate.backend.projection import Decoded, Header, Row
 from emgate.backend.vocabulary import unix_ms
 
@@ -29,6 +30,8 @@ EVIDENCE_OF = {
     "statuses": ("power",),
 }
 """Which conditions a row of a table is evidence for."""
+
+CONDITIONS = ("curfew", "exclusion_zone", "alcohol", "tamper", "power")
 
 QUARANTINE = (
     "UPDATE records SET quarantine_reason = CASE"
@@ -77,14 +80,113 @@ class Backend:
         return new
 
     def evaluate(self, now_ms: int) -> int:
-        """Judge what new evidence or the passing of time calls for; returns how many violations changed."""
-        return 0
+        """Judge what new evidence or the passing of time calls for; returns how many violations changed.
+
+        Cheap when nothing is due. Each person and condition is judged in a transaction of its own, so that ingest
+        waits for one judgement at most, and a kill loses none.
+        """
+        changed = 0
+        with self._lock:
+            work = self._database.execute(
+                "SELECT person_id, condition FROM pending UNION"
+                " SELECT person_id, condition FROM violations WHERE due_date <= ? ORDER BY 1, 2",
+                (now_ms,),
+            ).fetchall()
+        for row in work:
+            with self._lock, database.transaction(self._database):
+                changed += self._judge(row["person_id"], row["condition"], now_ms)
+        return changed
+
+    def _judge(self, person_id: str, condition: str, now_ms: int) -> int:
+        which = (person_id, condition)
+        span = self._database.execute(
+            "SELECT min(f), max(t) FROM ("
+            " SELECT from_date f, to_date t FROM pending WHERE person_id = ?1 AND condition = ?2 UNION ALL"
+            " SELECT scope_date, scope_date FROM violations"
+            " WHERE person_id = ?1 AND condition = ?2 AND due_date <= ?3)",
+            (*which, now_ms),
+        ).fetchone()
+        self._database.execute("DELETE FROM pending WHERE person_id = ? AND condition = ?", which)
+        if span[0] is None:
+            return 0
+        return Judgement(self._database, person_id, condition, span[0], span[1], now_ms).run()
+
+    def load_orders(self, path: Path) -> int:
+        """Make wearers, activations and orders those of the file; returns how many persons it changed.
+
+        Records quarantined until now are judged by the next evaluate(), as is everything of a person whose orders or
+        activations changed. ConfigError names file, field and remedy, and nothing is changed.
+        """
+        return self.set_orders(orders.read_order_file(path))
+
+    def set_orders(self, file: orders.OrderFile) -> int:
+        """As load_orders, from a file already read."""
+        with self._lock, database.transaction(self._database):
+            return _load(self._database, file)
+
+    def reproject(self) -> int:
+        """Try again to decode what an earlier version could not; returns how many records are understood now."""
+        with self._lock, database.transaction(self._database):
+            return _Ingest(self._database, None, self.clock.now_ms()).reproject()
+
+
+def _load(connection: sqlite3.Connection, file: orders.OrderFile) -> int:
+    before = _by_person(connection)
+    connection.execute("DELETE FROM activations")
+    connection.execute("DELETE FROM orders")
+    connection.executemany(
+        "INSERT INTO activations VALUES (?, ?, ?, ?, ?, ?, ?)",
+        [
+            (
+                item.deviceActivationId,
+                item.deviceId,
+                item.personId,
+                item.from_ms,
+                item.until_ms,
+                item.curfewAddress,
+                item.charged,
+            )
+            for item in file.activations
+        ],
+    )
+    connection.executemany(
+        "INSERT INTO orders VALUES (?, ?, ?)",
+        [(order.orderId, order.personId, orders.order_to_json(order)) for order in file.orders],
+    )
+    after = _by_person(connection)
+    persons = {person for person in before.keys() | after.keys() if before.get(person) != after.get(person)}
+    devices: set[int] = set()
+    for person in persons:
+        for state in (before, after):
+            devices.update(row[1] for row in state.get(person, ([], []))[0])
+        connection.executemany(
+            "INSERT INTO pending VALUES (?, ?, 0, ?)"
+            " ON CONFLICT DO UPDATE SET from_date = 0, to_date = excluded.to_date",
+            [(person, condition, orders.FOR_EVER_MS) for condition in CONDITIONS],
+        )
+    for device_id in devices:
+        connection.execute(QUARANTINE + " WHERE device_id = ?", (device_id,))
+    return len(persons)
+
+
+_PersonState = tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]
+
+
+def _by_person(connection: sqlite3.Connection) -> dict[str, _PersonState]:
+    """Activations and orders of every person, to see who changed."""
+    found: dict[str, _PersonState] = {}
+    for place, query in enumerate(
+        ("SELECT * FROM activations ORDER BY device_activation_id", "SELECT * FROM orders ORDER BY order_id")
+    ):
+        for row in connection.execute(query):
+            found.setdefault(row["person_id"], ([], []))[place].append(tuple(row))
+    return found
 
 
 class _Ingest:
     """One batch inside its transaction."""
 
-    def __init__(self, connection: sqlite3.Connection, batch: batches.Batch, now_ms: int) -> None:
+    def __init__(self, connection: sqlite3.Connection, batch: batches.Batch | None, now_ms: int) -> None:
         self._database = connection
         self._batch = batch
         self._now_ms = now_ms
@@ -92,11 +194,50 @@ class _Ingest:
         self._anchored: set[tuple[int, int]] = set()
 
     def run(self) -> int:
-        new = sum(self._record(record) for record in self._batch.records)
+        """Store the batch; returns how many records were new."""
+        assert self._batch is not None
+        new = sum(self._record(record, self._batch) for record in self._batch.records)
+        self._finish()
+        return new
+
+    def reproject(self) -> int:
+        """Decode again what could not be decoded; returns how many records can be now."""
+        understood = 0
+        for row in self._database.execute("SELECT * FROM records WHERE state <> 'DECODED'").fetchall():
+            record = batches.BatchRecord(
+                deviceId=row["device_id"],
+                epoch=row["epoch"],
+                sequence=row["sequence"],
+                alarm=bool(row["alarm"]),
+                receivedTimeMs=row["received_date"],
+                link=row["link"],
+                payload=bytes(row["payload"]).hex(),  # type: ignore[arg-type]  # read from hexadecimal
+            )
+            decoded = projection.decode(record.payload)
+            if decoded.message is not None:
+                recorded, source = self._recorded(record, decoded)
+                self._database.execute(
+                    "UPDATE records SET state = ?, reason = NULL, uptime_s = ?, clock_source = ?,"
+                    " clock_uncertainty_ms = ?, recorded_date = ?, recorded_source = ? WHERE record_id = ?",
+                    (
+                        decoded.state,
+                        decoded.message.uptime_s,
+                        decoded.message.clock_source,
+                        decoded.message.clock_uncertainty_ms,
+                        recorded,
+                        source,
+                        row["record_id"],
+                    ),
+                )
+                self._project(row["record_id"], record, decoded, recorded, source)
+                understood += 1
+        self._finish()
+        return understood
+
+    def _finish(self) -> None:
         for device_id, epoch in sorted(self._anchored):
             self._resolve_unset(device_id, epoch)
         self._mark_pending()
-        return new
 
     def _mark_pending(self) -> None:
         """What was touched is to be judged anew; kept in the same commit, so that a kill cannot lose it."""
@@ -110,7 +251,7 @@ class _Ingest:
                     (condition, device_id, first, last),
                 )
 
-    def _record(self, record: batches.BatchRecord) -> bool:
+    def _record(self, record: batches.BatchRecord, batch: batches.Batch) -> bool:
         identity = (record.deviceId, record.epoch, record.sequence)
         known = self._database.execute(
             "SELECT payload FROM records WHERE device_id = ? AND epoch = ? AND sequence = ?", identity
@@ -129,8 +270,8 @@ class _Ingest:
                 *identity,
                 record.alarm,
                 record.link,
-                self._batch.gatewayId,
-                self._batch.batchId,
+                batch.gatewayId,
+                batch.batchId,
                 record.payload[0] if record.payload else None,
                 decoded.state,
                 decoded.reason,
@@ -140,20 +281,36 @@ class _Ingest:
                 recorded,
                 source,
                 record.receivedTimeMs,
-                self._batch.uploadedDateMs,
+                batch.uploadedDateMs,
                 self._now_ms,
                 record.payload,
             ),
         )
         record_id = cursor.lastrowid
         assert record_id is not None
+        self._database.execute(
+            "INSERT INTO epochs (device_id, epoch, received, highest_sequence) VALUES (?1, ?2, 1, ?3)"
+            " ON CONFLICT DO UPDATE SET received = received + 1, highest_sequence = max(highest_sequence, ?3)",
+            identity,
+        )
+        self._project(record_id, record, decoded, recorded, source)
+        return True
+
+    def _project(
+        self,
+        record_id: int,
+        record: batches.BatchRecord,
+        decoded: Decoded,
+        recorded: int | None,
+        source: str | None,
+    ) -> None:
+        header = Header(record_id, record.deviceId, record.epoch, record.sequence, recorded)
         self._database.execute(QUARANTINE + " WHERE record_id = ?", (record_id,))
-        self._insert(projection.rows(Header(record_id, *identity, recorded), decoded))
+        self._insert(projection.rows(header, decoded))
         self._account(record, decoded)
         self._device(record, decoded, recorded)
         if source == "DEVICE":
             self._anchored.add((record.deviceId, record.epoch))
-        return True
 
     def _duplicate(self, identity: tuple[int, int, int], payload: bytes, kept: bytes) -> None:
         conflict = payload != kept
@@ -238,14 +395,12 @@ class _Ingest:
                 self._touched[device_id, row.table] = min(first, moment), max(last, moment)
 
     def _account(self, record: batches.BatchRecord, decoded: Decoded) -> None:
-        """The books of the boot epoch: what came, and what the device says it made."""
-        made = decoded.message.records_made if isinstance(decoded.message, codec.Status) else 0
-        self._database.execute(
-            "INSERT INTO epochs (device_id, epoch, received, highest_sequence, records_made) VALUES (?1, ?2, 1, ?3, ?4)"
-            " ON CONFLICT DO UPDATE SET received = received + 1, highest_sequence = max(highest_sequence, ?3),"
-            " records_made = max(records_made, ?4)",
-            (record.deviceId, record.epoch, record.sequence, made),
-        )
+        """The books of the boot epochs: what the device says it made."""
+        if isinstance(decoded.message, codec.Status):
+            self._database.execute(
+                "UPDATE epochs SET records_made = max(records_made, ?) WHERE device_id = ? AND epoch = ?",
+                (decoded.message.records_made, record.deviceId, record.epoch),
+            )
         hello = decoded.message
         if isinstance(hello, codec.Hello) and hello.previous_epoch != record.epoch:
             if hello.previous_epoch == 0 and hello.previous_epoch_records == 0:
