@@ -588,10 +588,7 @@ class Status:
             _refuse(self.battery_mv, 13)
         if type(self.charging) is not int or not 0 <= self.charging <= 1:
             _refuse(self.charging, 15)
-        if (
-            type(self.temperature_centi_celsius) is not int
-            or not -32768 <= self.temperature_centi_celsius <= 32767
-        ):
+        if type(self.temperature_centi_celsius) is not int or not -32768 <= self.temperature_centi_celsius <= 32767:
             _refuse(self.temperature_centi_celsius, 16)
         if type(self.memory_free_bytes) is not int or not 0 <= self.memory_free_bytes <= 4294967295:
             _refuse(self.memory_free_bytes, 18)

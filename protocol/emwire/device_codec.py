@@ -347,10 +347,7 @@ def encode_alcohol_reading(
         _refuse(tac_ug_per_l, 16)
     if type(contact_ir_mv) is not int or not 0 <= contact_ir_mv <= 65535:
         _refuse(contact_ir_mv, 20)
-    if (
-        type(skin_temperature_centi_celsius) is not int
-        or not -32768 <= skin_temperature_centi_celsius <= 32767
-    ):
+    if type(skin_temperature_centi_celsius) is not int or not -32768 <= skin_temperature_centi_celsius <= 32767:
         _refuse(skin_temperature_centi_celsius, 22)
     if type(motion_count) is not int or not 0 <= motion_count <= 65535:
         _refuse(motion_count, 24)

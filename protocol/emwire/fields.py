@@ -134,9 +134,7 @@ class PrefixedBytes(c.Construct):  # type: ignore[misc]
 class RestBytes(c.Construct):  # type: ignore[misc]
     """A byte string that reaches to the end of the message; what is beyond `longest` is trailing."""
 
-    def __init__(
-        self, shortest: int, longest: int, description: str, *, unit: str = "", source: str = "emtag"
-    ) -> None:
+    def __init__(self, shortest: int, longest: int, description: str, *, unit: str = "", source: str = "emtag") -> None:
         super().__init__()
         self.shortest = shortest
         self.longest = longest

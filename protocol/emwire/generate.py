@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from emwire.generators import constants_file, cpython_file, device_file
+from emwire.generators import constants_file, cpython_file, device_file, reference_file
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -15,6 +15,7 @@ OUTPUTS: dict[str, Callable[[], str]] = {
     "protocol/emwire/constants.py": constants_file.write,
     "protocol/emwire/codec.py": cpython_file.write,
     "protocol/emwire/device_codec.py": device_file.write,
+    "docs/protocol.md": reference_file.write,
 }
 
 

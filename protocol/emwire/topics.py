@@ -6,6 +6,7 @@ UP = 0
 DOWN = 1
 UP_FILTER = "emtag/v1/up/+"
 DOWN_FILTER = "emtag/v1/down/+"
+BACKEND_BATCH_FILTER = "emtag/v1/backend/+/batch"
 
 _UP = "emtag/v1/up/"
 _DOWN = "emtag/v1/down/"

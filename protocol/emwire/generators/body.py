@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from emwire.fields import Integer, ItemList, RestBytes
 from emwire.generators.layout import Layout, Part
 
-WIDTH = 110  # of the project's lines
+WIDTH = 120  # of the project's lines, as in pyproject.toml
 
 
 @dataclass(frozen=True)
