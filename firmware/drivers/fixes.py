@@ -80,12 +80,13 @@ class Epochs:
         self.unconfirmed = 0
         self.late = 0  # observations about an epoch already given out
         self.bad_dates = 0
+        self.date_jumps = 0
         self.rollovers = 0
         self._not_before_day = not_before_day
         self._usual = 1  # position sentences an epoch has, as far as learned
         self._singles = 0
         self._given_ms = None  # time of day of the last epoch given out
-        self._dated_ms = self._dated_day = None
+        self._dated_ms = self._dated_day = self._jumped_to = None
         self._mode = self._mode_ms = None
         self._weeks = 0
         self._open = False
@@ -105,7 +106,7 @@ class Epochs:
         self._refusal = CAUSE_NONE
         self._day = None
         self._date_bad = False
-        self._latitude = self._longitude = 0
+        self._latitude = self._longitude = self._decimals = 0
         self._speed = self._direction = None
         self._satellites = self._hdop = self._precision = None
         self._gsa_mode = 0
@@ -191,16 +192,16 @@ class Epochs:
         self._refusal = CAUSE_VOID if status == nmea.VOID else CAUSE_ESTIMATED
 
     def _place(self, seen):
-        if self._positions:
-            if (
-                abs(seen.latitude - self._latitude) > AGREEMENT_MICRODEGREES
-                or abs(seen.longitude - self._longitude) > AGREEMENT_MICRODEGREES
-            ):
-                self._refusal = self._refusal or CAUSE_CONTRADICTION
-        else:
+        if not self._positions:
             # The first stays: a sentence spliced by lost bytes can only be followed by the next epoch's.
-            self._latitude, self._longitude = seen.latitude, seen.longitude
-        self._positions += 1
+            self._latitude, self._longitude, self._decimals = seen.latitude, seen.longitude, seen.decimals
+            self._positions = 1
+            return
+        apart = max(abs(seen.latitude - self._latitude), abs(seen.longitude - self._longitude))
+        if apart > AGREEMENT_MICRODEGREES:
+            self._refusal = self._refusal or CAUSE_CONTRADICTION
+        elif not apart or seen.decimals != self._decimals:
+            self._positions += 1  # the same, as far as it goes, and so confirmed
 
     def _merge(self, seen):
         if seen.kind == nmea.GSA:
@@ -299,10 +300,17 @@ class Epochs:
         if self._time_ms is None or self._date_bad:
             return None
         day = self._day
+        carried = self._carried_day()
         if day is None:
-            day = self._carried_day()
+            day = carried
             if day is None:
                 return None
+        elif carried is not None and day != carried and day != self._jumped_to:
+            # Said once it may be an error that the checksum missed; said twice it is what the receiver means.
+            self.date_jumps += 1
+            self._jumped_to = day
+            return None
+        self._jumped_to = None
         self._dated_day = day
         self._dated_ms = self._time_ms
         if self._not_before_day is not None:

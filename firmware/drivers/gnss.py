@@ -243,6 +243,8 @@ class Gnss:
         """
         try:
             await self.on()
+            # What has been heard so far, the open epoch too, was measured before this call.
+            self._take(self.receiver.pause())
             self._fresh = []
             best = await self._wait(self._clock.ticks_ms() + timeout_ms, settle_ms)
         finally:

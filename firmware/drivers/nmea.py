@@ -54,6 +54,7 @@ class Observation:
         self.status = SILENT
         self.latitude = None  # microdegrees
         self.longitude = None
+        self.decimals = None  # of a minute, of both
         self.speed = None  # mm/s
         self.direction = None  # hundredths of a degree
         self.satellites = None
@@ -271,6 +272,10 @@ def _position(seen, fields, at):
         raise Malformed("position without time")
     seen.latitude = _angle(fields[at], 2, 90)
     seen.longitude = _angle(fields[at + 2], 3, 180)
+    seen.decimals = len(fields[at]) - 5
+    # Losing two equal characters leaves the checksum right: 4829.0005 less two zeros is 4829.05.
+    if len(fields[at + 2]) - 6 != seen.decimals:
+        raise Malformed("decimals")
     if fields[at + 1] == b"S":
         seen.latitude = -seen.latitude
     elif fields[at + 1] != b"N":

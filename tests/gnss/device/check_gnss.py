@@ -1,0 +1,155 @@
+# Power, waiting, settling and fault detection of the receiver driver, in virtual time.
+# ruff: noqa: UP031
+import asyncio
+
+from drivers import fixes, gnss
+from virtual import Clock, PinOut, Uart
+
+
+def sentence(body):
+    checksum = 0
+    for byte in body.encode():
+        checksum ^= byte
+    return ("$%s*%02X\r\n" % (body, checksum)).encode()
+
+
+def epoch(second, hdop="0.9", valid=True, latitude="5130.1000"):
+    if not valid:
+        return sentence("GNGGA,,,,,,0,,,,,,,,") + sentence("GNRMC,,V,,,,,,,,,,N")
+    time = "12%02d%02d.00" % (second // 60, second % 60)
+    return (
+        sentence("GNGGA,%s,%s,N,00007.2000,W,1,09,%s,30.0,M,47.0,M,," % (time, latitude, hdop))
+        + sentence("GNGSA,A,3,01,02,03,04,,,,,,,,,1.8,%s,1.5" % hdop)
+        + sentence("GNRMC,%s,A,%s,N,00007.2000,W,10.0,090.0,010626,,,A" % (time, latitude))
+    )
+
+
+class Bench:
+    """A receiver that sends make(seconds since power-on) every second while it is powered."""
+
+    def __init__(self, make, **options):
+        self.uart = Uart()
+        self.pin = PinOut()
+        self.clock = Clock()
+        self.logged = []
+        self.make = make
+        self.gnss = gnss.Gnss(self.uart, self.pin, self.clock, self.logged.append, **options)
+        self._task = asyncio.create_task(self._run())
+
+    async def _run(self):
+        since = 0
+        while True:
+            await asyncio.sleep_ms(980)
+            if not self.pin.level:
+                since = 0
+                await asyncio.sleep_ms(20)
+                continue
+            since += 1
+            data = self.make(since)
+            # In two pieces, as a UART delivers.
+            if data:
+                self.uart.feed(data[: len(data) // 2])
+            await asyncio.sleep_ms(20)
+            if data:
+                self.uart.feed(data[len(data) // 2 :])
+
+
+async def check_powers_up_settles_and_powers_down(folder):
+    bench = Bench(lambda s: epoch(s, valid=s > 20))
+    fix = await bench.gnss.fix(60000)
+    assert bench.gnss.outcome == gnss.OUTCOME_FIX and bench.pin.level == 0 and not bench.gnss.fault
+    # The third good fix in a row, given out when the burst pauses.
+    assert fix.time_s % 3600 == 23 and fix.mode == 3
+    assert 23000 <= bench.clock.ticks_ms() <= 24200, bench.clock.ticks_ms()
+    assert 20900 <= bench.gnss.time_to_fix_ms <= 21300, bench.gnss.time_to_fix_ms
+    assert bench.gnss.fix_ticks_ms <= bench.clock.ticks_ms()
+    assert bench.gnss.receiver.sentences == 2 * 20 + 3 * 3
+
+
+async def check_best_within_the_settling_time(folder):
+    hdops = ["9.0", "8.0", "3.0"] + ["6.0"] * 60
+    bench = Bench(lambda s: epoch(s, hdops[s - 1]))
+    fix = await bench.gnss.fix(60000, settle_ms=8000)
+    assert fix.hdop_hundredths == 300 and fix.time_s % 60 == 3
+    assert 8000 <= bench.clock.ticks_ms() <= 10300
+
+
+async def check_no_fix_is_not_a_fault(folder):
+    bench = Bench(lambda s: epoch(s, valid=False))
+    assert await bench.gnss.fix(40000) is None
+    assert bench.gnss.outcome == gnss.OUTCOME_NO_FIX and bench.gnss.cause == fixes.CAUSE_VOID
+    assert not bench.gnss.fault and bench.pin.level == 0 and 40000 <= bench.clock.ticks_ms() <= 40100
+
+
+async def check_a_silent_receiver_is_a_fault(folder):
+    bench = Bench(lambda s: b"")
+    assert await bench.gnss.fix(120000) is None
+    assert bench.gnss.outcome == gnss.OUTCOME_SILENT and bench.gnss.fault and bench.pin.level == 0
+    assert bench.clock.ticks_ms() < 16000 and bench.logged and bench.gnss.faults == 1
+
+
+async def check_garbage_is_a_fault(folder):
+    bench = Bench(lambda s: bytes((i * 37 + s) & 0x7F for i in range(200)))
+    assert await bench.gnss.fix(120000, keep_on=True) is None
+    assert bench.gnss.outcome == gnss.OUTCOME_GARBAGE and bench.gnss.fault
+    assert bench.pin.level == 0, "a faulty receiver is power-cycled"
+    bench.make = lambda s: epoch(s)
+    assert await bench.gnss.fix(60000) is not None
+    assert not bench.gnss.fault
+
+
+async def check_falling_silent_later_is_a_fault_too(folder):
+    bench = Bench(lambda s: epoch(s, valid=False) if s < 30 else b"")
+    assert await bench.gnss.fix(300000) is None
+    assert bench.gnss.fault and bench.clock.ticks_ms() < 50000
+
+
+async def check_kept_on_it_gives_only_what_is_new(folder):
+    bench = Bench(lambda s: epoch(s))
+    first = await bench.gnss.fix(60000, keep_on=True)
+    assert bench.pin.level == 1
+    await asyncio.sleep_ms(15000)
+    before = bench.clock.ticks_ms()
+    second = await bench.gnss.fix(60000, keep_on=True)
+    assert bench.clock.ticks_ms() - before <= 1300, "settled already"
+    assert second.time_s - first.time_s >= 15 and bench.gnss.starts == 1
+    bench.gnss.off()
+    assert bench.pin.level == 0
+
+
+async def check_stale_bytes_are_not_a_fix(folder):
+    bench = Bench(lambda s: epoch(s, valid=False))
+    bench.uart.feed(epoch(1) + epoch(2))
+    assert await bench.gnss.fix(5000) is None
+
+
+async def check_one_at_five_hertz(folder):
+    def make(since):
+        data = b""
+        for part in range(5):
+            time = "1200%02d.%d0" % (since, 2 * part)
+            data += sentence("GNGGA,%s,5130.1000,N,00007.2000,W,1,09,0.9,30.0,M,47.0,M,," % time)
+            data += sentence("GNRMC,%s,A,5130.1000,N,00007.2000,W,10.0,090.0,010626,,,A" % time)
+        return data
+
+    bench = Bench(make)
+    fix = await bench.gnss.fix(60000)
+    assert fix is not None and bench.clock.ticks_ms() < 1400
+
+
+async def check_asks_for_nav_pvt_once_it_is_awake(folder):
+    bench = Bench(lambda s: epoch(s), nav_pvt=True)
+    await bench.gnss.fix(60000)
+    written = bytes(bench.uart.written)
+    assert written.startswith(b"\xb5\x62\x06\x01\x03\x00\x01\x07\x01\x13\x51") and written.count(b"\xb5\x62") == 2
+
+
+async def check_uart_that_fails(folder):
+    bench = Bench(lambda s: b"")
+
+    async def broken():
+        raise OSError(5)
+
+    bench.uart.read = broken
+    assert await bench.gnss.fix(60000) is None
+    assert bench.gnss.outcome == gnss.OUTCOME_SILENT and len(bench.logged) == 2
