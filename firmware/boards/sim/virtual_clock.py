@@ -23,8 +23,13 @@ class _VirtualQueue:
         global _now
         if timeout_ms == 0:
             return
-        _now = BASE + wire.wait(-1 if timeout_ms < 0 else _now - BASE + timeout_ms)
-        wire.hand_out()
+        deadline = -1 if timeout_ms < 0 else _now - BASE + timeout_ms
+        while True:
+            _now = BASE + wire.wait(deadline)
+            wire.hand_out()
+            # With no task due asyncio takes the next one without looking: return only once there is one.
+            if deadline >= 0 or core._task_queue.peek():
+                return
 
     def queue_read(self, stream):
         raise OSError("the simulated board has no streams; use board.uart()")

@@ -21,6 +21,7 @@ from bleak.backends.device import BLEDevice
 from bleak.backends.scanner import AdvertisementData, BaseBleakScanner
 from bleak.exc import BleakError
 from emwire import fragments
+from emwire.framing import MAXIMUM_DATAGRAM
 
 from emgate.clock import Clock
 from emgate.config import BleSection
@@ -42,6 +43,7 @@ MAXIMUM_OUTBOX = 64
 # Frames of one connection that are not committed yet; a device has at most a window of 8 under way.
 MAXIMUM_PENDING = 64
 DEVICE_ID = struct.Struct("<I")
+MAXIMUM_FRAME = MAXIMUM_DATAGRAM - DEVICE_ID.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,9 @@ class Timing:
     """`_ms`: on the gateway's clock. `_s`: real time, about the adapter and not about devices."""
 
     idle_ms: int = 5_000
-    """Silence after which a connection is given up: longer than commit, uplink and acknowledgement together."""
+    """Silence after which a connection makes room for a tag that waits: longer than commit and acknowledgement."""
+    maximum_idle_ms: int = 900_000
+    """Silence after which it ends anyway. Otherwise the tag hangs up when it is done, for its battery's sake."""
     pause_ms: int = 2_000
     """After a connection that carried something: time for the tag to fall silent."""
     back_off_ms: int = 5_000
@@ -155,8 +159,16 @@ class BleLink:
         if len(connection.outbox) >= MAXIMUM_OUTBOX:
             self.counters["send_queue_full"] += 1
             return False
+        if len(frame) > MAXIMUM_FRAME:
+            self.counters["too_long"] += 1
+            return False
         connection.put(device_id, frame)
         return True
+
+    @property
+    def slot_wanted(self) -> bool:
+        """Whether a tag waits for another to finish."""
+        return bool(self._candidates) and len(self._connections) >= self._slots
 
     # -- scanning and connecting ------------------------------------------------------------------------------
 
@@ -316,7 +328,8 @@ class _Connection:
         now_ms = self._link.clock.now_ms()
         if self.outbox or self._pending or now_ms < self._active_ms:  # the clock was set back
             self._active_ms = now_ms
-        return now_ms - self._active_ms >= self._link.timing.idle_ms
+        timing = self._link.timing
+        return now_ms - self._active_ms >= (timing.idle_ms if self._link.slot_wanted else timing.maximum_idle_ms)
 
     async def _write_datagram(self, datagram: bytes) -> None:
         assert self._rx is not None

@@ -77,7 +77,7 @@ class BumbleAdapter:
         except TimeoutError:
             await self.close()
             raise OSError(f"{self.transport_name}: no answer from the controller") from None
-        except (core.BaseBumbleError, BleakError) as error:
+        except (core.BaseBumbleError, BleakError, OSError) as error:
             await self.close()
             raise OSError(f"{self.transport_name}: {error}") from None
         except BaseException:

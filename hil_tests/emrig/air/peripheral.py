@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from bumble import att, core, gatt, hci
 from bumble.controller import LegacyAdvertiser
-from bumble.device import Connection, Device
+from bumble.device import AdvertisingType, Connection, Device
+from bumble.device import LegacyAdvertiser as HostAdvertiser
 from bumble.host import Host
 from bumble.transport.common import AsyncPipeSink
 
@@ -27,8 +28,8 @@ logger = logging.getLogger(__name__)
 # advDelay, Core Specification Vol 6, Part B, 4.4.2.2.1: each event is late by a pseudo-random 0 to 10 ms, so that two
 # radios with the same interval do not stay in step.
 ADVERTISING_DELAY_MS = 10
-# The shortest advertising interval that the specification allows.
-MINIMUM_INTERVAL_US = 20_000
+# What the specification allows (Vol 4, Part E, 7.8.5).
+ADVERTISING_INTERVALS_US = range(20_000, 10_240_001)
 # ATT PDUs a NimBLE port holds (12 blocks in its mbuf pool) before it answers ENOMEM.
 TRANSMIT_BUFFERS = 12
 # What NimBLE offers unless config(mtu=…) says otherwise.
@@ -62,7 +63,7 @@ class VirtualAdvertiser(LegacyAdvertiser):
     def begin(self, interval_us: int, kind: int, data: bytes, response: bytes) -> None:
         """Advertise from now on, with this content."""
         self.stop()
-        self.interval_ms = max(interval_us, MINIMUM_INTERVAL_US) / 1000
+        self.interval_ms = interval_us / 1000
         self.kind = kind
         self.advertising_data = data
         self.scan_response_data = response
@@ -114,10 +115,12 @@ class DeviceController(AirController):
 
 
 class _Scan:
-    """One gap_scan: deaf outside its windows."""
+    """One gap_scan: deaf outside its windows, whose phase is the controller's own affair."""
 
-    def __init__(self, start_ms: int, duration_ms: int, interval_us: int, window_us: int, active: bool) -> None:
-        self.start_ms = start_ms
+    def __init__(
+        self, start_ms: int, duration_ms: int, interval_us: int, window_us: int, active: bool, phase: float
+    ) -> None:
+        self.start_us = start_ms * 1000 - int(phase * interval_us)
         self.end_ms = start_ms + duration_ms if duration_ms else None
         self.interval_us = max(interval_us, 1)
         self.window_us = window_us
@@ -126,7 +129,7 @@ class _Scan:
     def listens(self, now_ms: int) -> bool:
         if self.end_ms is not None and now_ms >= self.end_ms:
             return False
-        return (now_ms - self.start_ms) * 1000 % self.interval_us < self.window_us
+        return (now_ms * 1000 - self.start_us) % self.interval_us < self.window_us
 
 
 class DeviceRadio:
@@ -145,6 +148,7 @@ class DeviceRadio:
         self.refuse_notifications = 0
         """The next so many notifications find no buffer (ENOMEM): for tests of back-pressure."""
         self._deliver = deliver
+        self._random = random.Random(~device_id)
         self._active = False
         self._scan: _Scan | None = None
         self._scan_end: Handle | None = None
@@ -207,8 +211,18 @@ class DeviceRadio:
 
     def _call_advertise(self, payload: bytes) -> bytes:
         interval_us, connectable, data, response = wire.unpack_advertise(payload)
+        if interval_us not in ADVERTISING_INTERVALS_US:
+            raise OSError(wire.EINVAL, "interval out of range")
         unconnectable = wire.ADV_SCAN_IND if response else wire.ADV_NONCONN_IND
         kind = wire.ADV_IND if connectable else unconnectable
+        # What the host would have noted if it had started this: it knows its own address by it once connected.
+        self.device.legacy_advertiser = HostAdvertiser(
+            self.device,
+            AdvertisingType.UNDIRECTED_CONNECTABLE_SCANNABLE,
+            hci.OwnAddressType.RANDOM,
+            hci.Address.ANY,
+            auto_restart=False,
+        )
         self.controller.advertiser.begin(interval_us, kind, data, response)
         return b""
 
@@ -222,7 +236,7 @@ class DeviceRadio:
             raise OSError(wire.EINVAL, "window exceeds interval")
         self._stop_scan()
         now_ms = self.clock.now_ms()
-        self._scan = _Scan(now_ms, duration_ms, interval_us, window_us, bool(active))
+        self._scan = _Scan(now_ms, duration_ms, interval_us, window_us, bool(active), self._random.random())
         if duration_ms:
             self._scan_end = self.clock.call_at(now_ms + duration_ms, self._end_scan)
         return b""
@@ -299,10 +313,18 @@ class DeviceRadio:
         return [attribute.handle for attribute in added]
 
     def _reader(self, attribute: att.Attribute[bytes]) -> Callable[[Connection], bytes]:
-        return lambda connection: self._values.get(attribute.handle, b"")
+        def read(connection: Connection) -> bytes:
+            # Bumble's server checks for encryption only.
+            if not attribute.permissions & att.Attribute.Permissions.READABLE:
+                raise att.ATT_Error(att.ATT_READ_NOT_PERMITTED_ERROR, attribute.handle)
+            return self._values.get(attribute.handle, b"")
+
+        return read
 
     def _writer(self, attribute: att.Attribute[bytes]) -> Callable[[Connection, bytes], None]:
         def write(connection: Connection, value: bytes) -> None:
+            if not attribute.permissions & att.Attribute.Permissions.WRITEABLE:
+                raise att.ATT_Error(att.ATT_WRITE_NOT_PERMITTED_ERROR, attribute.handle)
             self._values[attribute.handle] = bytes(value)
             head = struct.pack(wire.WRITE, connection.handle, attribute.handle)
             self._interrupt(wire.IRQ_GATTS_WRITE, head + bytes(value))

@@ -28,35 +28,32 @@ _CHANNEL = "ble"
 
 
 class UUID:
-    """A 16-, 32- or 128-bit UUID; the buffer protocol of the real one is `bytes(uuid)` here, little endian."""
+    """A 16-, 32- or 128-bit UUID. (The real one has the buffer protocol, which no class in Python can have.)"""
 
     def __init__(self, value):
         if isinstance(value, int):
             if not 0 <= value <= 0xFFFF:
                 raise ValueError("invalid UUID")
-            self._bytes = struct.pack("<H", value)
+            self.octets = struct.pack("<H", value)
         elif isinstance(value, str):
             digits = value.replace("-", "")
             if len(digits) != 32:
                 raise ValueError("invalid UUID")
-            self._bytes = bytes(int(digits[i : i + 2], 16) for i in range(30, -2, -2))
+            self.octets = bytes(int(digits[i : i + 2], 16) for i in range(30, -2, -2))
         else:
             value = bytes(value)
             if len(value) not in (2, 4, 16):
                 raise ValueError("invalid UUID")
-            self._bytes = value
-
-    def __bytes__(self):
-        return self._bytes
+            self.octets = value
 
     def __eq__(self, other):
-        return isinstance(other, UUID) and self._bytes == other._bytes
+        return isinstance(other, UUID) and self.octets == other.octets
 
     def __hash__(self):
-        return hash(self._bytes)
+        return hash(self.octets)
 
     def __repr__(self):
-        text = "".join("%02x" % b for b in reversed(self._bytes))
+        text = "".join("%02x" % b for b in reversed(self.octets))
         if len(text) == 32:
             return "UUID('%s-%s-%s-%s-%s')" % (text[:8], text[8:12], text[12:16], text[16:20], text[20:])
         return "UUID(0x%s)" % text
@@ -191,13 +188,13 @@ class BLE:
         items = []
         shape = []
         for service_uuid, characteristics in services_definition:
-            items.append((_w.ITEM_SERVICE, 0, bytes(service_uuid)))
+            items.append((_w.ITEM_SERVICE, 0, service_uuid.octets))
             count = 0
             for characteristic in characteristics:
-                items.append((_w.ITEM_CHARACTERISTIC, characteristic[1], bytes(characteristic[0])))
+                items.append((_w.ITEM_CHARACTERISTIC, characteristic[1], characteristic[0].octets))
                 count += 1
                 for descriptor in characteristic[2] if len(characteristic) > 2 else ():
-                    items.append((_w.ITEM_DESCRIPTOR, descriptor[1], bytes(descriptor[0])))
+                    items.append((_w.ITEM_DESCRIPTOR, descriptor[1], descriptor[0].octets))
                     count += 1
             shape.append(count)
         answer = self._call(_w.CALL_REGISTER, _w.pack_items(items))
