@@ -22,7 +22,7 @@ class Receiver:
         """not_before_day: see fixes.Epochs."""
         self.epochs = fixes.Epochs(not_before_day)
         self.bytes_heard = 0
-        self.bytes_skipped = 0
+        self.bytes_skipped = 0  # between sentences, line ends too
         self.sentences = 0
         self.messages = 0
         self.checksum_errors = 0
