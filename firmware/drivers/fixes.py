@@ -51,10 +51,13 @@ ROLLOVER_DAYS = 7 * 1024
 _POSITION_KINDS = nmea.GGA | nmea.RMC | nmea.GNS | nmea.GLL
 
 
-def to_position(fix: "Fix", mechanism: int = 1) -> tuple:
-    """The fix as emwire.positions takes it (unknown = -1), mechanism 1 = GPS. The time must be known."""
+def to_position(fix: "Fix", mechanism: int = 1, time_s: "int | None" = None) -> tuple:
+    """The fix as emwire.positions takes it (unknown = -1), mechanism 1 = GPS.
+
+    time_s takes the place of the fix's time; it must be given where that is unknown.
+    """
     return (
-        fix.time_s + (1 if fix.millisecond >= 500 else 0),
+        fix.time_s + (1 if fix.millisecond >= 500 else 0) if time_s is None else time_s,
         fix.latitude_microdegrees,
         fix.longitude_microdegrees,
         -1 if fix.speed_mm_per_s is None else (fix.speed_mm_per_s * 9 + 125) // 250,

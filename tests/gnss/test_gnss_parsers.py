@@ -116,6 +116,7 @@ def test_a_whole_epoch():
     utc = datetime.datetime(2020, 1, 1) + datetime.timedelta(seconds=fix.time_s)
     assert utc == datetime.datetime(2026, 6, 1, 12, 0, 7)
     assert fixes.to_position(fix) == (fix.time_s, 51501667, -120000, 185, 90, 14, 9, 9, 1)
+    assert fixes.to_position(fix, time_s=5)[:2] == (5, 51501667)
 
 
 def test_nav_pvt_is_whole_in_itself():
