@@ -13,22 +13,22 @@ ALARM_EVENTS = (
     constants.EVENT_BEACON_COPIED,
 )
 MAXIMUM_EVIDENCE = 64
-# Records that flash refused wait here for its next chance: the newest ones are given up first, and counted.
-MAXIMUM_WAITING = 16
 _I32 = 0x7FFFFFFF
 
 
 class Records:
     """The device's record book. Each method journals one record and wakes the uplink."""
 
-    def __init__(self, journal, clock, log):
-        self._journal = journal
+    def __init__(self, clock):
         self._clock = clock
-        self._log = log
-        self._waiting = []
+        self.journal = None
         self.wake = None
         self.made = 0
-        self.given_up = 0
+
+    def stamp(self) -> tuple:
+        """Header fields of a record made now."""
+        clock = self._clock
+        return clock.source, clock.uncertainty_ms(), clock.time_s(), clock.ticks_ms() // 1000
 
     def event(self, event_type, value=0, subject_id=0, evidence=b"", event_time_s=None):
         """event_time_s: None = now."""
@@ -38,7 +38,7 @@ class Records:
         self._add(
             event_type in ALARM_EVENTS,
             device_codec.encode_event,
-            (event_type, event_time_s, subject_id, value, bytes(evidence)[:MAXIMUM_EVIDENCE]),
+            (event_type, event_time_s, subject_id, value, bytes(evidence[:MAXIMUM_EVIDENCE])),
         )
 
     def hello(self, *fields):
@@ -57,24 +57,8 @@ class Records:
         self._add(False, device_codec.encode_alcohol_reading, fields)
 
     def _add(self, alarm, encode, fields):
-        clock = self._clock
-        payload = encode(clock.source, clock.uncertainty_ms(), clock.time_s(), clock.ticks_ms() // 1000, *fields)
-        self._waiting.append((alarm, payload))
-        if len(self._waiting) > MAXIMUM_WAITING:
-            self._waiting.pop()
-            self.given_up += 1
-        self.flush()
-
-    def flush(self):
-        """Journal what waits; called again by the status task, should flash have refused."""
-        while self._waiting:
-            alarm, payload = self._waiting[0]
-            try:
-                self._journal.append(alarm, payload)
-            except OSError as error:
-                self._log("journal: %r, %d waiting" % (error, len(self._waiting)))
-                break
-            self._waiting.pop(0)
-            self.made += 1
+        # What flash refuses at the moment waits inside the journal.
+        self.journal.append(alarm, encode(*(self.stamp() + fields)))
+        self.made += 1
         if self.wake:
             self.wake()

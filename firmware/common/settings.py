@@ -61,6 +61,12 @@ class Settings:
             return False
         return True
 
+    async def on_change(self, callback) -> None:
+        """Task: callback() after every change."""
+        while True:
+            await self._changed.wait()
+            callback()
+
     async def sleep(self, ticks_ms, since_ms: int, name: str) -> None:
         """Sleep until the interval of that name has passed since since_ms, whatever it is changed to meanwhile."""
         while True:

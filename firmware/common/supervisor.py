@@ -28,8 +28,11 @@ class Supervisor:
         self._tasks.append(asyncio.create_task(self._run(name, function, arguments)))
 
     async def wait(self):
-        # Event, not gather: a supervised task ends only when its work is done, and the device goes on.
-        await asyncio.Event().wait()
+        try:
+            # Not gather: a supervised task ends only when its work is done, and the device goes on.
+            await asyncio.Event().wait()
+        finally:
+            self.stop()
 
     def stop(self):
         for task in self._tasks:

@@ -37,28 +37,40 @@ class AlcoholCell:
         self._cell = board.adc("alcohol_cell")
         self._infrared = board.adc("contact_infrared")
         self._temperature = board.adc("skin_temperature")
-        self._raised = Signal()
+        self._ticks_ms = board.clock.ticks_ms
+        self._is_ready = False
+        self._wake = Signal()
         self._baseline_mv_shifted = None
         self._previous_tac = None
         self._ready.on_change(self._on_ready)
 
     def _on_ready(self, level):
         if level:
-            self._raised.set()
+            self._is_ready = True
+            self._wake.set()
 
-    async def ready(self, timeout_ms: "int | None") -> bool:
-        """Wait for a sample that the cell takes on its own schedule; False after timeout_ms."""
-        return await self._raised.wait(timeout_ms)
+    def wake(self):
+        """End a ready() under way."""
+        self._wake.set()
+
+    async def ready(self, timeout_ms: int) -> bool:
+        """Wait for a sample that the cell takes on its own schedule; False after timeout_ms or wake()."""
+        await self._wake.wait(timeout_ms)
+        is_ready, self._is_ready = self._is_ready, False
+        return is_ready
 
     async def sample(self):
         """Ask for a sample now, and read it; a cell that never gets ready yields CELL_FAULT and no level."""
         self._sample.value(1)
         try:
-            ready = self._ready.value() == 1 or await self._raised.wait(READY_TIMEOUT_MS)
-            return await self.read(ready)
+            self._is_ready = self._ready.value() == 1
+            due = self._ticks_ms() + READY_TIMEOUT_MS
+            while not self._is_ready and self._ticks_ms() < due:
+                await self._wake.wait(due - self._ticks_ms())
+            return await self.read(self._is_ready)
         finally:
             self._sample.value(0)
-            self._raised.clear()
+            self._is_ready = False
 
     async def read(self, ready: bool = True):
         cell, infrared, temperature = [], [], []

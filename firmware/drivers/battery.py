@@ -1,8 +1,8 @@
 # One lithium cell: voltage to percent, and the two warnings with hysteresis.
 
-# Resting voltage of a lithium-ion cell by charge (percent, mV); straight lines between. Typical curve of a
-# 4.2 V NMC cell at 25 °C; a product measures its own cell.
-CURVE = ((0, 3300), (5, 3500), (10, 3610), (20, 3690), (40, 3770), (60, 3870), (80, 4020), (100, 4200))
+# Resting voltage of a lithium-ion cell by charge (percent, mV); straight lines between. Typical shape of an NMC cell
+# at 25 °C between the ends that the charger and the undervoltage cut-off set; a product measures its own cell.
+CURVE = ((0, 3500), (5, 3600), (10, 3650), (20, 3700), (40, 3770), (60, 3870), (80, 4000), (100, 4150))
 LOW_PERCENT = 20
 CRITICAL_PERCENT = 10
 # A cell recovers when the load falls: warn again only after it has clearly been charged.

@@ -20,7 +20,7 @@ def _checks():
 
 @pytest.mark.parametrize(("module", "function"), list(_checks()))
 def test_on_micropython(micropython: str, tmp_path: Path, module: str, function: str) -> None:
-    module_path = [HERE / "device", ROOT / "firmware", ROOT / "protocol", ROOT / "hil_tests/emrig/micropython"]
+    module_path = [HERE / "device", ROOT / "firmware", ROOT / "protocol"]
     done = subprocess.run(
         [micropython, "-X", "heapsize=1m", HERE / "device" / "run.py", module, function, tmp_path],
         env={**os.environ, "MICROPYPATH": ":".join((".frozen", *map(str, module_path)))},

@@ -16,7 +16,11 @@ def _clock():
 
 async def check_unknown_until_told(folder):
     clock, jumps = _clock()
-    assert (clock.time_s(), clock.uncertainty_ms(), clock.source) == (0, UNCERTAINTY_UNKNOWN_MS, constants.CLOCK_UNKNOWN)
+    assert (clock.time_s(), clock.uncertainty_ms(), clock.source) == (
+        0,
+        UNCERTAINTY_UNKNOWN_MS,
+        constants.CLOCK_UNKNOWN,
+    )
     assert clock.observe(constants.CLOCK_NETWORK, T0, 2000)
     assert clock.time_s() == T0 // 1000 and jumps == []
     await asyncio.sleep_ms(7000)

@@ -1,4 +1,5 @@
 """Configuration survives resets and torn writes, and is never half applied."""
+# ruff: noqa: PTH123, PTH208
 
 import os
 

@@ -5,6 +5,8 @@ import asyncio.core as core
 import os
 import sys
 
+from bluetooth import BLE
+
 # MicroPython's C code stamps "run now" with real ticks; a clock far ahead of them keeps such tasks always due.
 BASE = 1 << 50
 _now = BASE
@@ -120,14 +122,14 @@ class Board:
         }
         self.inputs = {
             "strap": PinIn(1),
-            "case": PinIn(1),
+            "case": PinIn(0),
             "mains": PinIn(1),
             "charger": PinIn(0),
             "alcohol_ready": PinIn(0),
             "motion": PinIn(0),
         }
         self.outputs = {name: PinOut() for name in ("gnss_power", "modem_power", "alcohol_sample", "vibration")}
-        self.radio = None
+        self.radio = BLE()
         self.logged = []
 
     def random_bytes(self, count):

@@ -1,0 +1,113 @@
+# What every model is made of: identity, boot epoch, journal, clock, settings, link, and the tasks they all need.
+import struct
+from binascii import unhexlify
+
+from emwire import constants
+from emwire.device_link import DeviceLink
+
+from common.ccm import Ccm
+from common.clock import Clock
+from common.epoch import begin_epoch
+from common.health import Health
+from common.journal import Journal
+from common.records import Records
+from common.settings import Settings
+from common.supervisor import Supervisor
+from common.tamper import Tamper
+from common.timekeeper import Timekeeper
+from common.uplink import Uplink
+
+# Goes into hello: major, minor, patch.
+VERSION = (0, 1, 0)
+# Of a task that keeps failing, the first failure and then one in so many is recorded; every one is counted and logged.
+FAILURES_PER_EVENT = 50
+
+
+class Device:
+    """One device. A model adds tasks with start() and its transport with link_over(), then awaits run()."""
+
+    def __init__(self, board, model: int, capabilities: int):
+        self.board = board
+        self.model = model
+        self.capabilities = capabilities
+        self.identity = board.identity
+        self.device_id = board.identity["device_id"]
+        self.key = unhexlify(board.identity["key"])
+        self.ticks_ms = board.clock.ticks_ms
+        self.log = board.log
+        # Before anything else: no frame may be sealed under an epoch that is not on flash.
+        self.epoch = begin_epoch(board.storage_path)
+        self.clock = Clock(self.ticks_ms, self._on_clock_jump)
+        self.records = Records(self.clock)
+        self.journal = Journal(
+            board.storage_path,
+            self.epoch,
+            stamp=self.records.stamp,
+            on_append=getattr(board, "record_made", None),
+        )
+        self.records.journal = self.journal
+        self.settings = Settings(board.storage_path, board.identity.get("settings"))
+        self.supervisor = Supervisor(self.ticks_ms, board.log, self._on_failure)
+        self.link = None
+        self.uplink = None
+        self.timekeeper = None
+        self.tamper = Tamper(self)
+        self.health = Health(self)
+
+    def start(self, name: str, function, *arguments):
+        """Run a task under supervision."""
+        self.supervisor.start(name, function, *arguments)
+
+    def has(self, capability: int) -> bool:
+        return self.capabilities & capability != 0
+
+    async def run(self):
+        """Say hello, start what every device does, and go on for ever."""
+        journal = self.journal
+        major, minor, patch = VERSION
+        self.records.hello(
+            self.model,
+            self.identity.get("hardware_revision", 0),
+            major,
+            minor,
+            patch,
+            self.board.reset_cause,
+            self.capabilities,
+            self.settings.version,
+            journal.previous_epoch,
+            journal.previous_epoch_records,
+            min(journal.damaged_bytes, 65535),
+        )
+        self.health.start()
+        self.tamper.start()
+        if self.uplink is not None:
+            self.start("uplink", self.uplink.run)
+            self.start("time", self.timekeeper.run)
+        await self.supervisor.wait()
+
+    def link_over(self, transport, periodic=False):
+        """Report over this transport: always, or every report interval and for alarms."""
+        self.link = DeviceLink(self.device_id, self.epoch, Ccm(self.key), self.journal)
+        settings = self.settings if periodic else None
+        self.uplink = Uplink(self.link, transport, self.board.clock, self._on_message, settings)
+        self.timekeeper = Timekeeper(self.clock, self.link, self.uplink)
+        self.records.wake = self.uplink.wake
+
+    def _on_message(self, message):
+        if message[0] == constants.MESSAGE_TIME:
+            self.timekeeper.told(message[1], message[2], message[3])
+        elif message[0] == constants.MESSAGE_CONFIGURATION:
+            if self.settings.apply(message[1], message[2:7], message[7]):
+                self.log("configuration %d in force" % self.settings.version)
+                # In force once its version appears in a record.
+                self.health.report()
+
+    def _on_clock_jump(self, old_s, new_s, source, correction_ms):
+        self.log("clock jumped %d ms" % correction_ms)
+        evidence = struct.pack("<IIB", old_s, new_s, source)
+        self.records.event(constants.EVENT_CLOCK_JUMPED, correction_ms, evidence=evidence)
+
+    def _on_failure(self, name, error, count):
+        if count % FAILURES_PER_EVENT == 1:
+            text = "%s: %s %s" % (name, type(error).__name__, error)
+            self.records.event(constants.EVENT_SELF_TEST_FAILED, count, evidence=text.encode())

@@ -1,0 +1,31 @@
+# Starts the firmware: which board this is, and, by the identity on its flash, which model.
+import asyncio
+import json
+import sys
+
+MODELS = ("ankle_gps", "home_unit", "alcohol", "pid")
+
+
+async def run(board):
+    """Run the device's model on this board, for ever."""
+    model = board.identity["model"]
+    if model not in MODELS:
+        raise ValueError("identity.json: unknown model " + repr(model))
+    # Only this model's modules take RAM.
+    module = __import__("tags." + model, None, None, ("run",))
+    await module.run(board)
+
+
+def make_board(arguments):
+    """The Board of `main.py [BOARD [FOLDER]]`; by default the one that FOLDER/identity.json names under "board"."""
+    folder = arguments[2] if len(arguments) > 2 else "."
+    if len(arguments) > 1:
+        name = arguments[1]
+    else:
+        with open(folder + "/identity.json") as file:
+            name = json.load(file)["board"]
+    return __import__("boards." + name + ".board", None, None, ("Board",)).Board(folder)
+
+
+if __name__ == "__main__":
+    asyncio.run(run(make_board(sys.argv)))

@@ -1,0 +1,92 @@
+# The RF tag that a home unit hears: beacons with a counter that never goes back, strap and battery in each.
+import struct
+from binascii import unhexlify
+
+from common.slots import Slots
+from common.supervisor import Supervisor
+from common.wait import Signal
+from cryptolib import aes
+from drivers import strap
+from drivers.battery import Battery
+from drivers.beacon_radio import Advertiser
+from emwire import beacon
+
+# Counters reserved on flash at a time: a write every 2.8 h at one token in 10 s, 3,000 a year, and a reset skips
+# no more than so many of four thousand million.
+RESERVE = 1024
+# A new token each interval; a presence window of 300 s has 30 of them.
+INTERVAL_S = 10
+# The radio sends each token so often: a collision costs one of them, not the token.
+REPEATS = 2
+# Tokens between two looks at the battery: 5 min.
+BATTERY_EVERY = 30
+_ECB = 1
+
+
+class Counter:
+    """Numbers that are never given twice, whatever happens to the power."""
+
+    def __init__(self, storage_path):
+        self._slots = Slots(storage_path + "/beacon.")
+        value = self._slots.value
+        self._next = self._reserved = struct.unpack("<I", value)[0] if value is not None else 0
+
+    def take(self) -> int:
+        """The next number; OSError if flash does not keep the reservation."""
+        if self._next >= self._reserved:
+            self._slots.write(struct.pack("<I", self._next + RESERVE))
+            self._reserved = self._next + RESERVE
+        number = self._next
+        self._next += 1
+        return number
+
+
+class Pid:
+    """A beacon and what it tells about itself."""
+
+    def __init__(self, board):
+        identity = board.identity
+        self._device_id = identity["device_id"]
+        self._encrypt = aes(unhexlify(identity.get("beacon_key", identity["key"])), _ECB).encrypt
+        self._interval_s = identity.get("beacon_interval_s", INTERVAL_S)
+        self._board = board
+        self._counter = Counter(board.storage_path)
+        self._battery = Battery(board.adc("battery"))
+        self._advertiser = Advertiser(board.ble())
+        self._strap = None
+        self._strap_changed = Signal()
+        self._supervisor = Supervisor(board.clock.ticks_ms, board.log, lambda name, error, count: None)
+
+    async def run(self):
+        board = self._board
+        self._supervisor.start(
+            "strap", strap.watch, board.pin_in("strap"), board.clock.ticks_ms, self._on_strap, self._take_strap
+        )
+        self._supervisor.start("beacon", self._send)
+        await self._supervisor.wait()
+
+    def _take_strap(self, contact):
+        self._strap = contact
+
+    def _on_strap(self, kind, since_ms, value, evidence):
+        self._strap_changed.set()
+
+    async def _send(self):
+        due = 0
+        sent = 0
+        while True:
+            if sent % BATTERY_EVERY == 0:
+                self._battery.measure()
+            status = beacon.STATUS_STRAP_OPEN if self._strap is not None and self._strap.open else 0
+            token = beacon.build(self._encrypt, self._device_id, self._counter.take(), status, self._battery.percent)
+            self._advertiser.advertise(self._interval_s * 1000 // REPEATS, token)
+            sent += 1
+            now = self._board.clock.ticks_ms()
+            due = max(now, due + self._interval_s * 1000) if due else now + self._interval_s * 1000
+            # A strap that opens is told at once.
+            await self._strap_changed.wait(due - now)
+
+
+async def run(board):
+    """The whole device, for ever."""
+    await Pid(board).run()

@@ -1,0 +1,53 @@
+"""A radio in memory with MicroPython's interface: what is sent is kept, what is heard is fed in."""
+
+IRQ_IN_LOOP = True
+FLAG_WRITE = 8
+FLAG_WRITE_NO_RESPONSE = 4
+FLAG_NOTIFY = 16
+_SCAN_RESULT = 5
+_SCAN_DONE = 6
+
+
+class UUID:
+    def __init__(self, value):
+        self.value = value
+
+
+class BLE:
+    def __init__(self):
+        self._active = False
+        self._handler = None
+        self.advertised = []  # (interval us, data, connectable), None for stopped
+        self.scanning = False
+        self.refuses = False
+
+    def active(self, on=None):
+        if on is not None:
+            self._active = on
+        return self._active
+
+    def config(self, **settings):
+        pass
+
+    def irq(self, handler):
+        self._handler = handler
+
+    def gap_advertise(self, interval_us, adv_data=None, resp_data=None, connectable=True):
+        self.advertised.append(None if interval_us is None else (interval_us, bytes(adv_data), connectable))
+
+    def gap_scan(self, duration_ms, interval_us=0, window_us=0, active=False):
+        if self.refuses:
+            raise OSError(19)
+        was, self.scanning = self.scanning, duration_ms is not None
+        if was and not self.scanning:
+            self._handler(_SCAN_DONE, None)
+
+    def gatts_register_services(self, services):
+        return ((1, 2),)
+
+    def gatts_set_buffer(self, handle, size):
+        pass
+
+    def hear(self, address, rssi_dbm, data):
+        if self.scanning:
+            self._handler(_SCAN_RESULT, (0, memoryview(address), 0, rssi_dbm, memoryview(data)))
