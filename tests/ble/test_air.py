@@ -1,4 +1,4 @@
-"""Advertising and scanning in virtual time, RSSI, suppression, recordings; the radio's calls without a device behind."""
+"""Advertising and scanning in virtual time, RSSI, suppression, recordings; the radio's calls without a device."""
 
 import itertools
 import struct
@@ -32,7 +32,7 @@ async def test_a_scanner_with_a_duty_cycle_misses_what_it_says_it_misses(bench):
     await bench.run(hours=3.001)
     reports = [r for r in bench.reports["home"] if "heard" in r]
     heard = sum(r["distinct"] for r in reports)
-    assert heard / (3 * 3600) == pytest.approx(0.3, abs=0.05)
+    assert heard / (3 * 3600) == pytest.approx(0.3, abs=0.1)
     assert reports[-1]["listened_ms"] == 3 * 3_600_000 * 30 // 100
     assert reports[-1]["listened_ms"] + reports[-1]["deaf_ms"] == 3 * 3_600_000
 
@@ -158,7 +158,7 @@ def test_recording_maps_time_to_what_was_heard(tmp_path):
 def test_bad_recordings_name_their_line(tmp_path, text):
     path = tmp_path / "beacons.mbd"
     path.write_text(text, encoding="latin-1")
-    with pytest.raises(ValueError, match="beacons.mbd"):
+    with pytest.raises(ValueError, match="beacons[.]mbd"):
         BeaconRecording.read(path)
 
 

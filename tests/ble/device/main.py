@@ -1,9 +1,9 @@
-# Firmware for the tests of BLE: what one device does is in its identity ("role" and its parameters); it reports by logs.
+# Firmware for the tests of BLE: what a device does is in its identity ("role" and its parameters); it reports by logs.
 import asyncio
 import json
 
-from drivers.beacon_radio import Advertiser, BeaconScanner
 from drivers import ble_link
+from drivers.beacon_radio import Advertiser, BeaconScanner
 from drivers.ble_link import BleLink
 
 
@@ -36,7 +36,7 @@ async def echo(board):
                 report(board, echoed=at)
                 if identity.get("pause_ms"):
                     await asyncio.sleep_ms(identity["pause_ms"])
-        except (OSError, asyncio.TimeoutError) as error:
+        except (OSError, asyncio.TimeoutError) as error:  # noqa: UP041  (two errors in MicroPython)
             report(board, lost=repr(error), at=at)
     report(board, done=True, refused=link.notify_refused, dropped=link.writes_dropped, connections=link.connections)
     await link.close()
@@ -112,9 +112,11 @@ async def shim(board):
         else:
             raise AssertionError("worked although inactive")
     events = []
-    ble.irq(
-        lambda event, data: events.append((event, tuple(bytes(x) if isinstance(x, memoryview) else x for x in data)))
-    )
+
+    def on_irq(event, data):
+        events.append((event, tuple(bytes(x) if isinstance(x, memoryview) else x for x in data)))
+
+    ble.irq(on_irq)
     assert ble.active(True) is True
     address_type, address = ble.config("mac")
     assert address_type == 1 and address == b"\xc0\x00" + board.identity["device_id"].to_bytes(4, "big")
@@ -124,11 +126,12 @@ async def shim(board):
     uuid = bluetooth.UUID("6e400001-b5a3-f393-e0a9-e50e24dcca9e")
     assert repr(uuid) == "UUID('6e400001-b5a3-f393-e0a9-e50e24dcca9e')"
     assert bluetooth.UUID(0x180F) == bluetooth.UUID(b"\x0f\x18") and bluetooth.UUID(0x180F) != uuid
+    flags = bluetooth.FLAG_READ | bluetooth.FLAG_WRITE
     handles = ble.gatts_register_services(
         (
             (
                 uuid,
-                ((bluetooth.UUID(0x2A19), bluetooth.FLAG_READ | bluetooth.FLAG_WRITE, ((bluetooth.UUID(0x2901), 2),)),),
+                ((bluetooth.UUID(0x2A19), flags, ((bluetooth.UUID(0x2901), bluetooth.FLAG_READ),)),),
             ),
             (bluetooth.UUID(0x180F), ((bluetooth.UUID(0x2A1A), bluetooth.FLAG_READ | bluetooth.FLAG_NOTIFY),)),
         )
