@@ -12,7 +12,7 @@ from pathlib import Path
 
 from emgate.backend.ingest import Backend
 from emgate.backend.orders import read_order_file
-from emgate.backend.queries import Queries
+from emgate.backend.queries import Reader
 from emgate.clock import SystemClock
 from rich.console import Console
 from rich.progress import Progress
@@ -58,12 +58,12 @@ def replay(recording: Path, orders: Path) -> int:
     with tempfile.TemporaryDirectory(prefix="emtag-") as folder:
         station = Station(Path(folder), scenario, interpreter, Recordings(alcohol=readings))
         with closing(Backend(station.database, SystemClock())) as backend:
-            backend.load_orders(order_file)
+            backend.set_orders(order_file)
         lost = asyncio.run(_run(station, readings))
-        with closing(Queries(station.database)) as queries:
-            for reading in queries.readings():
+        with Reader(station.database) as reader:
+            for reading in reader.readings():
                 print(json.dumps({"kind": "reading", **reading}))
-            for alert in queries.alerts():
+            for alert in reader.alerts():
                 print(json.dumps({"kind": "alert", **alert}))
     if lost:
         print(f"emtag replay: {lost} records did not reach the backend", file=sys.stderr)

@@ -6,14 +6,15 @@ import asyncio
 import contextlib
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from emgate.backend.ingest import Backend
-from emgate.backend.orders import read_order_file
-from emgate.backend.queries import Queries
+from emgate.backend.queries import Reader
 from emgate.clock import SystemClock
 from rich.console import Console, Group
 from rich.live import Live
@@ -21,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from emrig import interpreter as interpreters
-from emrig.ledger import Account, account
+from emrig.ledger import Account, account, stored
 from emrig.scenario import DeviceScenario, Scenario
 from emrig.station import Recordings, Station
 
@@ -31,6 +32,8 @@ REFRESH_S = 0.25
 DRAIN_MS = 15 * 60_000
 # Without a terminal, one line of progress every so much virtual time.
 PROGRESS_MS = 3_600_000
+# How far back to look for the last time a beacon was heard.
+HEARD_MS = 24 * 3_600_000
 TRANSPORTS = {"ankle_gps": "MQTT", "home_unit": "serial", "alcohol": "BLE", "pid": "beacon"}
 
 
@@ -64,8 +67,8 @@ async def play(options: Options, console: Console) -> int:
             console.print(f"interpreter  {interpreter.version}")
             console.print(f"broker       {station.broker.name} {station.broker.version}")
             console.print(f"scenario     {scenario.name}: {duration_ms / 3_600_000:g} h at {speed:g} times real time")
-            with contextlib.closing(Queries(station.database)) as queries:
-                view = View(station, queries, duration_ms)
+            with Reader(station.database) as reader:
+                view = View(station, reader, duration_ms)
                 show = asyncio.create_task(view.show(console, options.plain))
                 started = time.monotonic()
                 try:
@@ -87,7 +90,7 @@ async def play(options: Options, console: Console) -> int:
 def _load_orders(database: Path, scenario: Scenario) -> None:
     backend = Backend(database, SystemClock())
     try:
-        backend.load_orders(read_order_file(scenario.orders))
+        backend.load_orders(scenario.orders)
     finally:
         backend.close()
 
@@ -110,11 +113,12 @@ async def _drain(station: Station, speed: float, stopped: asyncio.Event) -> Acco
 class View:
     """What is on the screen: a row a device, then the alarms as they come."""
 
-    def __init__(self, station: Station, queries: Queries, duration_ms: int) -> None:
+    def __init__(self, station: Station, reader: Reader, duration_ms: int) -> None:
         self._station = station
-        self._queries = queries
+        self._reader = reader
         self._duration_ms = duration_ms
         self._alarms: dict[str, Text] = {}
+        self._revision = 0
         self._progress_ms = PROGRESS_MS
 
     async def show(self, console: Console, plain: bool) -> None:
@@ -146,26 +150,28 @@ class View:
 
     def _print_new(self, console: Console) -> None:
         for text in self._new_alarms():
-            console.print(text)
+            console.print(text, soft_wrap=True)
 
     def _clock_text(self) -> Text:
-        now = self._station.clock.now_ms()
-        share = min(1.0, now / self._duration_ms)
-        return Text(f"{_utc(self._station.clock.unix_ms())} UTC  {share:4.0%} of the scenario", style="dim")
+        clock = self._station.clock
+        moment = datetime.fromtimestamp(clock.unix_ms() / 1000, UTC)
+        share = min(1.0, clock.now_ms() / self._duration_ms)
+        return Text(f"{moment:%Y-%m-%d %H:%M:%S} UTC  {share:4.0%} of the scenario", style="dim")
 
     def _new_alarms(self) -> list[Text]:
         news = []
-        for alert in self._queries.alerts():
-            end = _utc(alert["end"])[11:] if alert["end"] else "open"
+        for alert in self._reader.alerts(self._revision):
+            self._revision = alert["revision"]
             text = Text.assemble(
-                (f"{_utc(alert['start'])} ", "dim"),
-                (f"{alert['code']:<6}", "bold red" if alert["category"] != "FAULT" else "yellow"),
-                (f" {alert['personId'] or '-'}  ", "cyan"),
-                f"{alert['cause']} ({end})",
+                (f"{_minute(alert['startDate'])} ", "dim"),
+                (f"{alert['alertCode'] or alert['category']} ", "bold red"),
+                f"{alert['alertName']} ",
+                (f"{alert['personId']} ", "cyan"),
+                f"{alert['cause']} ",
+                (f"until {_minute(alert['endDate'])[11:]}" if alert["endDate"] else "open", "dim"),
             )
-            if self._alarms.get(alert["alertId"]) != text:
-                self._alarms[alert["alertId"]] = text
-                news.append(text)
+            self._alarms[alert["alertId"]] = text
+            news.append(text)
         return news
 
     def _screen(self) -> Group:
@@ -177,17 +183,38 @@ class View:
             table.add_column(
                 heading, justify="right" if heading in {"battery", "stored", "delivered", "gaps"} else "left"
             )
-        rows = {row["deviceId"]: row for row in self._queries.devices()}
+        in_store = Counter(identity[0] for identity in stored(self._station.gateway_folder))
+        rows = {row["deviceId"]: row for row in self._reader.devices()}
         for device in self._station.scenario.devices:
-            table.add_row(*self._cells(device, rows.get(device.device_id, {})))
+            table.add_row(*self._cells(device, rows.get(device.device_id, {}), in_store[device.device_id]))
         return table
 
-    def _cells(self, device: DeviceScenario, row: dict[str, object]) -> list[str]:
-        return [device.name, device.model, TRANSPORTS[device.model]]
+    def _cells(self, device: DeviceScenario, row: dict[str, Any], stored_records: int) -> list[str]:
+        last, battery = row.get("lastRecordDate"), row.get("batteryPercent")
+        if device.model == "pid":
+            last, battery = self._last_heard(device.device_id)
+        reports = device.model != "pid"
+        return [
+            device.name,
+            device.model,
+            TRANSPORTS[device.model],
+            _minute(last)[11:] if last else "-",
+            "-" if battery is None else f"{battery} %",
+            str(stored_records) if reports else "-",
+            str(row.get("recordsReceived", 0)) if reports else "-",
+            str(row.get("recordsMissing", 0)) if reports else "-",
+        ]
+
+    def _last_heard(self, beacon_id: int) -> tuple[str | None, int | None]:
+        """When a beacon was last heard, and the battery that it told."""
+        now = self._station.clock.unix_ms()
+        rows = self._reader.presences(beacon_id, now - HEARD_MS, now)
+        heard = [row for row in rows if row["heardCount"]]
+        return (heard[-1]["windowEndDate"], heard[-1]["beaconBatteryPercent"]) if heard else (None, None)
 
 
-def _utc(unix_ms: int) -> str:
-    return f"{datetime.fromtimestamp(unix_ms / 1000, UTC):%Y-%m-%d %H:%M:%S}"
+def _minute(iso: str) -> str:
+    return f"{datetime.fromisoformat(iso):%Y-%m-%d %H:%M}"
 
 
 def _summary(console: Console, station: Station, result: Account, elapsed_s: float) -> None:

@@ -219,6 +219,10 @@ class Station:
 
     # -- devices
 
+    def key(self, name: str) -> bytes:
+        """The key that the device was provisioned with."""
+        return self._keys[self.device(name).device_id]
+
     def device(self, name: str) -> DeviceScenario:
         """The scenario's entry of that name."""
         return next(device for device in self.scenario.devices if device.name == name)
@@ -256,6 +260,8 @@ class Station:
             "model": scenario_device.model,
             "key": self._keys[scenario_device.device_id].hex(),
         }
+        if self.broker is not None:
+            identity["mqtt"] = {"host": self.broker.host, "port": self.broker.port}
         (device.folder / "identity.json").write_text(json.dumps(identity))
         AdcChannel(device, "battery", lambda: self._battery_counts(scenario_device))
         for channel, level in (("strap", 1), ("case", 0), ("mains", 1), ("charger", 0), ("motion", 0)):
