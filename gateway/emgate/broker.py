@@ -91,9 +91,9 @@ def start_broker(
 ) -> RunningBroker:
     """Start a broker and return once it accepts connections; BrokerError otherwise.
 
-    kind: None takes what the environment's EMTAG_BROKER names, else mosquitto, else amqtt. port: None takes a free one. directory: where mosquitto keeps sessions and
-    queued messages over a restart of it (None: nowhere; amqtt never does). It ends with this process, however that ends
-    (Linux with util-linux; elsewhere only after an orderly end)."""
+    kind: None takes what the environment's EMTAG_BROKER names, else mosquitto, else amqtt. port: None takes a free
+    one. directory: where mosquitto keeps sessions and queued messages over a restart of it (None: nowhere; amqtt
+    never does). It ends with this process, however that ends (Linux with util-linux; elsewhere only in good order)."""
     kinds = available()
     named = os.environ.get("EMTAG_BROKER")
     if kind is None and named:

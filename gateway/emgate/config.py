@@ -114,7 +114,7 @@ class StoreSection(Section):
 
     keep_delivered_days: Annotated[float, Field(ge=0)] = 14.0
     maximum_bytes: Annotated[int, Field(ge=1_000_000)] = 4_000_000_000
-    alarm_reserve_bytes: Annotated[int, Field(ge=0)] = 4_000_000
+    alarm_reserve_bytes: Annotated[int, Field(ge=0)] = 16_000_000  # four times the write-ahead log's usual size
 
 
 class Config(Section):

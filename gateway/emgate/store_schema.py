@@ -122,7 +122,7 @@ def prepare(connection: sqlite3.Connection) -> None:
         raise sqlite3.DatabaseError(f"its schema version {version} is newer than this program's {SCHEMA_VERSION}")
     (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
-        raise sqlite3.DatabaseError(verdict)
+        raise sqlite3.DatabaseError(" ".join(verdict.split()))
     if version < SCHEMA_VERSION:
         connection.executescript(SCHEMA)
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")

@@ -117,8 +117,9 @@ class Writer:
                     return
                 self._counters["commit_failed"] += 1
                 log.error("commit failed", error=str(error), operations=len(batch), retry_s=delay_s)
+                spent = _is_full(error) and self._reserve.spend()
                 self._reopen()
-                if _is_full(error) and self._reserve.spend():
+                if spent:
                     log.error("disk full: the alarm reserve is in use, routine records are not accepted")
                     continue
                 if self._wait_closing(delay_s):
@@ -165,6 +166,11 @@ class Writer:
             return
         self._connection.close()
         self._connection = fresh
+        try:
+            # The log holds many versions of few pages: moving them into the file may make all the room that is needed.
+            fresh.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error as error:
+            log.debug("checkpoint failed", error=str(error))
 
     def _refuse(self, batch: list[Operation], which: Callable[[Operation], bool], reason: str) -> list[Operation]:
         refused = [operation for operation in batch if which(operation)]
@@ -223,8 +229,15 @@ class Reserve:
         return True
 
     def retake(self) -> bool:
-        """Try to take the space back, now and then."""
-        return time.monotonic() >= self._next_try and self.take()
+        """Try to take the space back, now and then, and only when it leaves a quarter as much for routine work."""
+        if time.monotonic() < self._next_try:
+            return False
+        self._next_try = time.monotonic() + RESERVE_RETRY_S
+        try:
+            disk = os.statvfs(self._path.parent)
+        except OSError:
+            return False
+        return disk.f_bavail * disk.f_frsize >= self.size + self.size // 4 and self.take()
 
     def spend(self) -> bool:
         """Give the space to whoever needs it; False when there is none to give."""

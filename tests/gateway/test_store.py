@@ -1,0 +1,296 @@
+"""The store: what it says is committed is committed, whatever happens to the process or the disk."""
+
+import asyncio
+import contextlib
+import os
+import random
+import resource
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from emgate import store_writer
+from emgate.errors import StoreError
+from emgate.store import Outcome, Record, Store
+
+
+def record(
+    sequence: int, *, epoch: int = 1, alarm: bool = False, payload: bytes | None = None, time_ms: int = 1000
+) -> Record:
+    return Record(7, epoch, sequence, alarm, time_ms, "serial", payload or b"\x06" + sequence.to_bytes(4, "little"))
+
+
+@pytest.fixture
+async def store(tmp_path: Path):
+    opened = await Store.open(tmp_path / "store.sqlite")
+    yield opened
+    await opened.close()
+
+
+# A child that appends without pause and writes the number of every record it was told is stored.
+CHILD = """
+import asyncio, os, pathlib, sys
+from emgate.store import Outcome, Record, Store
+async def main(path, first):
+    store = await Store.open(pathlib.Path(path))
+    def told(number):
+        return lambda done: os.write(1, b"%d\\n" % number) if done.result() is Outcome.STORED else None
+    os.write(1, b"begin\\n")
+    number = first
+    while True:
+        last = None
+        for _ in range(20):
+            last = store.append(Record(7, 1, number, number % 9 == 0, 1, "serial", os.urandom(60)))
+            last.add_done_callback(told(number))
+            number += 1
+        await asyncio.sleep(0)
+        if number % 400 == 0:
+            await last
+asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+"""
+
+
+def test_nothing_that_was_reported_committed_is_missing_after_sigkill(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    chance = random.Random(20261)
+    told: set[int] = set()
+    first = 0
+    for _ in range(25):
+        child = subprocess.Popen([sys.executable, "-c", CHILD, str(path), str(first)], stdout=subprocess.PIPE)
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"begin\n"
+        wanted = chance.randrange(0, 400)
+        lines = [child.stdout.readline() for _ in range(wanted)]  # a moment given by progress, not by a clock
+        child.kill()
+        rest = child.stdout.read().split(b"\n")
+        child.wait()
+        told |= {int(line) for line in [*lines, *rest[:-1]] if line.strip()}
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+            stored = {number for (number,) in connection.execute("SELECT sequence FROM records")}
+        assert told <= stored
+        first = max(stored, default=-1) + 1
+    assert len(told) > 1000
+
+
+async def test_appends_are_committed_in_groups(store: Store) -> None:
+    outcomes = await asyncio.gather(*(store.append(record(n)) for n in range(1000)))
+    assert set(outcomes) == {Outcome.STORED}
+    with contextlib.closing(sqlite3.connect(store.path)) as reader:
+        assert reader.execute("SELECT count(*) FROM records").fetchone() == (1000,)
+
+
+async def test_the_same_identity_is_stored_once_and_other_bytes_go_to_quarantine(store: Store) -> None:
+    assert await store.append(record(1)) is Outcome.STORED
+    assert await store.append(record(1)) is Outcome.DUPLICATE
+    assert await store.append(record(1, payload=b"\x06other")) is Outcome.CONFLICT
+    with contextlib.closing(sqlite3.connect(store.path)) as reader:
+        assert reader.execute("SELECT reason, frame FROM quarantine").fetchall() == [
+            ("identity_conflict", b"\x06other")
+        ]
+        assert reader.execute("SELECT payload FROM records").fetchall() == [(record(1).payload,)]
+
+
+async def test_each_lane_has_its_cursor_and_alarms_do_not_wait_for_backlog(store: Store) -> None:
+    await asyncio.gather(*(store.append(record(n, alarm=n in (3, 8))) for n in range(10)))
+    alarms = await store.undelivered(True, 100, 1 << 20)
+    assert [each.sequence for each in alarms] == [3, 8]
+    assert await store.advance(True, alarms[0].row_id, [])
+    assert [each.sequence for each in await store.undelivered(True, 100, 1 << 20)] == [8]
+    routine = await store.undelivered(False, 3, 1 << 20)
+    assert [each.sequence for each in routine] == [0, 1, 2]
+    assert len(await store.undelivered(False, 100, 1)) == 1, "one record at least, however small the batch"
+
+
+async def test_state_goes_on_after_reopening(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    store = await Store.open(path)
+    await asyncio.gather(*(store.append(record(n)) for n in (0, 1, 2, 5)), store.append(record(9, alarm=True)))
+    rows = await store.undelivered(False, 2, 1 << 20)
+    await store.advance(False, rows[-1].row_id, [(7, 1, 3, 2)])
+    assert await store.reserve_down_counters(7, 1, 256) == 0
+    assert await store.reserve_down_counters(7, 1, 256) == 256
+    await store.note_up_counter(7, 1, 12)
+    await store.close()
+
+    store = await Store.open(path)
+    (state,) = await store.epochs(7)
+    assert (state.stored_through, state.delivered_through) == (3, 2)
+    assert state.stored_above == (5, 9)
+    assert state.delivered_above == ()
+    assert await store.reserve_down_counters(7, 1, 256) == 512
+    assert await store.up_counters(7) == {1: 12}
+    assert await store.counts() == {7: (5, 2)}
+    await store.close()
+
+
+async def test_only_old_delivered_records_below_both_watermarks_are_pruned(store: Store) -> None:
+    day_ms = 86_400_000
+    await asyncio.gather(*(store.append(record(n, time_ms=n * day_ms)) for n in range(10)))
+    rows = await store.undelivered(False, 7, 1 << 20)
+    await store.advance(False, rows[-1].row_id, [(7, 1, 10, 7)])
+    assert await store.prune(8 * day_ms, keep_delivered_days=3) == 5  # 0…4: older than three days, and delivered
+    assert await store.prune(100 * day_ms, keep_delivered_days=3) == 2  # 5 and 6: the rest is not delivered
+    assert [each.sequence for each in await store.undelivered(False, 100, 1 << 20)] == [7, 8, 9]
+    assert await store.append(record(2)) is Outcome.DUPLICATE, "known although it is gone"
+    (state,) = await store.epochs(7)
+    assert (state.stored_through, state.delivered_through, state.stored_above) == (10, 7, ())
+    assert await store.counts() == {7: (10, 7)}
+
+
+async def test_a_store_that_grew_too_large_prunes_whatever_is_delivered(tmp_path: Path) -> None:
+    store = await Store.open(tmp_path / "store.sqlite", maximum_bytes=200_000)
+    await asyncio.gather(*(store.append(record(n, payload=b"\x06" + bytes([n % 256]) * 900)) for n in range(300)))
+    rows = await store.undelivered(False, 100, 1 << 20)
+    await store.advance(False, rows[-1].row_id, [(7, 1, 300, 100)])
+    assert await store.prune(1001, keep_delivered_days=1000) == 100
+    await store.close()
+
+
+async def test_quarantine_is_bounded_and_keeps_conflicts(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("emgate.store.QUARANTINE_ROWS", 20)
+    await store.append(record(1))
+    await store.append(record(1, payload=b"\x06other"))
+    for number in range(100):
+        store.quarantine(number, "mqtt", 9, "authentication", bytes(5000))
+    await store.drain()
+    with contextlib.closing(sqlite3.connect(store.path)) as reader:
+        reasons = [row for (row,) in reader.execute("SELECT reason FROM quarantine ORDER BY row_id")]
+        assert reasons == ["identity_conflict"] + ["authentication"] * 20
+        assert reader.execute("SELECT max(length(frame)) FROM quarantine").fetchone() == (1100,)
+
+
+async def test_a_damaged_store_is_refused_with_a_remedy(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    store = await Store.open(path)
+    await asyncio.gather(*(store.append(record(n, payload=b"\x06" * 900)) for n in range(200)))
+    await store.close()
+    data = bytearray(path.read_bytes())
+    data[8192:24576] = os.urandom(16384)
+    path.write_bytes(data)
+    with pytest.raises(StoreError, match="failed its check.*move it"):
+        await Store.open(path)
+    path.write_bytes(b"not a database at all, but long enough to be looked at" * 100)
+    with pytest.raises(StoreError, match="failed its check"):
+        await Store.open(path)
+
+
+async def test_an_operation_that_cannot_be_applied_takes_no_other_with_it(store: Store) -> None:
+    wrong = Record(7, 1, 1 << 70, False, 1, "serial", b"\x06")  # no integer of SQLite
+    outcomes = await asyncio.gather(*(store.append(each) for each in (record(1), wrong, record(2))))
+    assert outcomes == [Outcome.STORED, Outcome.REFUSED, Outcome.STORED]
+    assert store.counters["operation_failed"] == 1
+
+
+async def test_closing_commits_what_was_handed_in(tmp_path: Path) -> None:
+    store = await Store.open(tmp_path / "store.sqlite")
+    appended = [store.append(record(n)) for n in range(500)]
+    await store.close()
+    assert {future.result() for future in appended} == {Outcome.STORED}
+    assert await store.append(record(500)) is Outcome.REFUSED
+
+
+# -- a disk that is full ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path):
+    """A file system of 8 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)], capture_output=True)
+    if done.returncode:
+        pytest.skip("needs the right to mount a small tmpfs")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+async def test_a_full_disk_refuses_routine_keeps_room_for_alarms_and_recovers(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_writer, "RESERVE_RETRY_S", 0.0)
+    store = await Store.open(small_disk / "store.sqlite", alarm_reserve_bytes=2_000_000)
+    hog = small_disk / "hog"
+    hog.write_bytes(bytes(3_500_000))
+    stored = 0
+    while True:
+        batch = [store.append(record(stored + n, payload=b"\x06" * 1000)) for n in range(50)]
+        outcomes = await asyncio.gather(*batch)
+        stored += outcomes.count(Outcome.STORED)
+        if Outcome.REFUSED in outcomes:
+            break
+    assert store.counters["no_room_for_routine"] == outcomes.count(Outcome.REFUSED)
+    alarms = [store.append(record(10_000 + n, alarm=True, payload=b"\x05" * 200)) for n in range(100)]
+    routine = store.append(record(stored, payload=b"\x06" * 1000))
+    assert await asyncio.gather(*alarms) == [Outcome.STORED] * 100
+    assert await routine is Outcome.REFUSED
+    hog.unlink()
+    assert await store.append(record(stored, payload=b"\x06" * 1000)) is Outcome.STORED
+    await store.close()
+    with contextlib.closing(sqlite3.connect(small_disk / "store.sqlite")) as reader:
+        assert reader.execute("SELECT count(*), sum(alarm) FROM records").fetchone() == (stored + 1 + 100, 100)
+
+
+async def test_without_a_reserve_a_full_disk_holds_the_batch_until_there_is_room(small_disk: Path) -> None:
+    store = await Store.open(small_disk / "store.sqlite")
+    hog = small_disk / "hog"
+    stored = 0
+    while await store.append(record(stored, payload=b"\x06" * 1000)) is Outcome.STORED:
+        stored += 1
+        if stored == 20:
+            free = os.statvfs(small_disk)
+            hog.write_bytes(bytes(free.f_bavail * free.f_frsize))
+            break
+    waiting = [store.append(record(1000 + n, payload=b"\x06" * 1000)) for n in range(50)]
+    async with asyncio.timeout(20):
+        while not store.counters["commit_failed"]:
+            await asyncio.sleep(0.01)
+    assert not any(future.done() for future in waiting)
+    hog.unlink()
+    assert await asyncio.gather(*waiting) == [Outcome.STORED] * 50
+    await store.close()
+
+
+async def test_stopping_with_a_full_disk_says_what_was_not_stored(small_disk: Path) -> None:
+    store = await Store.open(small_disk / "store.sqlite")
+    free = os.statvfs(small_disk)
+    (small_disk / "hog").write_bytes(bytes(free.f_bavail * free.f_frsize))
+    waiting = [store.append(record(n, payload=b"\x06" * 1000)) for n in range(500)]
+    await store.close()
+    outcomes = [future.result() for future in waiting]
+    assert Outcome.REFUSED in outcomes
+    with contextlib.closing(sqlite3.connect(small_disk / "store.sqlite")) as reader:
+        stored = {number for (number,) in reader.execute("SELECT sequence FROM records")}
+    assert stored == {n for n, outcome in enumerate(outcomes) if outcome is Outcome.STORED}
+    assert store.counters["lost_at_stop"] == outcomes.count(Outcome.REFUSED)
+
+
+async def test_the_queue_is_bounded(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("emgate.store.QUEUE_FRAMES", 5)
+    outcomes = await asyncio.gather(*(store.append(record(n)) for n in range(500)))
+    assert Outcome.REFUSED in outcomes
+    assert store.counters["queue_full"] == outcomes.count(Outcome.REFUSED)
+
+
+def test_a_file_size_limit_is_survived(tmp_path: Path) -> None:
+    """Where no tmpfs can be mounted: the kernel's file size limit fails writes as a full disk does."""
+    script = """
+import asyncio, pathlib, resource, signal, sys
+from emgate.store import Outcome, Record, Store
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+async def main():
+    store = await Store.open(pathlib.Path(sys.argv[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
+    waiting = [store.append(Record(7, 1, n, False, 1, "serial", bytes(1000))) for n in range(1000)]
+    while not store.counters["commit_failed"]:
+        await asyncio.sleep(0.01)
+    assert not all(future.done() for future in waiting)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert await asyncio.gather(*waiting) == [Outcome.STORED] * 1000
+    await store.close()
+asyncio.run(main())
+"""
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[1] == resource.RLIM_INFINITY
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "store.sqlite")], check=True, timeout=60)
