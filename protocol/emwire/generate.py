@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from emwire.generators import constants_file, cpython_file, device_file, reference_file
+from emwire.generators import constants_file, cpython_file, device_file, reference_file, vectors
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -16,6 +16,13 @@ OUTPUTS: dict[str, Callable[[], str]] = {
     "protocol/emwire/codec.py": cpython_file.write,
     "protocol/emwire/device_codec.py": device_file.write,
     "docs/protocol.md": reference_file.write,
+    "protocol/vectors/messages.json": vectors.messages,
+    "protocol/vectors/refused_bytes.json": vectors.refused_bytes,
+    "protocol/vectors/refused_values.json": vectors.refused_values,
+    "protocol/vectors/stream.json": vectors.stream,
+    "protocol/vectors/fragments.json": vectors.ble_fragments,
+    "protocol/vectors/frames.json": vectors.frames,
+    "protocol/vectors/beacons.json": vectors.beacons,
 }
 
 
