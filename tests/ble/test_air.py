@@ -158,7 +158,7 @@ def test_recording_maps_time_to_what_was_heard(tmp_path):
 def test_bad_recordings_name_their_line(tmp_path, text):
     path = tmp_path / "beacons.mbd"
     path.write_text(text, encoding="latin-1")
-    with pytest.raises(ValueError, match="beacons[.]mbd"):
+    with pytest.raises(ValueError, match=r"beacons\.mbd"):
         BeaconRecording.read(path)
 
 

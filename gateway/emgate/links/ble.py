@@ -42,6 +42,8 @@ MAXIMUM_KNOWN = 1024
 MAXIMUM_OUTBOX = 64
 # Frames of one connection that are not committed yet; a device has at most a window of 8 under way.
 MAXIMUM_PENDING = 64
+# A disconnection takes a connection interval; a stack that needs longer is stuck.
+CLOSE_TIMEOUT_S = 5.0
 DEVICE_ID = struct.Struct("<I")
 MAXIMUM_FRAME = MAXIMUM_DATAGRAM - DEVICE_ID.size
 
@@ -317,7 +319,7 @@ class _Connection:
 
     async def _close(self) -> None:
         with contextlib.suppress(BleakError, OSError, EOFError):
-            async with asyncio.timeout(self._link.timing.connect_timeout_s):
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await self._client.disconnect()
 
     def _disconnected(self, client: BleakClient) -> None:

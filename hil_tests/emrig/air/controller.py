@@ -63,6 +63,8 @@ class AirLink(LocalLink):
         for receiver in list(self.controllers):
             if receiver is sender_controller or not isinstance(receiver, AirController):
                 continue
+            if isinstance(packet, Advertisement) and not receiver.listening:
+                continue
             rssi_dbm = self.heard(sender_controller, receiver)
             if rssi_dbm is not None:
                 receiver.hear(packet, rssi_dbm)
@@ -135,6 +137,11 @@ class AirController(Controller):
         self.air_link = link
         self.radio_id = radio_id
         self._reported: set[tuple[bytes, bytes]] = set()
+
+    @property
+    def listening(self) -> bool:
+        """Whether an advertisement could matter here."""
+        return self.le_scan_enable or self.pending_le_connection is not None
 
     def hear(self, packet: ll.AdvertisingPdu, rssi_dbm: int) -> None:
         """An advertising channel PDU arrived here."""

@@ -108,6 +108,12 @@ class DeviceController(AirController):
         self.advertiser = VirtualAdvertiser(self, clock, device_id)
         self.le_legacy_advertiser = self.advertiser
         self._heard = heard
+        self.scanning = False
+
+    @property
+    def listening(self) -> bool:
+        """Whether the device scans."""
+        return self.scanning
 
     def on_advertisement(self, packet: Advertisement, rssi_dbm: int) -> None:
         """Not over HCI, whose events arrive later."""
@@ -236,6 +242,7 @@ class DeviceRadio:
             raise OSError(wire.EINVAL, "window exceeds interval")
         self._stop_scan()
         now_ms = self.clock.now_ms()
+        self.controller.scanning = True
         self._scan = _Scan(now_ms, duration_ms, interval_us, window_us, bool(active), self._random.random())
         if duration_ms:
             self._scan_end = self.clock.call_at(now_ms + duration_ms, self._end_scan)
@@ -248,6 +255,7 @@ class DeviceRadio:
 
     def _stop_scan(self) -> None:
         self._scan = None
+        self.controller.scanning = False
         if self._scan_end is not None:
             self._scan_end.cancel()
             self._scan_end = None
