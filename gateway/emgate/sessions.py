@@ -46,6 +46,7 @@ class DeviceStatus:
         "last_recorded_ms",
         "link",
         "lost_records",
+        "newest",
         "refused",
         "stored",
     )
@@ -60,6 +61,7 @@ class DeviceStatus:
         self.delivered = 0
         self.duplicates = 0
         self.refused: Counter[str] = Counter()
+        self.newest = (-1, -1)  # (epoch, sequence) that battery and configuration are from: back-fill comes late
         self.gaps = 0
         self.lost_records = 0
 
@@ -120,6 +122,8 @@ class Sessions:
                 if lost is not None:
                     link.restore_lost(*lost, gap.delivered)
                     session.status.lost_records += lost[2] - lost[1] + 1
+            for record in await self._store.latest(device_id):
+                self._observe(session, record)
             for epoch, next_counter in sorted((await self._store.up_counters(device_id)).items()):
                 link.restore_up_counter(epoch, next_counter)
 
@@ -195,9 +199,8 @@ class Sessions:
             session.link.stored(record.epoch, record.sequence, record.payload)
             self._flush_soon(session)
             if outcome is Outcome.STORED:
-                self.counters["stored"] += 1
-                session.status.stored += 1
-                self._observe(session, record)
+                self._count(session, record)
+                self._consider_configuration(session)
             elif outcome is Outcome.DUPLICATE:
                 self._count_duplicate(session)
             else:
@@ -216,31 +219,38 @@ class Sessions:
         self.counters["duplicates"] += 1
         session.status.duplicates += 1
 
-    def _observe(self, session: Session, record: Record) -> None:
+    def _observe(self, session: Session, record: Record) -> codec.Message | None:
         """Note what the status table and the configuration need; the record itself is the backend's to understand."""
         status = session.status
         status.last_received_ms = record.received_time_ms
         try:
             message = codec.decode(record.payload)
         except WireError:
-            self.counters["undecodable"] += 1  # stored and passed on all the same
-            return
-        if isinstance(message, codec.Unknown):
-            self.counters["unknown_message_types"] += 1
-            return
+            return None
         recorded_time_s = getattr(message, "recorded_time_s", 0)
         if recorded_time_s:
             status.last_recorded_ms = (recorded_time_s + constants.TIME_EPOCH_UNIX_S) * 1000
-        if isinstance(message, codec.Hello | codec.Status):
+        if isinstance(message, codec.Hello | codec.Status) and (record.epoch, record.sequence) > status.newest:
+            status.newest = (record.epoch, record.sequence)
             status.configuration_version = message.configuration_version
-            self._consider_configuration(session)
-        if isinstance(message, codec.Status) and message.battery_percent <= 100:
-            status.battery_percent = message.battery_percent
+            if isinstance(message, codec.Status) and message.battery_percent <= 100:
+                status.battery_percent = message.battery_percent
+        return message
+
+    def _count(self, session: Session, record: Record) -> None:
+        """Take a new record into the books."""
+        session.status.stored += 1
+        self.counters["stored"] += 1
+        message = self._observe(session, record)
+        if message is None:
+            self.counters["undecodable"] += 1  # stored and passed on all the same
+        elif isinstance(message, codec.Unknown):
+            self.counters["unknown_message_types"] += 1
         elif isinstance(message, codec.Gap):
-            status.gaps += 1
+            session.status.gaps += 1
             lost = lost_range(record.payload)
             if lost is not None:
-                status.lost_records += lost[2] - lost[1] + 1
+                session.status.lost_records += lost[2] - lost[1] + 1
 
     def _consider_configuration(self, session: Session) -> None:
         wanted = session.device.configuration

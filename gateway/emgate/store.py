@@ -278,7 +278,7 @@ class Store:
                 total += len(row[6])
                 if records and total > maximum_bytes:
                     break
-                records.append(Record(row[0], row[1], row[2], bool(row[3]), row[4], row[5], row[6], row[7]))
+                records.append(_record(row))
             return records
 
         return await self._read(work)
@@ -325,6 +325,23 @@ class Store:
                     )
                 )
             return states
+
+        return await self._read(work)
+
+    async def latest(self, device_id: int) -> list[Record]:
+        """What tells most of a device's present state, oldest first: its last hello or status, and its last record."""
+
+        def work(connection: sqlite3.Connection) -> list[Record]:
+            found = []
+            for condition in ("AND substr(payload, 1, 1) IN (x'01', x'06')", ""):
+                row = connection.execute(
+                    "SELECT device_id, epoch, sequence, alarm, received_time_ms, link, payload, row_id FROM records"
+                    f" WHERE device_id = ? {condition} ORDER BY epoch DESC, sequence DESC LIMIT 1",
+                    (device_id,),
+                ).fetchone()
+                if row is not None:
+                    found.append(_record(row))
+            return found
 
         return await self._read(work)
 
@@ -395,6 +412,10 @@ class Store:
         await self._loop.run_in_executor(self._reader, self._read_connection.close)
         self._reader.shutdown()
         await asyncio.to_thread(self._writer.close)
+
+
+def _record(row: tuple[Any, ...]) -> Record:
+    return Record(row[0], row[1], row[2], bool(row[3]), row[4], row[5], row[6], row[7])
 
 
 def _mark(connection: sqlite3.Connection, rows: list[tuple[int, int, int, int]]) -> None:

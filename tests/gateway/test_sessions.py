@@ -1,0 +1,427 @@
+"""Sessions against a real device link, a real journal and a real store, over a network that does anything."""
+
+import asyncio
+import contextlib
+import shutil
+import sqlite3
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from common.journal import Journal
+from emgate.registry import Beacon, Device, Registry, Settings
+from emgate.sealing import Ccm
+from emgate.sessions import Sessions
+from emgate.store import Store
+from emwire import codec, constants, envelope
+from emwire.errors import WireError
+from emwire.link import DeviceLink
+from gateway_kit import DEVICE, KEY, event_record, hello_record, status_record
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+
+
+class FixedClock:
+    def __init__(self) -> None:
+        self.ms = 1_780_000_000_123
+
+    def now_ms(self) -> int:
+        return self.ms
+
+    def uncertainty_ms(self) -> int:
+        return 42
+
+
+class Wire:
+    """A Link whose far end is the test."""
+
+    name, kind = "wire", "serial"
+
+    def __init__(self) -> None:
+        self.up = asyncio.Event()
+        self.up.set()
+        self.counters: Counter[str] = Counter()
+        self.sent: list[bytes] = []
+
+    async def run(self) -> None:
+        await asyncio.Event().wait()
+
+    async def send(self, device_id: int, frame: bytes) -> bool:
+        self.sent.append(frame)
+        return True
+
+
+def opened(frame: bytes, device_id: int = DEVICE):
+    """Header and message of a down frame."""
+    control, epoch, counter, plaintext = envelope.open_frame(Ccm(KEY), device_id, frame)
+    assert envelope.is_down(control)
+    return (control, epoch, counter), codec.decode(plaintext)
+
+
+def up_frame(
+    kind: int, epoch: int, counter: int, plaintext: bytes, *, alarm: bool = False, device_id: int = DEVICE
+) -> bytes:
+    control = envelope.control_byte(envelope.UP, kind, alarm)
+    return envelope.seal(Ccm(KEY), device_id, control, epoch, counter, plaintext)
+
+
+class Bench:
+    """A store with its sessions, restartable."""
+
+    def __init__(self, folder: Path, device: Device | None = None) -> None:
+        self.path = folder / "store.sqlite"
+        self.registry = Registry([device or Device(device_id=DEVICE, model="ankle_gps", key=KEY.hex())])
+        self.clock = FixedClock()
+        self.wire = Wire()
+
+    async def start(self) -> None:
+        self.store = await Store.open(self.path)
+        self.sessions = Sessions(self.registry, self.store, self.clock, acknowledge_within_ms=0)
+        await self.sessions.load()
+
+    async def restart(self) -> None:
+        await self.stop()
+        await self.start()
+
+    async def stop(self) -> None:
+        await self.sessions.close()
+        await self.store.close()
+
+    async def settle(self) -> None:
+        """Until everything that came in has had its effect."""
+        await self.store.drain()
+        await asyncio.sleep(0)
+        for session in self.sessions:
+            while session.timer is not None or (session.flushing is not None and not session.flushing.done()):
+                await asyncio.sleep(0)  # the turns of the event loop that a flush needs; it waits for nothing else
+                if session.flushing is not None:
+                    await asyncio.wait([session.flushing])
+
+    async def take(self, frame: bytes) -> bool:
+        done = await self.sessions.received(self.wire, DEVICE, frame)
+        await self.settle()
+        return done
+
+    async def deliver(self, alarm: bool, limit: int = 100) -> int:
+        records = await self.store.undelivered(alarm, limit, 1 << 20)
+        if records:
+            await self.store.advance(alarm, records[-1].row_id, self.sessions.marks())
+            self.sessions.delivered(records)
+            await self.settle()
+        return len(records)
+
+    def messages(self) -> list[object]:
+        frames, self.wire.sent = self.wire.sent, []
+        return [opened(frame)[1] for frame in frames]
+
+    def query(self, text: str) -> list[tuple]:
+        with contextlib.closing(sqlite3.connect(self.path)) as reader:
+            return reader.execute(text).fetchall()
+
+
+@pytest.fixture
+async def bench(tmp_path: Path):
+    made = Bench(tmp_path)
+    await made.start()
+    yield made
+    await made.stop()
+
+
+async def test_a_record_is_acknowledged_as_stored_then_as_delivered(bench: Bench) -> None:
+    assert await bench.take(up_frame(envelope.RECORD, 1, 0, status_record(0)))
+    (acknowledgement,) = bench.messages()
+    assert (acknowledgement.stored_through, acknowledgement.delivered_through) == (1, 0)
+    await bench.deliver(False)
+    (acknowledgement,) = bench.messages()
+    assert (acknowledgement.stored_through, acknowledgement.delivered_through) == (1, 1)
+
+
+async def test_a_repeated_record_is_stored_once_and_acknowledged_again(bench: Bench) -> None:
+    frame = up_frame(envelope.RECORD, 1, 0, status_record(0))
+    both = [bench.sessions.received(bench.wire, DEVICE, frame) for _ in range(2)]  # the second while the first commits
+    assert await asyncio.gather(*both) == [True, True]
+    await bench.settle()
+    assert len(bench.messages()) == 1
+    await bench.take(frame)
+    assert [message.stored_through for message in bench.messages()] == [1]
+    assert bench.query("SELECT count(*) FROM records") == [(1,)]
+    assert bench.sessions.counters["duplicates"] == 2
+
+
+async def test_acknowledgements_of_a_burst_are_coalesced(bench: Bench) -> None:
+    await asyncio.gather(
+        *(
+            bench.sessions.received(bench.wire, DEVICE, up_frame(envelope.RECORD, 1, n, status_record(n)))
+            for n in range(50)
+        )
+    )
+    await bench.settle()
+    assert len(bench.wire.sent) <= 5
+    assert bench.messages()[-1].stored_through == 50
+
+
+async def test_a_replayed_link_message_is_refused_even_after_a_restart(bench: Bench) -> None:
+    poll = up_frame(envelope.LINK, 1, 5, codec.Poll().encode())
+    await bench.take(poll)
+    assert [type(message) for message in bench.messages()] == [codec.Time, codec.Acknowledgement]
+    await bench.take(poll)
+    assert bench.messages() == []
+    await bench.restart()
+    await bench.take(poll)
+    assert bench.messages() == []
+    assert bench.sessions.refused == {"replay": 1}
+    assert bench.query("SELECT reason, frame FROM quarantine") == [("replay", poll)] * 2
+
+
+async def test_what_cannot_be_verified_goes_to_quarantine_with_its_reason(bench: Bench) -> None:
+    good = up_frame(envelope.RECORD, 1, 0, status_record(0))
+    await bench.sessions.received(bench.wire, 99, good)
+    await bench.take(good[:-1] + bytes([good[-1] ^ 1]))
+    await bench.take(bytes([good[0] ^ 0x60]) + good[1:])
+    await bench.take(good[:9])
+    await bench.take(b"")
+    assert bench.wire.sent == []
+    await bench.store.drain()
+    assert bench.query("SELECT device_id, reason FROM quarantine ORDER BY row_id") == [
+        (99, "unknown_device"),
+        (DEVICE, "authentication"),
+        (DEVICE, "version"),
+        (DEVICE, "truncated"),
+        (DEVICE, "truncated"),
+    ]
+    assert bench.query("SELECT count(*) FROM records") == [(0,)]
+
+
+async def test_a_flood_of_strangers_is_counted_but_not_kept(bench: Bench) -> None:
+    for number in range(5000):
+        await bench.sessions.received(bench.wire, 1_000_000 + number, bytes(100))
+    await bench.store.drain()
+    assert bench.sessions.refused["unknown_device"] == 5000
+    ((kept,),) = bench.query("SELECT count(*) FROM quarantine")
+    assert 100 <= kept < 500
+    assert bench.sessions.counters["quarantine_skipped"] == 5000 - kept
+
+
+async def test_time_is_sent_with_the_clocks_uncertainty(bench: Bench) -> None:
+    await bench.take(up_frame(envelope.RECORD, 1, 0, hello_record()))
+    times = [message for message in bench.messages() if isinstance(message, codec.Time)]
+    seconds, milliseconds = divmod(bench.clock.ms, 1000)
+    assert times == [codec.Time(seconds - constants.TIME_EPOCH_UNIX_S, milliseconds, 42)]
+
+
+async def test_no_time_is_sent_while_the_gateways_own_clock_is_not_set(bench: Bench) -> None:
+    bench.clock.ms = 5_000
+    await bench.take(up_frame(envelope.LINK, 1, 0, codec.Poll().encode()))
+    assert [type(message) for message in bench.messages()] == [codec.Acknowledgement]
+    assert bench.sessions.counters["own_clock_not_set"] == 1
+
+
+async def test_configuration_goes_to_a_device_that_applies_an_older_one(tmp_path: Path) -> None:
+    wanted = Settings(version=3, fix_interval_s=60, beacons=(Beacon(beacon_id=5, key=KEY.hex()),))
+    bench = Bench(tmp_path, Device(device_id=DEVICE, model="home_unit", key=KEY.hex(), configuration=wanted))
+    await bench.start()
+    await bench.take(up_frame(envelope.RECORD, 1, 0, hello_record(configuration_version=2)))
+    sent = [message for message in bench.messages() if isinstance(message, codec.Configuration)]
+    assert [(each.version, each.fix_interval_s, list(each.beacon_ids)) for each in sent] == [(3, 60, [(5, KEY)])]
+    await bench.take(up_frame(envelope.RECORD, 1, 1, status_record(1, configuration_version=2)))
+    assert not [message for message in bench.messages() if isinstance(message, codec.Configuration)], "it is on its way"
+    bench.clock.ms += 61_000
+    await bench.take(up_frame(envelope.LINK, 1, 0, codec.Poll().encode()))
+    assert [message for message in bench.messages() if isinstance(message, codec.Configuration)]
+    await bench.take(up_frame(envelope.RECORD, 1, 2, status_record(2, configuration_version=3)))
+    bench.clock.ms += 61_000
+    await bench.take(up_frame(envelope.LINK, 1, 1, codec.Poll().encode()))
+    assert not [message for message in bench.messages() if isinstance(message, codec.Configuration)]
+    await bench.stop()
+
+
+async def test_a_configuration_still_to_be_applied_is_remembered_over_a_restart(tmp_path: Path) -> None:
+    wanted = Settings(version=3)
+    bench = Bench(tmp_path, Device(device_id=DEVICE, model="alcohol", key=KEY.hex(), configuration=wanted))
+    await bench.start()
+    await bench.take(up_frame(envelope.RECORD, 1, 0, hello_record(configuration_version=2)))
+    await bench.restart()
+    bench.messages()
+    await bench.take(up_frame(envelope.LINK, 1, 0, codec.Poll().encode()))
+    assert [message for message in bench.messages() if isinstance(message, codec.Configuration)]
+    await bench.stop()
+
+
+async def test_an_unknown_record_is_kept_and_acknowledged(bench: Bench) -> None:
+    await bench.take(up_frame(envelope.RECORD, 1, 0, b"\x3fwhatever"))
+    assert bench.messages()[-1].stored_through == 1
+    assert bench.query("SELECT payload FROM records") == [(b"\x3fwhatever",)]
+    assert bench.sessions.counters["unknown_message_types"] == 1
+
+
+async def test_a_link_that_is_down_gets_nothing_and_the_next_contact_everything(bench: Bench) -> None:
+    bench.wire.up.clear()
+    await bench.take(up_frame(envelope.RECORD, 1, 0, status_record(0)))
+    assert bench.wire.sent == []
+    bench.wire.up.set()
+    await bench.take(up_frame(envelope.LINK, 1, 0, codec.Poll().encode()))
+    assert bench.messages()[-1].stored_through == 1
+
+
+async def test_nothing_is_taken_after_close(bench: Bench) -> None:
+    await bench.sessions.close()
+    assert not await bench.sessions.received(bench.wire, DEVICE, up_frame(envelope.RECORD, 1, 0, status_record(0)))
+
+
+class Network(RuleBasedStateMachine):
+    """Frames are lost, repeated and reordered; device and gateway restart at any time.
+
+    Held at every step: no acknowledgement speaks of a record that is not on disk (stored) or not behind the
+    cursor (delivered), and no down frame's nonce is used twice. Held at the end: once the network is good, every
+    record is delivered once and the device holds nothing any more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.folder = Path(tempfile.mkdtemp())
+        self.bench = self.runner.run(self._start())
+        self.epoch = 0
+        self.now_ms = 0
+        self.number = 0
+        self.made: set[tuple[int, int]] = set()
+        self.nonces: dict[tuple[int, int, int], bytes] = {}
+        self.up: list[bytes] = []
+        self.down: list[bytes] = []
+        self._boot()
+
+    async def _start(self) -> Bench:
+        bench = Bench(self.folder)
+        await bench.start()
+        return bench
+
+    def _boot(self) -> None:
+        self.epoch += 1
+        self.journal = Journal(str(self.folder), self.epoch, durable=False)
+        self.link = DeviceLink(DEVICE, self.epoch, Ccm(KEY), self.journal, retransmit_ms=100, delivery_poll_ms=100)
+        self.link.opened(self.now_ms)
+
+    def _sent(self) -> None:
+        """Judge what the gateway has sent, and put it on the network."""
+        for frame in self.bench.wire.sent:
+            header, message = opened(frame)
+            assert self.nonces.setdefault(header, frame) == frame, "a nonce was used twice"
+            if isinstance(message, codec.Acknowledgement):
+                self._judge(message)
+        self.down += self.bench.wire.sent
+        self.bench.wire.sent = []
+
+    def _judge(self, message: codec.Acknowledgement) -> None:
+        epoch = message.acknowledged_epoch
+        rows = self.bench.query(
+            "SELECT r.sequence, r.row_id <= coalesce(c.row_id, 0) FROM records r LEFT JOIN cursors c ON c.alarm = r.alarm"
+            f" WHERE r.epoch = {epoch}"
+        )
+        stored = {sequence for sequence, _ in rows}
+        delivered = {sequence for sequence, behind in rows if behind}
+        named = set(range(message.stored_through))
+        for first, last in message.ranges:
+            named |= set(range(first, last + 1))
+        assert named <= stored, "acknowledged as stored and not on disk"
+        assert set(range(message.delivered_through)) <= delivered, "acknowledged as delivered and not behind the cursor"
+
+    @rule(alarm=st.booleans())
+    def make_a_record(self, alarm: bool) -> None:
+        self.number += 1
+        payload = event_record(self.number) if alarm else status_record(self.number)
+        self.made.add((self.epoch, self.journal.append(alarm, payload)))
+
+    @rule(count=st.integers(1, 8))
+    def device_sends(self, count: int) -> None:
+        for _ in range(count):
+            frame = self.link.poll(self.now_ms)
+            if frame is not None:
+                self.up.append(frame)
+
+    @rule(elapsed_ms=st.sampled_from([10, 150, 1000]))
+    def time_passes(self, elapsed_ms: int) -> None:
+        self.now_ms += elapsed_ms
+
+    @precondition(lambda self: self.up)
+    @rule(data=st.data(), keep=st.booleans())
+    def a_frame_arrives_at_the_gateway(self, data: st.DataObject, keep: bool) -> None:
+        frame = self._pick(self.up, data, keep)
+        self.runner.run(self.bench.take(frame))
+        self._sent()
+
+    @precondition(lambda self: self.down)
+    @rule(data=st.data(), keep=st.booleans())
+    def a_frame_arrives_at_the_device(self, data: st.DataObject, keep: bool) -> None:
+        self.link.received(self.now_ms, self._pick(self.down, data, keep))
+
+    @staticmethod
+    def _pick(frames: list[bytes], data: st.DataObject, keep: bool) -> bytes:
+        index = data.draw(st.integers(0, len(frames) - 1))
+        return frames[index] if keep else frames.pop(index)
+
+    @rule()
+    def the_network_loses_everything(self) -> None:
+        self.up.clear()
+        self.down.clear()
+
+    @rule(alarm=st.booleans(), limit=st.integers(1, 5))
+    def the_backend_takes_a_batch(self, alarm: bool, limit: int) -> None:
+        self.runner.run(self.bench.deliver(alarm, limit))
+        self._sent()
+
+    @rule()
+    def the_gateway_restarts(self) -> None:
+        self.runner.run(self.bench.restart())
+        self._sent()
+
+    @rule()
+    def the_device_restarts(self) -> None:
+        self._boot()
+
+    @rule()
+    def the_connection_opens_anew(self) -> None:
+        self.link.opened(self.now_ms)
+
+    def teardown(self) -> None:
+        try:
+            self._end()
+        finally:
+            self.runner.run(self.bench.stop())
+            self.runner.close()
+            shutil.rmtree(self.folder)
+
+    def _end(self) -> None:
+        for _ in range(400):
+            self.now_ms += 1000
+            self.device_sends(8)
+            frames, self.up = self.up, []
+            for frame in frames:
+                self.runner.run(self.bench.take(frame))
+            for alarm in (True, False):
+                self.runner.run(self.bench.deliver(alarm))
+            self._sent()
+            frames, self.down = self.down, []
+            for frame in frames:
+                self.link.received(self.now_ms, frame)
+            if self.link.idle and not self.journal.undelivered:
+                break
+        else:
+            raise AssertionError("the device never got rid of its records")
+        assert set(self.bench.query("SELECT epoch, sequence FROM records")) == self.made
+        assert self.bench.query("SELECT count(*) FROM quarantine WHERE reason = 'identity_conflict'") == [(0,)]
+        with pytest.raises(WireError):
+            opened(up_frame(envelope.RECORD, 1, 0, b"\x3f")[:-1])  # the judge itself can refuse
+
+
+def test_sessions_keep_their_promises_over_any_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("emgate.store_writer.GROUP_MS", 0)  # here every commit is one record's
+    run_state_machine_as_test(
+        Network,
+        settings=settings(
+            max_examples=60,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+        ),
+    )
