@@ -47,17 +47,27 @@ def made(folder: Path, device_id: int) -> dict[Identity, bytes]:
 
 def held(folder: Path, device_id: int) -> dict[Identity, bytes]:
     """Every record that can be read from a device's flash, as its own firmware would read it."""
-    segment = _firmware_module("common.segment")
     records: dict[Identity, bytes] = {}
     for path in sorted((folder / "journal").glob("*.seg")):
-        parsed = segment.parse_name(path.name)
-        if parsed is None:
-            continue
-        epoch, alarm, _ = parsed
-        with path.open("rb") as file:
-            for _, sequence, payload in segment.Reader(file, alarm, epoch):
-                records[device_id, epoch, sequence] = bytes(payload)
+        for _, epoch, sequence, payload in _segment(path):
+            records[device_id, epoch, sequence] = payload
     return records
+
+
+def segment_records(path: Path) -> list[tuple[int, int, int]]:
+    """(offset, epoch, sequence) of the records of one file of a journal."""
+    return [(offset, epoch, sequence) for offset, epoch, sequence, _ in _segment(path)]
+
+
+def _segment(path: Path) -> Iterator[tuple[int, int, int, bytes]]:
+    segment = _firmware_module("common.segment")
+    parsed = segment.parse_name(path.name)
+    if parsed is None:
+        return
+    epoch, alarm, _ = parsed
+    with path.open("rb") as file:
+        for offset, sequence, payload in segment.Reader(file, alarm, epoch):
+            yield offset, epoch, sequence, bytes(payload)
 
 
 def stored(gateway_folder: Path) -> set[Identity]:
@@ -70,6 +80,13 @@ def delivered(database: Path) -> list[Identity]:
     return list(_identities(database))
 
 
+def payloads(database: Path) -> dict[Identity, bytes]:
+    """The content of what the backend has committed."""
+    with closing(_open(database)) as connection:
+        rows = connection.execute("SELECT device_id, epoch, sequence, payload FROM records")
+        return {(device_id, epoch, sequence): bytes(payload) for device_id, epoch, sequence, payload in rows}
+
+
 def account(devices: dict[int, Path], gateway_folder: Path, database: Path) -> Account:
     """Compare all four. `devices` maps device ids to their folders."""
     all_made: set[Identity] = set()
@@ -77,10 +94,16 @@ def account(devices: dict[int, Path], gateway_folder: Path, database: Path) -> A
     for device_id, folder in devices.items():
         all_made |= made(folder, device_id).keys()
         on_devices |= held(folder, device_id).keys()
-    in_gateway, in_backend = stored(gateway_folder), delivered(database)
+    return compare(all_made | on_devices, on_devices, stored(gateway_folder), delivered(database))
+
+
+def compare(
+    all_made: set[Identity], on_devices: set[Identity], in_gateway: set[Identity], in_backend: list[Identity]
+) -> Account:
+    """Who holds what."""
     arrived = set(in_backend)
     return Account(
-        made=len(all_made | on_devices),
+        made=len(all_made),
         stored=len(in_gateway | arrived),
         delivered=len(arrived),
         on_devices=len(on_devices - arrived - in_gateway),
@@ -92,8 +115,12 @@ def account(devices: dict[int, Path], gateway_folder: Path, database: Path) -> A
 def _identities(path: Path) -> Iterator[Identity]:
     if not path.exists():
         return
-    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)) as database:
+    with closing(_open(path)) as database:
         yield from database.execute("SELECT device_id, epoch, sequence FROM records")
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)
 
 
 def _firmware_module(name: str) -> Any:

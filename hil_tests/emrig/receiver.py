@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from emrig.clock import Timer
+from emrig.gnss_replay import recorded_bytes
 from emrig.micropython import rig_wire as w
 from emrig.parts import OutputPin
 from emrig.rig import Rig
@@ -82,7 +83,7 @@ class RecordedReceiver:
 
     def __init__(self, rig: Rig, device: Device, path: Path) -> None:
         self._rig, self._device = rig, device
-        self._epochs = list(split_epochs(path.read_bytes()))
+        self._epochs = list(split_epochs(recorded_bytes(path.read_bytes())))
         self._powered = False
         self._sent = 0
         OutputPin(device, "gnss_power", self._on_power)
@@ -118,16 +119,15 @@ def split_epochs(data: bytes) -> Iterator[bytes]:
 
     The first kind of sentence seen leads every epoch; binary recordings are cut before each NAV-PVT.
     """
-    body = data[_remarks_end(data) :]
-    leads = [lead for lead in (b"\xb5b\x01\x07", *_first_sentence(body)) if lead in body]
+    leads = [lead for lead in (b"\xb5b\x01\x07", *_first_sentence(data)) if lead in data]
     if not leads:
-        yield body
+        yield data
         return
     start = 0
-    while (end := body.find(leads[0], start + 1)) >= 0:
-        yield body[start:end]
+    while (end := data.find(leads[0], start + 1)) >= 0:
+        yield data[start:end]
         start = end
-    yield body[start:]
+    yield data[start:]
 
 
 def _first_sentence(body: bytes) -> Iterator[bytes]:
@@ -135,16 +135,6 @@ def _first_sentence(body: bytes) -> Iterator[bytes]:
         if body[index : index + 1] == b"$" and body[index + 3 : index + 6] in (b"GGA", b"RMC", b"GNS"):
             yield body[index : index + 6]
             return
-
-
-def _remarks_end(data: bytes) -> int:
-    end = 0
-    while data[end : end + 1] == b"#":
-        newline = data.find(b"\n", end)
-        if newline < 0:
-            return len(data)
-        end = newline + 1
-    return end
 
 
 def nmea_epoch(unix_ms: int, sky: Sky, fix: bool) -> bytes:

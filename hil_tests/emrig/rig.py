@@ -34,6 +34,8 @@ class Rig:
         self.devices: dict[str, Device] = {}
         self.counters: Counter[str] = Counter()
         self.on_log: Callable[[str, str], None] | None = None
+        self.on_crash: Callable[[Device], None] | None = None
+        """Called when a device's process has ended, before it is restarted."""
         self.hold_s = HOLD_S
         self._spawner = Spawner(interpreter)
         self._holds: dict[str, float] = {}
@@ -136,6 +138,8 @@ class Rig:
     def _crashed(self, device: Device, dead: DeviceDead) -> None:
         self.counters["device_crashes"] += 1
         self._log(device.name, f"crash: {dead}")
+        if self.on_crash:
+            self.on_crash(device)
 
         def restart() -> None:
             if not device.running:

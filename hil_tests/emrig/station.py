@@ -82,6 +82,8 @@ class Station:
         self.cells: dict[str, AlcoholCell] = {}
         self.pins: dict[tuple[str, str], InputPin] = {}
         self.out_of_range: set[int] = set()
+        self.on_wired: Callable[[], None] = lambda: None
+        """Called when every device is wired and none has power yet."""
         self.schedule: RecordedSchedule | None = None
         self.receiver: RecordedReceiver | None = None
         self._hci = HciServer(self.air, self.gateway_folder / "hci")
@@ -113,6 +115,7 @@ class Station:
         await self._hci.start()
         for scenario_device in self.scenario.devices:
             await self._wire(scenario_device)
+        self.on_wired()
         self._write_configuration()
         await self.start_gateway()
         for device in self.scenario.devices:
@@ -163,6 +166,12 @@ class Station:
         log = self.gateway_folder / "gateway.log"
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-5:]) if log.exists() else ""
         return f"the gateway did not start; the end of {log}:\n{tail}"
+
+    @property
+    def gateway_process(self) -> asyncio.subprocess.Process:
+        """The gateway's present process."""
+        assert self.gateway is not None, "not started"
+        return self.gateway
 
     async def kill_gateway(self) -> None:
         """SIGKILL, as a power cut would."""

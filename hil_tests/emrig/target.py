@@ -67,6 +67,11 @@ class Device:
         """Called when input arrives; the rig sets it."""
 
     @property
+    def pid(self) -> int:
+        """The process, while it runs."""
+        return self._pid
+
+    @property
     def running(self) -> bool:
         """Whether the process is up, as far as the rig knows."""
         return self._socket is not None

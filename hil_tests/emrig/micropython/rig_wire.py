@@ -1,8 +1,8 @@
 """What a simulated device and the rig say to each other; imported by both (CPython and MicroPython).
 
-A message is `payload length u16 LE | kind u8 | channel u8 | payload`. The device may write at any time; the rig answers a
-CALL at once with a REPLY and otherwise writes only while the device waits, ending with NOW. Times are virtual
-milliseconds since the rig's start, i64 LE.
+A message is `payload length u16 LE | kind u8 | channel u8 | payload`. The device may write at any time; the rig
+answers a CALL at once with a REPLY and otherwise writes only while the device waits, ending with NOW. Times are
+virtual milliseconds since the rig's start, i64 LE.
 """
 
 HEADER_FORMAT = "<HBB"
