@@ -88,7 +88,7 @@ class Device:
             (wire(ms), round(latitude * 1e6), round(longitude * 1e6), 40, 90, precision, 9, 9, mechanism)
             for ms, latitude, longitude, precision, mechanism in fixes
         ]
-        body = codec.PositionBlock(*self.header(fixes[-1][0]), bytes(positions.encode_block(rows)))
+        body = codec.PositionBlock(*self.header(fixes[-1][0]), bytes(positions.encode_block(rows, positions.ALL)))
         return self.raw(body.encode(), fixes[-1][0])
 
     def presence(
@@ -124,11 +124,12 @@ class Device:
 
 
 def batch(records: list[dict[str, Any]], number: int = 1, uploaded_ms: int | None = None) -> dict[str, Any]:
-    latest = max((record["receivedTimeMs"] for record in records), default=0)
+    if uploaded_ms is None:
+        uploaded_ms = max((record["receivedTimeMs"] for record in records), default=0) + 500
     return {
         "batchId": f"batch-{number}",
         "gatewayId": "gateway-1",
-        "uploadedDateMs": latest + 500 if uploaded_ms is None else uploaded_ms,
+        "uploadedDateMs": uploaded_ms,
         "records": records,
     }
 
@@ -136,3 +137,59 @@ def batch(records: list[dict[str, Any]], number: int = 1, uploaded_ms: int | Non
 def minutes(count: float) -> int:
     """Minutes as milliseconds."""
     return int(timedelta(minutes=count).total_seconds() * 1000)
+
+
+ANKLE, HOME, ALCOHOL, PID = 11, 12, 13, 14
+
+ORDERS = """
+[[wearers]]
+personId = "P1"
+
+[[activations]]
+deviceActivationId = "A-ankle"
+deviceId = 11
+personId = "P1"
+deviceActivationDate = 2026-03-01T00:00:00Z
+
+[[activations]]
+deviceActivationId = "A-home"
+deviceId = 12
+personId = "P1"
+deviceActivationDate = 2026-03-01T00:00:00Z
+curfewAddress = "PRIMARY"
+
+[[activations]]
+deviceActivationId = "A-alcohol"
+deviceId = 13
+personId = "P1"
+deviceActivationDate = 2026-03-01T00:00:00Z
+
+[[activations]]
+deviceActivationId = "A-pid"
+deviceId = 14
+personId = "P1"
+deviceActivationDate = 2026-03-01T00:00:00Z
+
+[[orders]]
+orderId = "O1"
+personId = "P1"
+orderType = "COMMUNITY"
+startDate = 2026-03-01
+endDate = 2026-11-30
+timezone = "Europe/London"
+
+[orders.curfew]
+[[orders.curfew.timetable]]
+dayOfWeek = ["MONDAY", "TUESDAY", "WEDNESDAY", "THURSDAY", "FRIDAY", "SATURDAY", "SUNDAY"]
+startTime = "19:00"
+endTime = "07:00"
+
+[[orders.enforcementZones]]
+zoneId = "Z1"
+zoneType = "EXCLUSION"
+name = "High Street"
+geometry = { type = "Circle", center = [-0.1, 51.5], radiusMetres = 300 }
+
+[orders.alcohol]
+monitoringType = "ALCOHOL_ABSTINENCE"
+"""

@@ -87,7 +87,7 @@ def _moment(value: object) -> datetime | date:
 def _zone(value: str) -> str:
     try:
         ZoneInfo(value)
-    except (OSError, ValueError):
+    except (KeyError, OSError, ValueError):  # ZoneInfoNotFoundError is a KeyError
         raise ValueError(
             f"unknown time zone {value!r}: write an IANA name such as Europe/London"
             " (a machine without time zone data needs the package tzdata)"

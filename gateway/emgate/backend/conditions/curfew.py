@@ -16,8 +16,8 @@ from emgate.backend.orders import DAYS, Curfew
 from emgate.backend.vocabulary import AlertCode, Category
 
 ABSENCE_GRACE_MS = 5 * 60_000
-"""No published figure. 5 min is the field's limit for a gap in ordinary data (field notes §1, "gap over 5 min") and
-one presence window of the home unit's default: a body between beacon and unit must not make an absence."""
+"""No published figure; 5 min is what the field calls a gap in ordinary data (field notes §1, "gap over 5 min"). A body
+between beacon and unit for a while must not make an absence; where it lasts longer, the order sets its own figure."""
 MINIMUM_LISTENED_FRACTION = 0.5
 """Of a window: a beacon is sent many times in a window, so half of it is ample to hear one; less is called deaf."""
 JOIN_MS = 2_000

@@ -17,8 +17,11 @@ def depth_m(geometry: Polygon | Circle, latitude: float, longitude: float) -> fl
     if isinstance(geometry, Circle):
         return geometry.radiusMetres - distance_m(latitude, longitude, geometry.center[1], geometry.center[0])
     nearest, inside = inf, False
+    reference = geometry.coordinates[0][0][0]
+    # The zone as a whole lies the short way round from the position, and its corners the short way from its first.
+    east_of_position = _wrapped(reference - longitude)
     for ring in geometry.coordinates:
-        points = [_plane(latitude, longitude, point) for point in ring]
+        points = [_plane(latitude, east_of_position + _wrapped(point[0] - reference), point[1]) for point in ring]
         for (ax, ay), (bx, by) in pairwise(points):
             nearest = min(nearest, _to_segment(ax, ay, bx, by))
             if (ay > 0) != (by > 0) and ax + (0 - ay) / (by - ay) * (bx - ax) > 0:
@@ -33,11 +36,15 @@ def distance_m(latitude_a: float, longitude_a: float, latitude_b: float, longitu
     return 2 * EARTH_RADIUS_M * asin(min(1.0, sqrt(half)))
 
 
-def _plane(latitude: float, longitude: float, point: tuple[float, float]) -> tuple[float, float]:
-    """A corner (longitude, latitude) as metres east and north of the position; the short way round the antimeridian."""
-    east = (point[0] - longitude + 540.0) % 360.0 - 180.0
+def _wrapped(degrees: float) -> float:
+    """A difference of longitudes as -180 ... 180."""
+    return (degrees + 540.0) % 360.0 - 180.0
+
+
+def _plane(latitude: float, east_degrees: float, corner_latitude: float) -> tuple[float, float]:
+    """A corner as metres east and north of the position."""
     scale = radians(1) * EARTH_RADIUS_M
-    return east * scale * cos(radians((latitude + point[1]) / 2)), (point[1] - latitude) * scale
+    return east_degrees * scale * cos(radians((latitude + corner_latitude) / 2)), (corner_latitude - latitude) * scale
 
 
 def _to_segment(ax: float, ay: float, bx: float, by: float) -> float:
