@@ -247,7 +247,7 @@ def _fix(time: str, latitude: str, longitude: str) -> Fix:
 def _microdegrees(text: str, limit: int, what: str) -> int:
     try:
         degrees = Decimal(text)
-        beyond = not abs(degrees) <= limit // 1000000
+        beyond = not -limit // 1000000 <= degrees <= limit // 1000000
     except InvalidOperation:
         raise ValueError(f"{what} {text!r} is not a number of degrees") from None
     if beyond:

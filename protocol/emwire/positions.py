@@ -205,11 +205,13 @@ def _plan(fixes: "Sequence[Sequence[int]]") -> "tuple[int, int, int]":
     return usual_s, choice, exponent if exponent < 15 else 15
 
 
-def _check(latitude: int, longitude: int, offset: int) -> None:
+def _beyond(latitude: int, longitude: int) -> str:
+    """What is wrong with a place, empty if nothing."""
     if not -LATITUDE_LIMIT <= latitude <= LATITUDE_LIMIT:
-        raise WireError("latitude out of range", offset)
+        return "latitude out of range"
     if not -LONGITUDE_LIMIT <= longitude <= LONGITUDE_LIMIT:
-        raise WireError("longitude out of range", offset)
+        return "longitude out of range"
+    return ""
 
 
 def _on_circle(coder: Coder, value: int, circle: int) -> int:
@@ -248,8 +250,10 @@ def _core(coder: Coder, fixes: "Sequence[Sequence[int]]", count: int) -> "list[l
     time_s = coder.raw(32, first[0])
     latitude = coder.raw(28, first[1] + LATITUDE_LIMIT) - LATITUDE_LIMIT
     longitude = coder.raw(29, first[2] + LONGITUDE_LIMIT) - LONGITUDE_LIMIT
-    _check(latitude, longitude, coder.at)
     if decoding:
+        wrong = _beyond(latitude, longitude)
+        if wrong:
+            raise coder.error(wrong)
         rows.append([time_s, latitude, longitude])
     if count == 1:
         return rows
@@ -323,7 +327,9 @@ def _core(coder: Coder, fixes: "Sequence[Sequence[int]]", count: int) -> "list[l
         latitude += latitude_step
         longitude = _wrap(longitude + longitude_step, _LONGITUDE_CIRCLE)
         if decoding:
-            _check(latitude, longitude, coder.at)
+            wrong = _beyond(latitude, longitude)
+            if wrong:
+                raise coder.error(wrong)
             rows.append([time_s, latitude, longitude])
     return rows
 
@@ -409,7 +415,9 @@ def encode_block(fixes: "Sequence[Sequence[int]]", columns: int = CORE) -> bytes
             raise WireError("fix without all its columns", at)
         if not 0 <= fix[0] <= 0xFFFFFFFF:
             raise WireError("time out of range", at)
-        _check(fix[1], fix[2], at)
+        wrong = _beyond(fix[1], fix[2])
+        if wrong:
+            raise WireError(wrong, at)
         for column in range(6):
             if columns >> column & 1 and not -1 <= fix[3 + column] <= _COLUMN_LIMITS[column]:
                 raise WireError("position column out of range", at)
