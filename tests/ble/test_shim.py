@@ -6,6 +6,8 @@ import pytest
 from bleak import BleakClient, BleakScanner
 from bleak.exc import BleakError
 from emgate.links.ble_bumble import BumbleAdapter
+from emrig.air import Air, HciServer
+from emrig.clock import VirtualClock
 
 TAG = 0x0A0B0C0D
 ADDRESS = "C0:00:0A:0B:0C:0D"
@@ -132,6 +134,18 @@ async def test_a_central_that_never_writes_is_sent_away(bench, adapter):
 async def test_no_controller_at_the_other_end(tmp_path):
     with pytest.raises(OSError, match="unix:"):
         await BumbleAdapter(f"unix:{tmp_path}/nothing").open()
+
+
+async def test_a_folder_with_a_long_name(tmp_path):
+    folder = tmp_path / ("long" * 20) / ("longer" * 20)
+    folder.mkdir(parents=True)
+    server = HciServer(Air(VirtualClock(0)), folder / "hci")
+    await server.start()
+    adapter = BumbleAdapter(f"unix:{server.path}")
+    await adapter.open()
+    await adapter.close()
+    await server.close()
+    assert not server.path.parent.exists()
 
 
 async def test_something_else_at_the_other_end(tmp_path, monkeypatch):

@@ -1,8 +1,9 @@
 """Where a host in another process finds its controller: HCI (H4) over a unix socket, a fresh one per connection."""
 
 import asyncio
-import contextlib
 import logging
+import os
+import tempfile
 from pathlib import Path
 
 from bumble import core, hci
@@ -12,6 +13,9 @@ from emrig.air.air import GATEWAY, Air
 from emrig.air.controller import AirController
 
 logger = logging.getLogger(__name__)
+
+# sockaddr_un holds 108 bytes with the final zero on Linux, 104 on macOS (unix(7)).
+MAXIMUM_PATH = 103
 
 
 class _Attachment(asyncio.Protocol):
@@ -52,10 +56,16 @@ class _Attachment(asyncio.Protocol):
 
 
 class HciServer:
-    """Listens at `path`; the transport string for a host is `unix:<path>`. One host at a time: the latest wins."""
+    """Listens at `path`; the transport string for a host is `unix:<path>`. One host at a time: the latest wins.
+
+    A path too long for a socket is replaced by one in a temporary folder: read `path` again."""
 
     def __init__(self, air: Air, path: Path, radio_id: int = GATEWAY) -> None:
         self.air = air
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        if len(os.fsencode(path)) > MAXIMUM_PATH:
+            self._folder = tempfile.TemporaryDirectory(prefix="emtag-")
+            path = Path(self._folder.name) / "hci"
         self.path = path
         self.radio_id = radio_id
         self.attached = asyncio.Event()
@@ -76,8 +86,9 @@ class HciServer:
         if self._server is not None:
             self._server.close()
             self._server = None
-        with contextlib.suppress(FileNotFoundError):
-            self.path.unlink()
+        self.path.unlink(missing_ok=True)
+        if self._folder is not None:
+            self._folder.cleanup()
 
     def drop(self) -> None:
         """Take the adapter away from the host, as if it were unplugged."""
