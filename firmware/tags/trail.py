@@ -1,12 +1,12 @@
 # Fixes on their way into position blocks, and spans without a fix. Sans-IO.
 import struct
 
-from emwire import positions
+from emwire import constants, positions
 
 # Fixes in a block; field rule is one a minute, so that a block holds an hour at most.
 MAXIMUM_FIXES = 60
 # The wire's limit of a block. Real trails take some 15 bytes a fix with all columns; a wild one is halved.
-MAXIMUM_BLOCK = 1000
+MAXIMUM_BLOCK = constants.LONGEST_POSITION_BLOCK
 # A span without a fix is told when it begins, every hour while it lasts, and when it ends.
 REPEAT_MS = 3600000
 # attempts u16 (saturating), cause u8 (drivers.fixes.CAUSE_…), ended u8

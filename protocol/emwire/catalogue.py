@@ -203,6 +203,8 @@ ENUMERATIONS = (
 
 TIME = "s since 2020-01-01T00:00:00Z"
 UNKNOWN_TIME = {0: "unknown"}
+# A datagram's 1024 bytes less device id (4), frame header and tag (14), type and record header (12).
+LONGEST_BLOCK = 1024 - 4 - 14 - 12
 PERCENT: dict[str, Any] = {"unit": "%", "highest": 100, "special": {255: "unknown"}}
 SATURATED = {65535: "as many or more"}
 NOT_HEARD_S = {65535: "not heard"}
@@ -242,7 +244,7 @@ MESSAGES = (
         "position_block",
         0x02,
         "Positions in one self-contained compressed block.",
-        "block" / RestBytes(1, 1000, "Block as emwire.positions encodes it"),
+        "block" / RestBytes(1, LONGEST_BLOCK, "Block as emwire.positions encodes it"),
     ),
     _record(
         "presence",

@@ -183,7 +183,7 @@ class PositionBlock:
             _refuse(self.recorded_time_s, 4)
         if type(self.uptime_s) is not int or not 0 <= self.uptime_s <= 4294967295:
             _refuse(self.uptime_s, 8)
-        if not isinstance(self.block, (bytes, bytearray)) or not 1 <= len(self.block) <= 1000:
+        if not isinstance(self.block, (bytes, bytearray)) or not 1 <= len(self.block) <= 994:
             _refuse_bytes(self.block, 12)
         head = _POSITION_BLOCK.pack(
             0x02,
@@ -198,8 +198,8 @@ class PositionBlock:
 def _decode_position_block(data: bytes, size: int) -> PositionBlock:
     if size < 13:
         raise WireError("short", size)
-    if size > 1012:
-        raise WireError("trailing", 1012)
+    if size > 1006:
+        raise WireError("trailing", 1006)
     (
         _,
         clock_source,

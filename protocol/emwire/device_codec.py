@@ -151,7 +151,7 @@ def encode_position_block(
         _refuse(recorded_time_s, 4)
     if type(uptime_s) is not int or not 0 <= uptime_s <= 4294967295:
         _refuse(uptime_s, 8)
-    if not isinstance(block, (bytes, bytearray)) or not 1 <= len(block) <= 1000:
+    if not isinstance(block, (bytes, bytearray)) or not 1 <= len(block) <= 994:
         _refuse_bytes(block, 12)
     head = struct.pack(
         "<BBHII",
@@ -167,8 +167,8 @@ def encode_position_block(
 def _decode_position_block(data: bytes, size: int) -> "tuple[Any, ...]":
     if size < 13:
         raise WireError("short", size)
-    if size > 1012:
-        raise WireError("trailing", 1012)
+    if size > 1006:
+        raise WireError("trailing", 1006)
     (
         _,
         clock_source,

@@ -16,6 +16,8 @@ def write() -> str:
         "# 2020-01-01T00:00:00Z in unix seconds: zero of time_s",
         f"TIME_EPOCH_UNIX_S = {catalogue.TIME_EPOCH_UNIX_S}",
     ]
+    lines += ["", "# Most bytes of a position block, so that its record fits a datagram"]
+    lines += [f"LONGEST_POSITION_BLOCK = {catalogue.LONGEST_BLOCK}"]
     lines += ["", "# Message types"]
     lines += [f"MESSAGE_{entry.name.upper()} = 0x{entry.message_type:02X}" for entry in catalogue.MESSAGES]
     for enumeration in catalogue.ENUMERATIONS:
