@@ -31,6 +31,10 @@ class Health:
         device = self._device
         link = device.link
         self._measure()
+        # What is left after a collection is in use; before it, garbage counts too.
+        gc.collect()
+        used = gc.mem_alloc()
+        self.memory_peak = max(self.memory_peak, used)
         device.records.status(
             self.battery.percent,
             self.battery.millivolts,
@@ -71,7 +75,6 @@ class Health:
             await asyncio.sleep_ms(BATTERY_INTERVAL_MS)
 
     def _measure(self):
-        self.memory_peak = max(self.memory_peak, gc.mem_alloc())
         warning = self.battery.measure()
         if warning:
             event = constants.EVENT_BATTERY_CRITICAL if warning == CRITICAL else constants.EVENT_BATTERY_LOW

@@ -115,6 +115,7 @@ class DeviceLink:
         self._poll_due_ms: int | None = None
         self._poll_attempts = 0
         self.time_wanted = False
+        self.asked_ms: int | None = None  # when the oldest unanswered poll of this connection was sent
 
     # -- life of a connection -----------------------------------------------------------------------------
 
@@ -137,6 +138,7 @@ class DeviceLink:
         self._syncs = []
         self._unanswered = {}
         self._poll_due_ms = None
+        self.asked_ms = None
 
     def ask(self) -> None:
         """Ask for the time (and for acknowledgements) at the next poll, and again until it comes."""
@@ -261,6 +263,8 @@ class DeviceLink:
             self._poll_due_ms = None
             return None
         self._poll_attempts += 1
+        if self.asked_ms is None:
+            self.asked_ms = now_ms
         return self._link_message(device_codec.encode_poll())
 
     def _delivery_delay_ms(self) -> int:
