@@ -50,7 +50,7 @@ _FIRST = 99  # q = -11 … 32
 _SIGN = 132
 _NUMBER = 133
 # First estimates of P(bit = 0) in 1/256, from Student's t distribution with two degrees of freedom around 0.9 of
-# the mean magnitude; derivation in docs/positions.md, recomputed by tests/positions/test_table.py.
+# the mean magnitude; derivation in docs/positions.md, recomputed by tests/positions/test_position_table.py.
 _TABLE = bytes.fromhex(
     "6c7c8d9e6c7c8d9eafbeccd8e2e9eff4f7fafafa73808c97"
     "a1a8aeb3b6b9bbbcbdbebfbfbfc0c0c0c0c0c0c0c0c0c0c0"
@@ -65,7 +65,7 @@ _TIME_FLAG = 0  # + 0 after a regular fix, 1 where the rest of a split interval 
 _HOLD_FLAG = 3  # + 2 if the interval was irregular, + 1 if the last fix repeated the position
 _UNKNOWN_FLAG = 7  # + 1 if the value before was unknown too
 _FLAGS = 9
-_FLAG_START = b"\x39\x23\x23\x3f\x2f\x23\x23\x3c\x10"
+_FLAG_START = b"\x3a\x34\x23\x3f\x2f\x23\x23\x3c\x10"
 
 _POSITION = _FLAGS
 _TIME = _POSITION + _NUMBER
@@ -275,10 +275,10 @@ def _core(coder: Coder, fixes: "Sequence[Sequence[int]]", count: int) -> "list[l
     hold = 0
     time_context = _TIME_FLAG
     for at in range(1, count):
-        # Time: the usual interval, or what is missing to it after less than three quarters of it.
-        split = 0 < 4 * step_s < 3 * usual_s
-        expected_s = usual_s - step_s if split else usual_s
-        if time_context and split:
+        # Time: the usual interval, or after an unexpected one of less than three quarters of it what is missing.
+        expected_s = usual_s
+        if time_context and 0 < 4 * step_s < 3 * usual_s:
+            expected_s -= step_s
             time_context = _TIME_FLAG + 1
         last_step_s = step_s
         if not decoding:

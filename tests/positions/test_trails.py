@@ -25,7 +25,7 @@ def recordings(shared_data: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize(
-    ("interval_s", "promised", "reached"), [(None, 2.45, 2.18), (60, 3.85, 3.54)], ids=["native", "minute"]
+    ("interval_s", "promised", "reached"), [(None, 2.45, 2.16), (60, 3.85, 3.54)], ids=["native", "minute"]
 )
 def test_recorded_trails_keep_to_the_promised_size(
     shared_data: Path, interval_s: int | None, promised: float, reached: float
