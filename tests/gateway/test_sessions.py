@@ -5,7 +5,9 @@ import contextlib
 import shutil
 import sqlite3
 import tempfile
+import threading
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from emgate.registry import Beacon, Device, Registry, Settings
 from emgate.sealing import Ccm
 from emgate.sessions import Sessions
 from emgate.store import Store
+from emgate.store_writer import Operation, Writer
 from emwire import codec, constants, envelope
 from emwire.errors import WireError
 from emwire.link import DeviceLink
@@ -44,11 +47,17 @@ class Wire:
         self.up.set()
         self.counters: Counter[str] = Counter()
         self.sent: list[bytes] = []
+        self.judge: Callable[[bytes], None] = lambda frame: None
+        self.verdicts: list[str] = []
 
     async def run(self) -> None:
         await asyncio.Event().wait()
 
     async def send(self, device_id: int, frame: bytes) -> bool:
+        try:
+            self.judge(frame)  # at the moment it leaves
+        except AssertionError as error:
+            self.verdicts.append(str(error))
         self.sent.append(frame)
         return True
 
@@ -265,6 +274,27 @@ async def test_a_link_that_is_down_gets_nothing_and_the_next_contact_everything(
     assert bench.messages()[-1].stored_through == 1
 
 
+async def test_no_acknowledgement_leaves_before_the_commit(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = threading.Event()
+    commit = Writer._transaction
+
+    def stalled(self: Writer, batch: Sequence[Operation]) -> list[object]:
+        assert disk.wait(20)
+        return commit(self, batch)
+
+    await bench.take(up_frame(envelope.LINK, 1, 0, codec.Poll().encode()))  # so that down counters are reserved
+    bench.messages()
+    monkeypatch.setattr(Writer, "_transaction", stalled)
+    under_way = bench.sessions.received(bench.wire, DEVICE, up_frame(envelope.RECORD, 1, 0, status_record(0)))
+    again = bench.sessions.received(bench.wire, DEVICE, up_frame(envelope.RECORD, 1, 0, status_record(0)))
+    await asyncio.sleep(0.1)  # time enough for an acknowledgement that should not come
+    assert (bench.messages(), under_way.done(), again.done()) == ([], False, False)
+    disk.set()
+    assert await under_way and await again
+    await bench.settle()
+    assert [message.stored_through for message in bench.messages()] == [1]
+
+
 async def test_nothing_is_taken_after_close(bench: Bench) -> None:
     await bench.sessions.close()
     assert not await bench.sessions.received(bench.wire, DEVICE, up_frame(envelope.RECORD, 1, 0, status_record(0)))
@@ -289,6 +319,7 @@ class Network(RuleBasedStateMachine):
         self.nonces: dict[tuple[int, int, int], bytes] = {}
         self.up: list[bytes] = []
         self.down: list[bytes] = []
+        self.bench.wire.judge = self._judge
         self._boot()
 
     async def _start(self) -> Bench:
@@ -303,20 +334,20 @@ class Network(RuleBasedStateMachine):
         self.link.opened(self.now_ms)
 
     def _sent(self) -> None:
-        """Judge what the gateway has sent, and put it on the network."""
-        for frame in self.bench.wire.sent:
-            header, message = opened(frame)
-            assert self.nonces.setdefault(header, frame) == frame, "a nonce was used twice"
-            if isinstance(message, codec.Acknowledgement):
-                self._judge(message)
+        """Put what the gateway has sent on the network."""
+        assert not self.bench.wire.verdicts
         self.down += self.bench.wire.sent
         self.bench.wire.sent = []
 
-    def _judge(self, message: codec.Acknowledgement) -> None:
+    def _judge(self, frame: bytes) -> None:
+        header, message = opened(frame)
+        assert self.nonces.setdefault(header, frame) == frame, "a nonce was used twice"
+        if not isinstance(message, codec.Acknowledgement):
+            return
         epoch = message.acknowledged_epoch
         rows = self.bench.query(
-            "SELECT r.sequence, r.row_id <= coalesce(c.row_id, 0) FROM records r LEFT JOIN cursors c ON c.alarm = r.alarm"
-            f" WHERE r.epoch = {epoch}"
+            "SELECT r.sequence, r.row_id <= coalesce(c.row_id, 0) FROM records r"
+            f" LEFT JOIN cursors c ON c.alarm = r.alarm WHERE r.epoch = {epoch}"
         )
         stored = {sequence for sequence, _ in rows}
         delivered = {sequence for sequence, behind in rows if behind}

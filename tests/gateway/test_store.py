@@ -170,7 +170,7 @@ async def test_a_damaged_store_is_refused_with_a_remedy(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[8192:24576] = os.urandom(16384)
     path.write_bytes(data)
-    with pytest.raises(StoreError, match="failed its check.*move it"):
+    with pytest.raises(StoreError, match=r"failed its check.*move it"):
         await Store.open(path)
     path.write_bytes(b"not a database at all, but long enough to be looked at" * 100)
     with pytest.raises(StoreError, match="failed its check"):
@@ -245,7 +245,7 @@ async def test_without_a_reserve_a_full_disk_holds_the_batch_until_there_is_room
             break
     waiting = [store.append(record(1000 + n, payload=b"\x06" * 1000)) for n in range(50)]
     async with asyncio.timeout(20):
-        while not store.counters["commit_failed"]:
+        while not store.counters["commit_failed"]:  # noqa: ASYNC110 - a counter of the writer's thread
             await asyncio.sleep(0.01)
     assert not any(future.done() for future in waiting)
     hog.unlink()
