@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from backend_kit import Clock
 from emgate.backend.ingest import Backend
 from emgate.backend.queries import Reader
-from kit import Clock
 
 
 @pytest.fixture

@@ -58,6 +58,7 @@ EVENT_TYPES: dict[int, EventType] = dict(
         _event(wire.EVENT_WAN_LOST, "Network lost", "EV_WAN_LOST", Criticality.LOW),
         _event(wire.EVENT_WAN_RESTORED, "Network restored", "EV_WAN_RESTORED", Criticality.LOW),
         _event(wire.EVENT_GNSS_FAULT, "Satellite receiver fault", "EV_GNSS_FAULT", Criticality.MEDIUM),
+        _event(wire.EVENT_NO_FIX, "No position", "EV_NO_FIX", Criticality.LOW),
         _event(BATTERY_EVENT_TYPE_ID, "Battery percentage", EV_BATTERY_PERCENTAGE, Criticality.LOW),
     ]
 )

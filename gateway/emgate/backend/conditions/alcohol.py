@@ -73,7 +73,7 @@ def judge(readings: Sequence[Reading], threshold_ug_per_l: int, wearer: tuple[in
 
 
 def _ordered(readings: Sequence[Reading]) -> list[Reading]:
-    return sorted(set(readings), key=lambda reading: (reading.time_ms, reading.identity))
+    return sorted(readings, key=lambda reading: (reading.time_ms, reading.identity))
 
 
 def _in_a_row(a: Reading, b: Reading) -> bool:

@@ -238,7 +238,7 @@ def judge(
     wearer: tuple[int, str],
 ) -> list[Finding]:
     """Absences of one period. `wearer` is the pid's (deviceId, deviceActivationId); windows in any order."""
-    ordered = sorted(set(windows), key=lambda window: (window.start_ms, window.unit_id, window.identity))
+    ordered = sorted(windows, key=lambda window: (window.start_ms, window.unit_id, window.identity))
     known_until = max((window.end_ms for window in ordered), default=0)
     span = (period.start_ms - LOOK_BACK_MS, min(period.end_ms, max(known_until, period.start_ms)))
     found: list[Finding] = []

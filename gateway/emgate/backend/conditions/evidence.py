@@ -72,6 +72,7 @@ def windows(database: sqlite3.Connection, pid: Activation, from_ms: int, until_m
         (pid.device_id, from_ms - LONGEST_WINDOW_MS, until_ms, from_ms),
     ):
         start = row["window_start_date"]
+        # A beacon judged copied or replayed proves nothing either way: a pid that lost its counter sounds the same.
         heard = row["heard_count"] > 0 and row["first_heard_s"] is not None and row["last_heard_s"] is not None
         authentic = heard and row["authenticity"] == constants.AUTHENTICITY_AUTHENTIC
         yield curfew.Window(

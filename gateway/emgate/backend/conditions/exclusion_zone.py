@@ -84,7 +84,7 @@ class _Visit:
 
 def judge(zone: EnforcementZone, points: Sequence[Point], rules: Rules, wearer: tuple[int, str]) -> list[Finding]:
     """Visits to one zone by one device, from points in any order. `wearer` is (deviceId, deviceActivationId)."""
-    ordered = sorted(set(points), key=lambda point: (point.time_ms, point.identity))
+    ordered = sorted(points, key=lambda point: (point.time_ms, point.identity))
     usable = [point for point in ordered if counts(point)]
     cell = [point for point in ordered if not counts(point) and place(zone, point) != OUTSIDE]
     teleported = _teleported(usable)

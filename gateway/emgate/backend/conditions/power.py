@@ -43,8 +43,8 @@ def judge(
     observations: Iterable[Observation], levels: Iterable[Level], charged: bool, device: tuple[int, str]
 ) -> list[Finding]:
     """Power findings of one device. `charged`: the wearer charges it; `device` is (deviceId, deviceActivationId)."""
-    ordered = sorted(set(observations), key=lambda item: (item.time_ms, item.identity))
-    known = sorted(set(levels), key=lambda item: (item.time_ms, item.identity))
+    ordered = sorted(observations, key=lambda item: (item.time_ms, item.identity))
+    known = sorted(levels, key=lambda item: (item.time_ms, item.identity))
     if charged:
         return [*_mains(ordered, device), *_empty(ordered, known, device), *_low(ordered, known, device)]
     return [*_mains(ordered, device), *_non_charged(ordered, known, device)]

@@ -46,7 +46,7 @@ ALL_EVENTS = (*STRAP_EVENTS, *FAULT_EVENTS, *MOVED_EVENTS, constants.EVENT_CASE_
 
 def judge(observations: Iterable[Observation], now_ms: int, device: tuple[int, str]) -> list[Finding]:
     """Tampers and faults of one device, from observations in any order. `device` is (deviceId, deviceActivationId)."""
-    ordered = sorted(set(observations), key=lambda item: (item.time_ms, item.identity, item.event_type))
+    ordered = sorted(observations, key=lambda item: (item.time_ms, item.identity, item.event_type))
     return [
         *strap([item for item in ordered if item.event_type in STRAP_EVENTS], now_ms, device),
         *_case(ordered, device),

@@ -5,10 +5,10 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from backend_kit import at, minutes
 from emgate.backend.conditions.alcohol import THRESHOLD_UG_PER_L, Reading, judge, judge_contact
 from emgate.backend.conditions.finding import Finding, Identity
 from emwire import constants
-from kit import at, minutes
 
 T = at("2026-03-02T10:00:00")
 WEARER = (13, "A-alcohol")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from backend_kit import ANKLE, ORDERS, Clock, Device, at, batch, minutes
 from emgate.backend.batch import BatchError
 from emgate.backend.ingest import Backend
 from emgate.backend.queries import Reader
@@ -16,7 +17,6 @@ from emgate.errors import StoreError
 from emwire import codec, constants
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kit import ANKLE, ORDERS, Clock, Device, at, batch, minutes
 
 T = at("2026-03-02T10:00:00")
 
@@ -281,7 +281,7 @@ def test_a_file_of_another_program_is_left_alone(tmp_path: Path) -> None:
 CHILD = """
 import sys
 sys.path[:0] = sys.argv[2:]
-from kit import ANKLE, ORDERS, Clock, Device, at, batch
+from backend_kit import ANKLE, ORDERS, Clock, Device, at, batch
 from pathlib import Path
 from emgate.backend.ingest import Backend
 from emwire import constants

@@ -1,10 +1,10 @@
 """Tamper: strap, flicker, case, home unit moved, beacon copied; faults that are no tamper."""
 
 import pytest
+from backend_kit import at, minutes
 from emgate.backend.conditions.finding import Finding, Identity
 from emgate.backend.conditions.tamper import Observation, judge
 from emwire import constants
-from kit import at, minutes
 
 T = at("2026-03-02T10:00:00")
 DEVICE = (11, "A-ankle")

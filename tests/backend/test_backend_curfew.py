@@ -3,10 +3,10 @@
 from datetime import UTC, datetime
 
 import pytest
+from backend_kit import at, minutes
 from emgate.backend.conditions.curfew import Period, Rules, Unit, Window, judge, periods
 from emgate.backend.conditions.finding import Finding, Identity
 from emgate.backend.orders import Curfew
-from kit import at, minutes
 
 START, END = at("2026-03-02T19:00:00"), at("2026-03-03T07:00:00")
 PERIOD = Period(START, END, frozenset(("PRIMARY",)))

@@ -1,10 +1,10 @@
 """Power: mains, empty batteries, chargers that do not charge."""
 
+from backend_kit import at, minutes
 from emgate.backend.conditions.finding import Finding, Identity
 from emgate.backend.conditions.power import Level, judge
 from emgate.backend.conditions.tamper import Observation
 from emwire import constants
-from kit import at, minutes
 
 T = at("2026-03-02T10:00:00")
 DEVICE = (11, "A-ankle")

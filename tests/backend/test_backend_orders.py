@@ -4,9 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from backend_kit import ORDERS, at
 from emgate.backend.orders import order_from_json, order_to_json, read_order_file
 from emgate.errors import ConfigError
-from kit import ORDERS, at
 
 
 def read(tmp_path: Path, text: str):  # type: ignore[no-untyped-def]

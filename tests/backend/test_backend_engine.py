@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from backend_kit import ALCOHOL, ANKLE, HOME, ORDERS, PID, Clock, Device, at, batch, minutes
 from emgate.backend.ingest import Backend
 from emgate.backend.queries import Reader
 from emwire import constants
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kit import ALCOHOL, ANKLE, HOME, ORDERS, PID, Clock, Device, at, batch, minutes
 
 NOON = at("2026-03-02T12:00:00")
 NEXT_NOON = at("2026-03-03T12:00:00")

@@ -5,13 +5,13 @@ from math import cos, radians
 from typing import Any
 
 import pytest
+from backend_kit import at, minutes
 from emgate.backend.conditions.exclusion_zone import Point, Rules, judge
 from emgate.backend.conditions.finding import Finding, Identity
 from emgate.backend.conditions.geometry import depth_m, distance_m
 from emgate.backend.orders import Circle, EnforcementZone, Polygon
 from hypothesis import given
 from hypothesis import strategies as st
-from kit import at, minutes
 
 T = at("2026-03-02T10:00:00")
 WEARER = (11, "A-ankle")
