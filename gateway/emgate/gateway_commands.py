@@ -1,6 +1,7 @@
 """What `emtag gateway run` and `emtag backend run` do; the command line itself is in cli.py."""
 
 import asyncio
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -67,8 +68,9 @@ def _run_backend(config: configuration.BackendConfig) -> int:
 
 def _announce(facts: dict[str, Any], ready_file: Path | None) -> None:
     line = json.dumps(facts)
-    print(line, flush=True)
     if ready_file is not None:
         temporary = ready_file.with_name(f".{ready_file.name}.new")
         temporary.write_text(line + "\n", encoding="utf-8")
         temporary.replace(ready_file)
+    with contextlib.suppress(BrokenPipeError):  # nobody has to listen
+        print(line, flush=True)
