@@ -10,7 +10,7 @@ CHUNK = 512
 
 
 def iso(time_s, millisecond):
-    """UTC of seconds since 2020, as a JSON string, or null."""
+    """UTC of seconds since 2010, as a JSON string, or null."""
     if time_s is None:
         return "null"
     day, second = divmod(time_s, 86400)

@@ -31,7 +31,7 @@ _RANK = {
 
 
 class Clock:
-    """UTC in whole seconds since 2020 with its uncertainty; 0 while unknown."""
+    """UTC in whole seconds since 2010 with its uncertainty; 0 while unknown."""
 
     def __init__(self, ticks_ms: "Callable[[], int]", on_jump=None):
         """on_jump(old_time_s, new_time_s, source, correction_ms) is called after a jump has been made."""
@@ -53,7 +53,7 @@ class Clock:
         return self.source != constants.CLOCK_UNKNOWN
 
     def utc_ms(self) -> int:
-        """Milliseconds since 2020, never less than given before except after a reported jump; 0 = unknown."""
+        """Milliseconds since 2010, never less than given before except after a reported jump; 0 = unknown."""
         if not self.known:
             return 0
         self._given_ms = max(self._given_ms, self.ticks_ms() + self._offset_ms)
@@ -77,7 +77,7 @@ class Clock:
         return min(self._set_uncertainty_ms + drift, UNCERTAINTY_UNKNOWN_MS)
 
     def observe(self, source: int, utc_ms: int, uncertainty_ms: int, at_ticks_ms: "int | None" = None) -> bool:
-        """Take note that it was utc_ms (since 2020) at a moment of this boot; True if the clock was moved by it."""
+        """Take note that it was utc_ms (since 2010) at a moment of this boot; True if the clock was moved by it."""
         if at_ticks_ms is None:
             at_ticks_ms = self.ticks_ms()
         if not 0 < utc_ms <= LATEST_TIME_MS or uncertainty_ms < 0 or source not in _RANK:

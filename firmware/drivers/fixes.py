@@ -12,7 +12,7 @@ CAUSE_CONTRADICTION = 4  # its sentences about one moment disagree
 CAUSE_UNCONFIRMED = 5  # the other sentences that it usually sends were lost
 CAUSE_NAMES = ("none", "nothing heard", "void", "estimated", "contradiction", "unconfirmed")
 
-# One epoch's position. Unknown = None. time_s: seconds since 2020-01-01T00:00:00Z (negative before), with millisecond.
+# One epoch's position. Unknown = None. time_s: seconds since 2010-01-01T00:00:00Z (negative before), with millisecond.
 # weeks_added: what was added to the receiver's date, a multiple of 1024 (GPS week rollover), 0 if nothing.
 Fix = namedtuple(
     "Fix",
@@ -73,7 +73,7 @@ class Epochs:
     """Collects observations; fixes appear in the list `done` when their epoch is over."""
 
     def __init__(self, not_before_day: "int | None" = None):
-        """not_before_day: no true date is earlier (day the firmware was built, since 2020-01-01)."""
+        """not_before_day: no true date is earlier (day the firmware was built, since 2010-01-01)."""
         self.done = []
         self.cause = CAUSE_NOTHING_HEARD
         self.fixes = 0
@@ -298,7 +298,7 @@ class Epochs:
         return None
 
     def _utc_s(self):
-        """Seconds since 2020 of the epoch, None if the receiver gave no date worth believing."""
+        """Seconds since 2010 of the epoch, None if the receiver gave no date worth believing."""
         self._weeks = 0
         if self._time_ms is None or self._date_bad:
             return None

@@ -14,6 +14,8 @@ POWER_OFF_MS = 2000
 REGISTRATION_TIMEOUT_MS = 120000
 CONNECT_TIMEOUT_MS = 75000
 PUBLISH_TIMEOUT_MS = 30000
+# The network works it out from cells, over the air.
+CELL_POSITION_TIMEOUT_MS = 30000
 # Longest silence of the MQTT session before the broker gives it up (SM KEEPTIME, s).
 KEEP_ALIVE_S = 300
 # Down frames wait here for the link; it acknowledges cumulatively, so a lost one is repeated by its sender.
@@ -27,7 +29,7 @@ _REGISTERED = (1, 5)  # home, roaming (3GPP TS 27.007)
 
 
 def network_time_ms(answer: bytes) -> "int | None":
-    """UTC ms since 2020 of '+CCLK: "yy/MM/dd,hh:mm:ss±zz"' (zz quarter hours), None where it is unset or nonsense."""
+    """UTC ms since 2010 of '+CCLK: "yy/MM/dd,hh:mm:ss±zz"' (zz quarter hours), None where it is unset or nonsense."""
     try:
         text = answer[answer.index(b'"') + 1 : answer.index(b'"') + 21].decode()
         year, month, day = int(text[0:2]), int(text[3:5]), int(text[6:8])
@@ -36,11 +38,11 @@ def network_time_ms(answer: bytes) -> "int | None":
     except (ValueError, IndexError):
         return None
     # An unset clock shows 1980 or 1970; years before the epoch are not ours either.
-    if not (20 <= year < 70 and 1 <= month <= 12 and 1 <= day <= 31 and hour < 24 and minute < 60 and second < 61):
+    if not (10 <= year < 70 and 1 <= month <= 12 and 1 <= day <= 31 and hour < 24 and minute < 60 and second < 61):
         return None
-    # Days since 2020-01-01, the year beginning in March so that the leap day is last.
+    # Days since 2010-01-01, the year beginning in March so that the leap day is last.
     shifted = year - (month < 3)
-    days = 365 * shifted + shifted // 4 + (153 * ((month + 9) % 12) + 2) // 5 + day - 1 - 7245
+    days = 365 * shifted + shifted // 4 + (153 * ((month + 9) % 12) + 2) // 5 + day - 1 - 3593
     return ((days * 24 + hour) * 60 + minute - zone * 15) * 60000 + second * 1000
 
 
@@ -103,11 +105,12 @@ class ModemLink:
                 pass
 
     async def cell_position(self):
-        """(latitude_microdegrees, longitude_microdegrees, precision_m) by the network, or None."""
-        for line in await self._channel.command("AT+CLBS=1,0", 30000):
-            fields = line.split(b":", 1)[-1].split(b",")
-            if line.startswith(b"+CLBS:") and len(fields) >= 4 and int(fields[0]) == 0:
-                return _microdegrees(fields[2]), _microdegrees(fields[1]), int(fields[3])
+        """(latitude_microdegrees, longitude_microdegrees, precision_m) by the network, or None if it cannot say."""
+        if not self._configured or self._registration not in _REGISTERED:
+            return None
+        for line in await self._channel.command("AT+CLBS=1,0", CELL_POSITION_TIMEOUT_MS):
+            if line.startswith(b"+CLBS: 0,"):
+                return cell_position(line)
         return None
 
     async def _read(self):
@@ -127,7 +130,7 @@ class ModemLink:
             await command("AT+CEREG=1")
             await command("AT+CFUN=1", 15000)
             self._configured = True
-        if not any(b"READY" in line for line in await command("AT+CPIN?")):
+        if b"+CPIN: READY" not in await command("AT+CPIN?"):
             raise ModemError("no SIM")
         await self._register()
         await self._ask_time()
@@ -247,9 +250,21 @@ class ModemLink:
         self._arrived.set()
 
 
+def cell_position(answer: bytes) -> "tuple[int, int, int] | None":
+    """(latitude_microdegrees, longitude_microdegrees, precision_m) of '+CLBS: 0,<longitude>,<latitude>,<metres>,…'."""
+    fields = answer.split(b",")
+    try:
+        longitude, latitude, precision_m = _microdegrees(fields[1]), _microdegrees(fields[2]), int(fields[3])
+    except (ValueError, IndexError):
+        return None
+    if abs(latitude) > 90000000 or abs(longitude) > 180000000 or not 0 <= precision_m < 65535:
+        return None
+    return latitude, longitude, precision_m
+
+
 def _microdegrees(text: bytes) -> int:
     """Decimal degrees to millionths without floating point."""
-    negative = text.strip().startswith(b"-")
-    whole, _, fraction = text.strip().lstrip(b"-").partition(b".")
+    negative = text.startswith(b"-")
+    whole, _, fraction = text.lstrip(b"-").partition(b".")
     value = int(whole) * 1000000 + int((fraction + b"000000")[:6])
     return -value if negative else value

@@ -29,8 +29,8 @@ _KINDS = {
 }
 
 DAY_MS = 86400000
-# Days from 1970-01-01 to 2020-01-01, where the wire's time begins.
-_DAYS_TO_2020 = 18262
+# Days from 1970-01-01 to 2010-01-01, where the wire's time begins.
+_DAYS_TO_2010 = 14610
 # Two-digit years of RMC: 80-99 are 1980-1999 (GPS time begins in 1980), the rest 2000-2079.
 _YEAR_PIVOT = 80
 # DOP that receivers write for "unknown" is 99.9 or 99.99; nothing above 50 is a usable geometry.
@@ -49,7 +49,7 @@ class Observation:
     def __init__(self, kind: int):
         self.kind = kind
         self.time_ms = None  # of the UTC day
-        self.day = None  # since 2020-01-01
+        self.day = None  # since 2010-01-01
         self.date_bad = False  # a date was given and is not one
         self.status = SILENT
         self.latitude = None  # microdegrees
@@ -64,7 +64,7 @@ class Observation:
 
 
 def day_number(year: int, month: int, day: int) -> "int | None":
-    """Days since 2020-01-01 (negative before), or None if there is no such date."""
+    """Days since 2010-01-01 (negative before), or None if there is no such date."""
     if not (1980 <= year <= 2107 and 1 <= month <= 12 and 1 <= day <= 31):
         return None
     if day > 30 and month in (4, 6, 9, 11):
@@ -77,12 +77,12 @@ def day_number(year: int, month: int, day: int) -> "int | None":
     era_year = year % 400
     day_of_year = (153 * (month + (-3 if month > 2 else 9)) + 2) // 5 + day - 1
     day_of_era = era_year * 365 + era_year // 4 - era_year // 100 + day_of_year
-    return year // 400 * 146097 + day_of_era - 719468 - _DAYS_TO_2020
+    return year // 400 * 146097 + day_of_era - 719468 - _DAYS_TO_2010
 
 
 def civil(day: int) -> tuple:
     """(year, month, day) of a day number."""
-    day += _DAYS_TO_2020 + 719468
+    day += _DAYS_TO_2010 + 719468
     era, day_of_era = divmod(day, 146097)
     era_year = (day_of_era - day_of_era // 1460 + day_of_era // 36524 - day_of_era // 146096) // 365
     day_of_year = day_of_era - (365 * era_year + era_year // 4 - era_year // 100)

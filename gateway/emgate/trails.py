@@ -1,7 +1,7 @@
 """Recorded trails (.plt, .gpx, .csv) and what they take as position blocks.
 
 A trail is a list of segments, a segment a list of `(time_s, latitude_microdegrees, longitude_microdegrees)`.
-time_s counts from 2020-01-01T00:00:00Z like the wire's, is negative in older recordings and 0 where the recording has
+time_s counts from 2010-01-01T00:00:00Z like the wire's, is negative in older recordings and 0 where the recording has
 no time; fractions of a second are dropped. Degrees are rounded from their decimal text, ties to even.
 """
 
@@ -16,15 +16,16 @@ from pathlib import Path
 from typing import Any
 from xml.parsers import expat
 
+from emwire.constants import TIME_EPOCH_UNIX_S
 from emwire.errors import WireError
 from emwire.positions import CORE, LATITUDE_LIMIT, LONGITUDE_LIMIT, MAXIMUM_FIXES, decode_block, encode_block
 
 Fix = tuple[int, int, int]
 Segment = list[Fix]
 
-_EPOCH = datetime(2020, 1, 1, tzinfo=UTC)
-_EPOCH_UNIX_S = 1577836800
-# What the wire's 32 bits hold when times before 2020 wrap around: December 1951 to January 2088.
+_EPOCH_UNIX_S = TIME_EPOCH_UNIX_S
+_EPOCH = datetime.fromtimestamp(_EPOCH_UNIX_S, UTC)
+# What the wire's 32 bits hold when times before 2010 wrap around: December 1941 to January 2078.
 _TIME_LIMIT_S = 1 << 31
 
 _PLT_HEADER_LINES = 6
@@ -69,7 +70,7 @@ def resample(segment: Segment, interval_s: int) -> Segment:
 
 
 def to_wire(fix: Fix) -> Fix:
-    """The fix as a block carries it: its time modulo 2**32, which keeps recordings older than 2020 lossless."""
+    """The fix as a block carries it: its time modulo 2**32, which keeps recordings older than 2010 lossless."""
     return (fix[0] & 0xFFFFFFFF, fix[1], fix[2])
 
 
@@ -256,7 +257,7 @@ def _microdegrees(text: str, limit: int, what: str) -> int:
 
 
 def _time_s(text: str) -> int:
-    """ISO 8601 (UTC unless it says otherwise) or unix seconds, as seconds since 2020; nothing gives 0."""
+    """ISO 8601 (UTC unless it says otherwise) or unix seconds, as seconds since 2010; nothing gives 0."""
     if not text:
         return 0
     time_s: int | Decimal

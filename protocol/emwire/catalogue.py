@@ -33,8 +33,9 @@ from emwire.fields import (
     u32,
 )
 
-# 2020-01-01T00:00:00Z: keeps seconds a 31-bit small integer on the boards until 2054.
-TIME_EPOCH_UNIX_S = 1577836800
+# 2010-01-01T00:00:00Z: seconds stay 31-bit small integers on the boards until 2044, and recordings of receivers and
+# bracelets made since then can be replayed through the whole stack.
+TIME_EPOCH_UNIX_S = 1262304000
 
 VOCABULARY = "MoJ electronic monitoring vocabulary"
 MICROPYTHON_GC = "MicroPython gc.mem_free, gc.mem_alloc"
@@ -201,7 +202,7 @@ ENUMERATIONS = (
     MECHANISM,
 )
 
-TIME = "s since 2020-01-01T00:00:00Z"
+TIME = "s since 2010-01-01T00:00:00Z"
 UNKNOWN_TIME = {0: "unknown"}
 # A datagram's 1024 bytes less device id (4), frame header and tag (14), type and record header (12).
 LONGEST_BLOCK = 1024 - 4 - 14 - 12

@@ -10,8 +10,8 @@ from emwire import positions
 
 PLT_HEADER = "Geolife trajectory\nWGS 84\nAltitude is in Feet\nReserved 3\n0,2,255,My Track,0,0,2,8421376\n0\n"
 PLT_LINE = "39.999844,116.326752,0,492,39744.7492361111,2008-10-23,17:58:54\n"
-# 2008-10-23T17:58:54Z in seconds after 2020-01-01.
-PLT_TIME_S = 1224784734 - 1577836800
+# 2008-10-23T17:58:54Z in seconds after 2010-01-01.
+PLT_TIME_S = 1224784734 - 1262304000
 
 
 def write(folder: Path, name: str, text: str) -> Path:
@@ -61,8 +61,8 @@ def test_gpx_segments_times_and_namespaces(tmp_path: Path) -> None:
         "a.gpx",
         """<?xml version="1.0"?><g:gpx xmlns:g="http://www.topografix.com/GPX/1/1"><g:time>2001-01-01T00:00:00Z</g:time>
         <g:wpt lat="1" lon="1"/><g:trk><g:trkseg/><g:trkseg>
-        <g:trkpt lon="-0.0000005" lat="0.0000015"><g:ele>3</g:ele><g:time> 2020-01-01T00:00:07.9Z </g:time></g:trkpt>
-        <g:trkpt lat="-90" lon="180.0"><g:time>2020-01-01T02:00:00+02:00</g:time></g:trkpt></g:trkseg>
+        <g:trkpt lon="-0.0000005" lat="0.0000015"><g:ele>3</g:ele><g:time> 2010-01-01T00:00:07.9Z </g:time></g:trkpt>
+        <g:trkpt lat="-90" lon="180.0"><g:time>2010-01-01T02:00:00+02:00</g:time></g:trkpt></g:trkseg>
         <g:trkseg><g:trkpt lat="1.5" lon="2"/></g:trkseg></g:trk></g:gpx>""",
     )
     assert read_trail(path) == [[(7, 2, 0), (0, -90000000, 180000000)], [(0, 1500000, 2000000)]]
@@ -71,10 +71,10 @@ def test_gpx_segments_times_and_namespaces(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "gpsDate,latitude,longitude\n2020-01-01T00:01:00Z,51.5,-0.127\n",
-        "\ufeffLongitude;LAT;other;Timestamp\r\n-0.127;51.5;x;1577836860\r\n\r\n",
-        'id,"gps_date",Lat,Lng\n1,"2020-01-01 00:01:00",51.5000000,-0.127\n',
-        "time,latitude_deg,long\n1577836860.99,5.15e1,-.127\n",
+        "gpsDate,latitude,longitude\n2010-01-01T00:01:00Z,51.5,-0.127\n",
+        "\ufeffLongitude;LAT;other;Timestamp\r\n-0.127;51.5;x;1262304060\r\n\r\n",
+        'id,"gps_date",Lat,Lng\n1,"2010-01-01 00:01:00",51.5000000,-0.127\n',
+        "time,latitude_deg,long\n1262304060.99,5.15e1,-.127\n",
     ],
 )
 def test_csv_under_usual_names(tmp_path: Path, text: str) -> None:
@@ -100,8 +100,8 @@ def test_csv_under_usual_names(tmp_path: Path, text: str) -> None:
         ("a.gpx", "<gpx><trkseg>\n<trkpt lat='1' lon='181'/></trkseg></gpx>", 2, "longitude 181 is beyond 180"),
         ("a.csv", "", 1, "no column gpsdate or"),
         ("a.csv", "time,lat\n1,2\n", 1, "no column longitude or"),
-        ("a.csv", "time,lat,lon\n1577836860,1,2\n1577836860,1\n", 3, "2 values where the header has 3"),
-        ("a.csv", "time,lat,lon\n1577836860000,1,2\n", 2, "are these milliseconds"),
+        ("a.csv", "time,lat,lon\n1262304060,1,2\n1577836860,1\n", 3, "2 values where the header has 3"),
+        ("a.csv", "time,lat,lon\n1262304060000,1,2\n", 2, "are these milliseconds"),
         ("a.csv", "time,lat,lon\nnoon,1,2\n", 2, "time 'noon'"),
     ],
 )
@@ -126,7 +126,7 @@ def test_resampling_keeps_the_first_fix_after_each_interval() -> None:
     assert resample([], 10) == []
 
 
-def test_times_before_2020_wrap_on_the_wire() -> None:
+def test_times_before_2010_wrap_on_the_wire() -> None:
     assert to_wire((-1, 2, 3)) == (2**32 - 1, 2, 3)
 
 
@@ -138,7 +138,7 @@ def test_backward_and_repeated_times_survive(tmp_path: Path) -> None:
 
 def test_command_prints_a_line_per_file_and_the_total(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = write(tmp_path, "a.plt", PLT_HEADER + PLT_LINE * 3)
-    second = write(tmp_path, "b.csv", "time,lat,lon\n1577836860,1,2\n")
+    second = write(tmp_path, "b.csv", "time,lat,lon\n1262304060,1,2\n")
     assert trail_size([first, second], block=2) == 0
     one, two, total = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert (one["file"], one["fixes"], two["fixes"]) == (str(first), 3, 1)

@@ -62,7 +62,7 @@ def test_fields_are_explained() -> None:
     fields = inspect(seal(event.encode()), device_id=DEVICE_ID)["fields"]
     assert fields["clock_source"] == {"value": 1, "name": "GNSS"}
     assert fields["clock_uncertainty_ms"] == {"value": 65535, "unit": "ms", "meaning": "unknown or more"}
-    assert fields["recorded_time_s"] == {"value": 86400, "utc": "2020-01-02T00:00:00Z"}
+    assert fields["recorded_time_s"] == {"value": 86400, "utc": "2010-01-02T00:00:00Z"}
     assert fields["event_type"] == {"value": 1, "name": "STRAP_CUT"}
     assert fields["event_time_s"] == {"value": 0, "meaning": "unknown"}
     assert fields["evidence"] == {"value": "0102"}
@@ -87,8 +87,8 @@ def test_positions_are_shown() -> None:
     shown = inspect(message.encode().hex(), form="message")["fields"]["block"]
     assert shown["value"] == block.hex()
     assert [(fix["gpsDate"], fix["latitude"], fix["longitude"]) for fix in shown["positions"]] == [
-        ("2020-01-01T00:01:40Z", 51.5, -0.12),
-        ("2020-01-01T00:02:40Z", 51.5001, -0.1201),
+        ("2010-01-01T00:01:40Z", 51.5, -0.12),
+        ("2010-01-01T00:02:40Z", 51.5001, -0.1201),
     ]
     broken = inspect(codec.PositionBlock(1, 0, 200, 9, b"\xff").encode().hex(), form="message")
     assert broken["fields"]["block"]["error"]

@@ -166,7 +166,7 @@ class Certainty(StrEnum):
 
 
 def unix_ms(wire_time_s: int) -> int | None:
-    """Wire time (seconds since 2020, 0 unknown) as unix milliseconds."""
+    """Wire time (seconds since 2010, 0 unknown) as unix milliseconds."""
     return (wire_time_s + wire.TIME_EPOCH_UNIX_S) * 1000 if wire_time_s else None
 
 

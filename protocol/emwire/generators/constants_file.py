@@ -13,7 +13,7 @@ def write() -> str:
         "",
     ]
     lines += [
-        "# 2020-01-01T00:00:00Z in unix seconds: zero of time_s",
+        "# 2010-01-01T00:00:00Z in unix seconds: zero of time_s",
         f"TIME_EPOCH_UNIX_S = {catalogue.TIME_EPOCH_UNIX_S}",
     ]
     lines += ["", "# Most bytes of a position block, so that its record fits a datagram"]

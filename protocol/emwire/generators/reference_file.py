@@ -12,7 +12,7 @@ INTRODUCTION = f"""<!-- {HEADER} -->
 
 # Protocol reference
 
-Little endian throughout. `time_s` is whole seconds since 2020-01-01T00:00:00Z (unix seconds less
+Little endian throughout. `time_s` is whole seconds since 2010-01-01T00:00:00Z (unix seconds less
 {catalogue.TIME_EPOCH_UNIX_S}); 0 is unknown.
 
 ## Layers
