@@ -103,7 +103,7 @@ def start_broker(
     chosen: Kind | None = kind if kind in kinds else None if kind or not kinds else kinds[0]
     if chosen is None:
         raise BrokerError(
-            f"no MQTT broker: {kind or 'neither mosquitto nor amqtt'} is not installed. "
+            f"no MQTT broker: {f'{kind} is not' if kind else 'neither mosquitto nor amqtt is'} installed. "
             'Install mosquitto (apt install mosquitto), or the extra "rig" of emtag for the embedded one'
         )
     scratch = contextlib.ExitStack()

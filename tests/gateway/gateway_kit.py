@@ -12,12 +12,12 @@ import time
 import tty
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import aiomqtt
 from common.journal import Journal
 from emgate.sealing import Ccm
-from emwire import codec, constants, topics
+from emwire import codec, constants, envelope, topics
 from emwire.framing import StreamDecoder, encode_stream
 from emwire.link import DeviceLink
 
@@ -54,6 +54,8 @@ class Tag:
     def __init__(self, folder: Path, *, device_id: int = DEVICE, key: bytes = KEY, epoch: int = 1) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.device_id = device_id
+        self.key = key
+        self.told: set[tuple[int, int, int]] = set()  # identities that an acknowledgement called stored
         self.journal = Journal(str(folder), epoch, durable=False)
         self.link = DeviceLink(device_id, epoch, Ccm(key), self.journal, retransmit_ms=300, delivery_poll_ms=200)
         self.messages: list[tuple[Any, ...]] = []
@@ -66,6 +68,10 @@ class Tag:
         return sequence
 
     def arrived(self, frame: bytes) -> None:
+        message = codec.decode(envelope.open_frame(Ccm(self.key), self.device_id, frame)[3])
+        if isinstance(message, codec.Acknowledgement):
+            ranges = [(0, message.stored_through - 1), *message.ranges]
+            self.told |= {(self.device_id, message.acknowledged_epoch, n) for a, b in ranges for n in range(a, b + 1)}
         self.messages += self.link.received(ticks_ms(), frame)
         self._wake.set()
         self.changed.set()
@@ -176,6 +182,8 @@ async def over_mqtt(tag: Tag, host: str, port: int) -> AsyncIterator[aiomqtt.Cli
 class GatewayProcess:
     """`emtag gateway run` as a process of its own."""
 
+    started: ClassVar[list[asyncio.subprocess.Process]] = []
+
     def __init__(self, folder: Path, text: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
@@ -194,6 +202,7 @@ class GatewayProcess:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
             )
+        self.started.append(self.process)
         assert self.process.stdout is not None
         async with asyncio.timeout(PATIENCE_S):
             line = await self.process.stdout.readline()

@@ -450,7 +450,7 @@ def test_sessions_keep_their_promises_over_any_network(monkeypatch: pytest.Monke
     run_state_machine_as_test(
         Network,
         settings=settings(
-            max_examples=60,
+            max_examples=40,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
