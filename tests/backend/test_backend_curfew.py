@@ -169,7 +169,7 @@ DAILY = ["MONDAY", "TUESDAY", "WEDNESDAY", "THURSDAY", "FRIDAY", "SATURDAY", "SU
 
 
 def spans(curfew: Curfew, start: str, end: str) -> list[tuple[str, str]]:
-    found = periods(curfew, "Europe/London", at(start), at(end))
+    found = periods(curfew, "Europe/London", (at(start), at(end)), (at(start), at(end)))
     return [
         (
             datetime.fromtimestamp(period.start_ms / 1000, UTC).strftime("%d %H:%M"),
@@ -196,7 +196,8 @@ def test_the_night_the_clocks_go_back_has_thirteen_hours() -> None:
 def test_changeover_nights_judged_to_the_minute() -> None:
     for start, end in (("2026-03-28T19:00:00", "2026-03-29T06:00:00"), ("2026-10-24T18:00:00", "2026-10-25T07:00:00")):
         curfew = timetable((DAILY, "19:00", "07:00"))
-        (period,) = periods(curfew, "Europe/London", at(start) - minutes(60), at(end) + minutes(60))
+        around = (at(start) - minutes(60), at(end) + minutes(60))
+        (period,) = periods(curfew, "Europe/London", around, around)
         assert (period.start_ms, period.end_ms) == (at(start), at(end))
         count = (period.end_ms - period.start_ms) // WINDOW
         away = night("." * (6 + count), period.start_ms - 6 * WINDOW)
@@ -220,9 +221,8 @@ def test_a_timetable_split_at_midnight_is_one_curfew(midnight: str) -> None:
 
 
 def test_a_curfew_round_the_clock_is_judged_day_by_day() -> None:
-    found = periods(
-        timetable((DAILY, "00:00", "24:00")), "Europe/London", at("2026-03-02T00:00:00"), at("2026-04-02T00:00:00")
-    )
+    month = (at("2026-03-02T00:00:00"), at("2026-04-02T00:00:00"))
+    found = periods(timetable((DAILY, "00:00", "24:00")), "Europe/London", month, month)
     assert len(found) == 31
     assert all(period.end_ms - period.start_ms <= 25 * 3_600_000 for period in found)
 
@@ -231,3 +231,11 @@ def test_periods_do_not_reach_beyond_the_order() -> None:
     assert spans(timetable((DAILY, "19:00", "07:00")), "2026-03-02T22:00:00", "2026-03-03T02:00:00") == [
         ("02 22:00", "03 02:00")
     ]
+
+
+def test_a_span_shows_whole_periods_whenever_it_is_asked_for() -> None:
+    curfew = timetable((DAILY, "19:00", "07:00"))
+    order = (at("2001-01-01T00:00:00"), at("2100-01-01T00:00:00"))
+    for moment in ("2026-03-02T19:00:00", "2026-03-02T20:00:00", "2026-03-03T06:59:00"):
+        assert periods(curfew, "Europe/London", order, (at(moment), at(moment))) == [PERIOD]
+    assert periods(curfew, "Europe/London", order, (at("2026-03-02T12:00:00"), at("2026-03-02T12:00:00"))) == []

@@ -189,6 +189,25 @@ def test_curfew_on_both_changeover_nights(backend: Backend, reader: Reader, load
     ]
 
 
+def test_an_absence_is_open_until_the_curfew_it_belongs_to_ends(
+    backend: Backend, reader: Reader, load: Callable[[str], int]
+) -> None:
+    load(ORDERS)
+    home = Device(HOME)
+    seven = at("2026-03-02T19:00:00")
+    for number in range(6):
+        home.presence(PID, seven + minutes(number * 5), heard=number < 2, duration_s=300)
+    backend.ingest(batch(home.made))
+    backend.evaluate(seven + minutes(30))
+    (alert,) = reader.alerts()
+    assert (alert["state"], alert["alertCode"]) == ("OPEN", "AL10")
+    assert alert["evidence"]["curfewEndDate"] == "2026-03-03T07:00:00Z"
+    assert backend.evaluate(at("2026-03-03T06:59:59")) == 0
+    assert backend.evaluate(at("2026-03-03T07:00:00")) == 1
+    (alert,) = reader.alerts()
+    assert (alert["state"], alert["endDate"]) == ("CLOSED", "2026-03-02T19:30:00Z")
+
+
 def test_time_alone_raises_an_open_strap_again_and_polling_sees_it(
     backend: Backend, reader: Reader, load: Callable[[str], int]
 ) -> None:

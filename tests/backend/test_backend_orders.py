@@ -72,3 +72,10 @@ def test_loading_tells_who_changed_and_a_bad_file_changes_nothing(load: Callable
         load(ORDERS.replace('"19:00"', '"25:00"'))
     assert load(ORDERS) == 0
     assert load(ORDERS.replace('"19:00"', '"20:00"')) == 1
+
+
+def test_the_example_of_the_documentation_is_a_valid_file(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "backend.md").read_text()
+    example = page.split("```toml\n")[1].split("```")[0]
+    order = read(tmp_path, example).orders[0]
+    assert order.curfew is not None and order.alcohol is not None and order.enforcementZones

@@ -5,9 +5,11 @@ grace. Everything else (receiver deaf, unit off, records not here yet, a beacon 
 and never absence.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from functools import lru_cache
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
@@ -29,6 +31,9 @@ ADJACENT_MS = 60_000
 
 LONGEST_JOINED_MS = 25 * 3_600_000
 """A day with the longer changeover: a curfew round the clock is judged day by day, or its first period never ends."""
+
+CALENDAR_MS = 30 * 86_400_000
+"""Calendars are laid out this much at a time."""
 
 HOME, SILENT, UNKNOWN = "HOME", "SILENT", "UNKNOWN"
 
@@ -81,16 +86,26 @@ class Rules:
         )
 
 
-def periods(curfew: Curfew, timezone: str, from_ms: int, until_ms: int) -> list[Period]:
-    """Curfew periods inside [from, until), the order's own span, in order; adjacent ones joined up to a day.
+def periods(curfew: Curfew, timezone: str, order: tuple[int, int], span: tuple[int, int]) -> list[Period]:
+    """Curfew periods of an order [from, until) that begin or end in the span or contain it; adjacent ones joined.
 
     Local wall times become UTC night by night, so that a 19:00-07:00 curfew lasts 11 or 13 hours on changeover
     nights. A wall time that occurs twice means its first occurrence; one that the change leaves out is read in the
     offset before the change. Always counted from the order's start, so that joining gives the same periods each time.
     """
+    horizon = min(order[1], (span[1] // CALENDAR_MS + 1) * CALENDAR_MS)
+    calendar = _calendar(curfew, timezone, order, horizon)
+    first = bisect_left(calendar, span[0], key=lambda period: period.end_ms)
+    return [period for period in calendar[first:] if period.start_ms <= span[1]]
+
+
+@lru_cache(maxsize=256)
+def _calendar(curfew: Curfew, timezone: str, order: tuple[int, int], horizon_ms: int) -> list[Period]:
+    """All periods of an order that begin before the horizon. Kept: an order of years takes some 10 ms to lay out."""
+    from_ms, until_ms = order
     zone = ZoneInfo(timezone)
     day = datetime.fromtimestamp(from_ms / 1000, zone).date() - timedelta(days=1)  # may cross midnight into the order
-    last = datetime.fromtimestamp(until_ms / 1000, zone).date()
+    last = datetime.fromtimestamp(horizon_ms / 1000, zone).date() + timedelta(days=1)
     found: list[Period] = []
     while day <= last:
         for entry in curfew.timetable:

@@ -55,9 +55,9 @@ class Judgement:
         for order in orders:
             if order.curfew is None:
                 continue
-            from_ms, until_ms = order.span_ms()
-            latest = max(self.now_ms, min(self.to_ms, self._latest_window([pid.device_id for pid in pids])))
-            periods = curfew.periods(order.curfew, order.timezone, from_ms, min(until_ms, latest + curfew.LOOK_BACK_MS))
+            latest = max(self.now_ms, self._latest_window([pid.device_id for pid in pids]))
+            span = (self.from_ms - curfew.LOOK_BACK_MS, min(self.to_ms, latest) + curfew.LOOK_BACK_MS)
+            periods = curfew.periods(order.curfew, order.timezone, order.span_ms(), span)
             rules = curfew.Rules.of(order.curfew)
             authorised = [
                 order.span_ms(absence.startDate, absence.endDate) for absence in order.curfew.authorisedAbsences
@@ -66,8 +66,7 @@ class Judgement:
                 key = f"curfew/{order.orderId}/{pid.device_activation_id}"
                 keys.add(key)
                 for period in periods:
-                    touched = period.start_ms - curfew.LOOK_BACK_MS <= self.to_ms and period.end_ms >= self.from_ms
-                    if touched and period.start_ms < pid.until_ms and period.end_ms > pid.from_ms:
+                    if period.start_ms < pid.until_ms and period.end_ms > pid.from_ms:
                         self._period(order, period, pid, units, rules, authorised, key)
         return keys
 
