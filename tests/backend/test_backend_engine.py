@@ -289,6 +289,20 @@ def test_a_condition_that_is_taken_out_of_the_orders_withdraws_its_alerts(
     assert len(reader.alerts()) == len(EXPECTED)
 
 
+def test_a_fault_in_one_judgement_keeps_no_other_back_and_is_tried_again(
+    backend: Backend, reader: Reader, load: Callable[[str], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(ORDERS)
+    backend.ingest(batch(a_day()))
+    with monkeypatch.context() as patch:
+        patch.setattr("emgate.backend.conditions.alcohol.judge", lambda *_: 1 // 0)
+        backend.evaluate(NEXT_NOON)
+    assert backend.counters["judgements_failed"] == 1
+    assert len(reader.alerts()) == len(EXPECTED) - 1
+    backend.evaluate(NEXT_NOON)
+    assert len(reader.alerts()) == len(EXPECTED)
+
+
 def test_judging_again_changes_nothing(backend: Backend, reader: Reader, load: Callable[[str], int]) -> None:
     load(ORDERS)
     backend.ingest(batch(a_day()))

@@ -93,8 +93,12 @@ class Backend:
                 (now_ms,),
             ).fetchall()
         for row in work:
-            with self._lock, database.transaction(self._database):
-                changed += self._judge(row["person_id"], row["condition"], now_ms)
+            try:
+                with self._lock, database.transaction(self._database):
+                    changed += self._judge(row["person_id"], row["condition"], now_ms)
+            except Exception:  # one person's fault must not keep everybody else's alerts back; it stays pending
+                self.counters["judgements_failed"] += 1
+                log.exception("judgement failed", person=row["person_id"], condition=row["condition"])
         return changed
 
     def _judge(self, person_id: str, condition: str, now_ms: int) -> int:
