@@ -43,7 +43,7 @@ _GAP_ROUNDS = 4
 
 
 class _Segment:
-    __slots__ = ("epoch", "alarm", "number", "first", "next", "size", "records")
+    __slots__ = ("epoch", "alarm", "number", "first", "next", "size", "records", "doubted")
 
     def __init__(self, epoch, alarm, number):
         self.epoch = epoch
@@ -53,6 +53,7 @@ class _Segment:
         self.next = 0
         self.size = 0
         self.records = 0
+        self.doubted = False  # damage was found after recovery, and is accounted for
 
     def allocated(self):
         return max(BLOCK_BYTES, -(-self.size // BLOCK_BYTES) * BLOCK_BYTES)
@@ -497,6 +498,8 @@ class Journal:
         (epoch, sequence, alarm, segment number, offset, size): oldest epoch first, rising sequences.
         """
         lane = 1 if alarm else 0
+        doubtful = None
+        entry = None
         for segment in self._lanes[lane]:
             if not segment.records:
                 continue
@@ -515,12 +518,20 @@ class Journal:
             file = self._open_reader(segment)
             if file is None:
                 continue
-            for start, sequence, payload in Reader(file, lane, segment.epoch, offset):
+            reader = Reader(file, lane, segment.epoch, offset)
+            for start, sequence, payload in reader:
                 if start >= segment.size:
                     break
                 if sequence >= from_sequence:
-                    return segment.epoch, sequence, alarm, segment.number, start, OVERHEAD + len(payload)
-        return None
+                    entry = segment.epoch, sequence, alarm, segment.number, start, OVERHEAD + len(payload)
+                    break
+            if reader.damaged or (entry is None and reader.end < segment.size):
+                doubtful = segment
+            if entry is not None:
+                break
+        if doubtful is not None:
+            self._doubt(doubtful)
+        return entry
 
     def read(self, entry) -> "bytes | None":
         """The payload of an entry of next_to_send; None if it was dropped, freed or damaged since."""
@@ -531,8 +542,20 @@ class Journal:
                 found = file and read_at(file, entry[4], lane, entry[0])
                 if found and found[0] == entry[1]:
                     return found[1]
+                self._doubt(segment)
                 return None
         return None
+
+    def _doubt(self, segment):
+        # Flash has rotted since recovery: find out what is missing, once a segment and boot, and tell.
+        if segment.doubted:
+            return
+        segment.doubted = True
+        try:
+            self._audit(segment.epoch)
+        except OSError:
+            self.write_errors += 1
+        self.retry()
 
     def _open_reader(self, segment):
         # The uplink reads record after record from one segment: keep it open.

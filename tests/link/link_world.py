@@ -52,6 +52,7 @@ class World:
         self.alarms: set[Identity] = set()
         self.lost_here: set[Identity] = set()  # gap records on the device's flash tell of these
         self.number = 0
+        self.refused = 0  # routine records for which alarms left no room
         # The channel: frames on their way, and all that ever were.
         self.up: list[bytes] = []
         self.down: list[bytes] = []
@@ -105,7 +106,13 @@ class World:
         self.number += 1
         payload = bytes([constants.MESSAGE_STATUS]) + self.number.to_bytes(4, "little") + bytes(size)
         sequence = self.journal.append(alarm, payload)
-        assert self.made[self.epoch, sequence] == (alarm, payload)
+        identity = (self.epoch, sequence)
+        if identity in self.made:
+            assert self.made[identity] == (alarm, payload)
+        else:
+            assert not alarm, "an alarm found no room"
+            assert identity in self.lost_here | self.untold(), "refused, and nothing tells of it"
+            self.refused += 1
 
     def cut_power(self, written: int | None, alarm: bool, slot: int | None) -> None:
         """Restart; `written` bytes of a record, `slot` bytes of the watermarks were being written."""

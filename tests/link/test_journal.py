@@ -175,6 +175,22 @@ def test_damage_anywhere_is_accounted_for(tmp_path_factory: pytest.TempPathFacto
     assert len(held(path)) == count + 1
 
 
+@pytest.mark.parametrize("place", [0, 300, 8100])
+def test_damage_while_running_is_told(tmp_path: Path, place: int) -> None:
+    journal, made = fill(tmp_path, 400, alarm_every=50)
+    file = tmp_path / "journal" / "00001r-00000.seg"
+    content = bytearray(file.read_bytes())
+    content[place : place + 20] = bytes(20)
+    file.write_bytes(content)
+    found = set(in_lane(journal, True)) | set(in_lane(journal, False))
+    left = held(tmp_path)
+    missing = set(made) - set(left)
+    assert missing and gaps(left) == missing
+    assert found == {(1, number) for number in range(400)} - missing
+    in_lane(journal, False)
+    assert len(held(tmp_path)) == len(left)  # told once
+
+
 def test_a_missing_segment_is_reported(tmp_path: Path) -> None:
     _, made = fill(tmp_path, 700, alarm_every=50)
     victim = tmp_path / "journal" / "00001r-00001.seg"

@@ -31,7 +31,7 @@ class LinkMachine(RuleBasedStateMachine):
 
     # -- device
 
-    @rule(alarm=st.booleans(), size=st.integers(0, 150), count=st.integers(1, 12))
+    @rule(alarm=st.booleans(), size=st.integers(0, 150), count=st.integers(1, 20))
     def append(self, alarm: bool, size: int, count: int) -> None:
         for _ in range(count):
             self.world.append(alarm, size)
@@ -120,13 +120,13 @@ class LinkMachine(RuleBasedStateMachine):
     def gateway_restarts(self) -> None:
         self.world.start_gateway()
 
-    @rule()
-    def a_round(self) -> None:
+    @rule(delivered=st.integers(0, 8))
+    def a_round(self, delivered: int) -> None:
         world = self.world
         world.device_polls(30)
         self.channel_carries_all(True)
         world.commit()
-        world.deliver(8)
+        world.deliver(delivered)
         world.acknowledge()
         self.channel_carries_all(False)
 
@@ -147,13 +147,14 @@ TestLink.settings = settings(
 )
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_long_runs(tmp_path: Path, seed: int) -> None:
     """Thousands of records over a channel that loses a fifth, with restarts of both ends all along."""
     chance = random.Random(seed)
     world = World(tmp_path, 1 << 20 if seed % 2 else 16384)
     world.connect()
-    for step in range(600):
+    backend_works = True
+    for step in range(400):
         for _ in range(chance.randrange(6)):
             world.append(chance.random() < 0.1, chance.randrange(100))
         world.device_polls(50)
@@ -165,11 +166,13 @@ def test_long_runs(tmp_path: Path, seed: int) -> None:
             frames.clear()
             if chance.random() < 0.8:
                 world.commit()
-            if chance.random() < 0.5:
+            if backend_works and chance.random() < 0.5:
                 world.deliver(chance.randrange(40))
                 world.note_marks()
             world.acknowledge()
         world.now_ms += chance.choice((100, 5_000, 30_000))
+        if chance.random() < 0.05:
+            backend_works = not backend_works
         if chance.random() < 0.03:
             world.start_gateway()
         if chance.random() < 0.02:
@@ -177,8 +180,8 @@ def test_long_runs(tmp_path: Path, seed: int) -> None:
             world.connect()
         if chance.random() < 0.05:
             world.connect()
-        if step % 50 == 0:
+        if step % 10 == 0:
             world.check_freed()
             world.prune()
     world.settle()
-    assert len(world.made) > 1000
+    assert len(world.made) > 800
