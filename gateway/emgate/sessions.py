@@ -321,6 +321,13 @@ class Sessions:
         session.flushing = self._loop.create_task(self._flush(session))
 
     async def _flush(self, session: Session) -> None:
+        try:
+            await self._send_what_is_due(session)
+        except Exception:  # a defect with one device must not end in a task that nobody looks at
+            self.counters["flush_failed"] += 1
+            log.exception("sending failed", device=session.device.device_id)
+
+    async def _send_what_is_due(self, session: Session) -> None:
         via = session.via
         epoch = session.link.epoch
         if via is None or epoch is None or not via.up.is_set():
@@ -381,12 +388,12 @@ class Sessions:
         """Take nothing any more, await the commits under way, and send what is due for them."""
         self._closing = True
         await self._store.drain()
-        pending = []
-        for session in self._sessions.values():
-            if session.timer is not None:
-                session.timer.cancel()
-                self._flush_now(session)
-            if session.flushing is not None and not session.flushing.done():
-                pending.append(session.flushing)
-        if pending:
-            await asyncio.wait(pending)
+        await asyncio.gather(*(self._finish(session) for session in self._sessions.values()))
+
+    async def _finish(self, session: Session) -> None:
+        if session.timer is not None:
+            session.timer.cancel()
+            session.timer = None
+        if session.flushing is not None:
+            await asyncio.wait([session.flushing])
+            await self._flush(session)
