@@ -391,9 +391,12 @@ class Sessions:
         await asyncio.gather(*(self._finish(session) for session in self._sessions.values()))
 
     async def _finish(self, session: Session) -> None:
+        due = session.timer is not None
         if session.timer is not None:
             session.timer.cancel()
             session.timer = None
-        if session.flushing is not None:
+        if session.flushing is not None and not session.flushing.done():
+            due = True
             await asyncio.wait([session.flushing])
+        if due:
             await self._flush(session)

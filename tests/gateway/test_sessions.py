@@ -295,6 +295,19 @@ async def test_no_acknowledgement_leaves_before_the_commit(bench: Bench, monkeyp
     assert [message.stored_through for message in bench.messages()] == [1]
 
 
+async def test_a_stop_commits_and_acknowledges_what_came_in(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    await bench.start()
+    bench.sessions._delay_s = 60.0  # so that the stop comes before the acknowledgement is due
+    taken = [
+        bench.sessions.received(bench.wire, DEVICE, up_frame(envelope.RECORD, 1, n, status_record(n)))
+        for n in range(20)
+    ]
+    await bench.stop()
+    assert all(future.result() for future in taken)
+    assert bench.messages()[-1].stored_through == 20
+
+
 async def test_nothing_is_taken_after_close(bench: Bench) -> None:
     await bench.sessions.close()
     assert not await bench.sessions.received(bench.wire, DEVICE, up_frame(envelope.RECORD, 1, 0, status_record(0)))
