@@ -90,10 +90,10 @@ class Uplink:
             backlog = link.journal.backlog
             if not backlog and not link.journal.undelivered and not link.time_wanted:
                 return None
-            if backlog < RECORDS_TO_REPORT:
+            if backlog < RECORDS_TO_REPORT and self._failed_ms is None:
                 due = self._report_ms + self._settings.report_interval_s * 1000
         if self._failed_ms is not None:
-            due = max(due, self._failed_ms + self._back_off_ms(alarm))
+            due = self._failed_ms + self._back_off_ms(alarm)
         return due
 
     def _back_off_ms(self, alarm):
