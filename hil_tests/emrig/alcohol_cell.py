@@ -43,6 +43,8 @@ class AlcoholCell:
         self._rig = rig
         self.skin = skin
         self.faulty = False
+        self.own_schedule = False
+        """Whether it samples when it likes instead of when it is asked."""
         self._timer: Timer | None = None
         self.ready = InputPin(device, "alcohol_ready", 0)
         OutputPin(device, "alcohol_sample", self._on_sample)
@@ -55,7 +57,7 @@ class AlcoholCell:
             self._timer.cancel()
         if not level:
             self.ready.set(0)
-        elif not self.faulty:
+        elif not (self.faulty or self.own_schedule):
             self._timer = self._rig.clock.call_later(SAMPLE_MS, lambda: self.ready.set(1))
 
 
@@ -104,6 +106,7 @@ class RecordedSchedule:
     def __init__(self, rig: Rig, cell: AlcoholCell, readings: list[RecordedReading]) -> None:
         self._rig, self._cell, self._readings = rig, cell, readings
         self._next = 0
+        cell.own_schedule = True
         cell.skin = lambda: self._readings[max(0, self._next - 1)].skin
 
     @property

@@ -18,16 +18,16 @@ from rich.console import Console
 from rich.progress import Progress
 
 from emrig import interpreter as interpreters
-from emrig.alcohol_cell import RecordedReading, read_recording
+from emrig.alcohol_cell import read_recording
 from emrig.ledger import account
 from emrig.scenario import SCENARIOS, DeviceScenario, Scenario
 from emrig.station import Recordings, Station
 
 DEFAULT_ORDERS = SCENARIOS / "alcohol-replay-orders.toml"
-# Between power-on and the first recorded reading: boot, first contact with the gateway, the time from it.
-LEAD_MS = 10 * 60_000
 # After the last reading: two of the tag's report intervals, and what a BLE connection takes.
 TAIL_MS = 60 * 60_000
+# After the last row is offered: the firmware reads it within a second.
+READ_MS = 60_000
 # The recording paces the readings; the tag's own timer is set as far away as it goes.
 SAMPLE_INTERVAL_S = 65_535
 
@@ -42,6 +42,8 @@ def replay(recording: Path, orders: Path) -> int:
     if not order_file.activations:
         raise ValueError(f"{orders}: no [[activations]]: add one that says which device the wearer had, and since when")
     interpreter = interpreters.find()
+    recordings = Recordings(alcohol=readings)
+    lead_ms = recordings.alcohol_start_ms
     device = DeviceScenario(
         name="bracelet",
         model="alcohol",
@@ -50,16 +52,16 @@ def replay(recording: Path, orders: Path) -> int:
     )
     scenario = Scenario(
         name=recording.name,
-        start=datetime.fromtimestamp((start_unix_ms - LEAD_MS) / 1000, UTC),
-        duration_h=(readings[-1].offset_ms + LEAD_MS) / 3_600_000,
+        start=datetime.fromtimestamp((start_unix_ms - lead_ms) / 1000, UTC),
+        duration_h=(readings[-1].offset_ms + lead_ms) / 3_600_000,
         orders=orders,
         devices=(device,),
     )
     with tempfile.TemporaryDirectory(prefix="emtag-") as folder:
-        station = Station(Path(folder), scenario, interpreter, Recordings(alcohol=readings))
+        station = Station(Path(folder), scenario, interpreter, recordings)
         with closing(Backend(station.database, SystemClock())) as backend:
             backend.set_orders(order_file)
-        lost = asyncio.run(_run(station, readings))
+        lost = asyncio.run(_run(station, lead_ms + readings[-1].offset_ms + READ_MS))
         with Reader(station.database) as reader:
             for reading in reader.readings():
                 print(json.dumps({"kind": "reading", **reading}))
@@ -70,8 +72,7 @@ def replay(recording: Path, orders: Path) -> int:
     return 1 if lost else 0
 
 
-async def _run(station: Station, readings: list[RecordedReading]) -> int:
-    end_ms = LEAD_MS + readings[-1].offset_ms
+async def _run(station: Station, end_ms: int) -> int:
     async with station:
         with Progress(console=Console(stderr=True), transient=True) as progress:
             task = progress.add_task("replaying", total=end_ms)

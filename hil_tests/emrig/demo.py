@@ -164,14 +164,15 @@ class View:
             self._revision = alert["revision"]
             text = Text.assemble(
                 (f"{_minute(alert['startDate'])} ", "dim"),
-                (f"{alert['alertCode'] or alert['category']} ", "bold red"),
-                f"{alert['alertName']} ",
+                (f"{alert['alertCode'] or ''} {alert['alertName']} ".lstrip(), "bold red"),
                 (f"{alert['personId']} ", "cyan"),
                 f"{alert['cause']} ",
                 (f"until {_minute(alert['endDate'])[11:]}" if alert["endDate"] else "open", "dim"),
             )
-            self._alarms[alert["alertId"]] = text
-            news.append(text)
+            # Further evidence revises an alert without changing what is said of it.
+            if self._alarms.get(alert["alertId"]) != text:
+                self._alarms[alert["alertId"]] = text
+                news.append(text)
         return news
 
     def _screen(self) -> Group:

@@ -21,6 +21,8 @@ from emrig.target import Device, DeviceDead
 # Real time that an unanswered output may hold virtual time. A round trip through broker, gateway, fsync and back takes
 # 10 to 60 ms on a small machine; a cut link costs this once per retransmission.
 HOLD_S = 0.3
+# After an answer more may follow it at once (an acknowledgement, then the time): let it arrive before time goes on.
+SETTLE_S = 0.015
 # After a hardware fault a watchdog restarts a tag in seconds.
 RESTART_DELAY_MS = 5_000
 
@@ -39,6 +41,7 @@ class Rig:
         self.hold_s = HOLD_S
         self._spawner = Spawner(interpreter)
         self._holds: dict[str, float] = {}
+        self._settling: set[str] = set()
         self._woken = asyncio.Event()
 
     def add(self, name: str) -> Device:
@@ -60,10 +63,13 @@ class Rig:
     def hold(self, key: str) -> None:
         """Something left the rig and an answer may come: hold virtual time for it, but not for long."""
         self._holds[key] = time.monotonic() + self.hold_s
+        self._settling.discard(key)
 
     def release(self, key: str) -> None:
-        """The answer came."""
-        if self._holds.pop(key, None) is not None:
+        """The answer came: time goes on as soon as nothing more follows it."""
+        if key in self._holds:
+            self._holds[key] = time.monotonic() + SETTLE_S
+            self._settling.add(key)
             self._woken.set()
 
     @property
@@ -72,7 +78,10 @@ class Rig:
         now = time.monotonic()
         for key in [key for key, end in self._holds.items() if end <= now]:
             del self._holds[key]
-            self.counters["hold_expired"] += 1
+            if key in self._settling:
+                self._settling.discard(key)
+            else:
+                self.counters["hold_expired"] += 1
         return bool(self._holds)
 
     async def run(

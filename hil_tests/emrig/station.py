@@ -49,6 +49,8 @@ class Recordings:
 
     gnss: Path | None = None
     alcohol: list[RecordedReading] | None = None
+    alcohol_start_ms: int = 120_000
+    """When the first reading is offered: after the tag's first contact with the gateway, which tells it the time."""
     ble_rssi_dbm: Callable[[int], int | None] | None = None
 
 
@@ -336,7 +338,7 @@ class Station:
                 at(end, lambda name=device.name: self.restore_link(name))  # type: ignore[misc]
             if device.model == "alcohol" and self.recordings.alcohol is not None:
                 self.schedule = RecordedSchedule(self.rig, self.cells[device.name], self.recordings.alcohol)
-                self.schedule.start(now)
+                self.schedule.start(now + self.recordings.alcohol_start_ms)
 
     def _rssi_dbm(self, transmitter_id: int, receiver_id: int, now_ms: int) -> int | None:
         for number, other in ((transmitter_id, receiver_id), (receiver_id, transmitter_id)):
