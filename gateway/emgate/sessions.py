@@ -79,6 +79,7 @@ class Session:
         self.send_configuration = False
         self.configuration_sent_ms: int | None = None
         self.up_counter_noted: tuple[int, int] | None = None
+        self.due = False  # something is to be sent
         self.timer: asyncio.TimerHandle | None = None
         self.flushing: asyncio.Task[None] | None = None
 
@@ -310,6 +311,7 @@ class Sessions:
 
     def _flush_soon(self, session: Session) -> None:
         """Within the coalescing delay, in one task per device."""
+        session.due = True
         if session.timer is None and not self._closing:
             session.timer = self._loop.call_later(self._delay_s, self._flush_now, session)
 
@@ -321,6 +323,7 @@ class Sessions:
         session.flushing = self._loop.create_task(self._flush(session))
 
     async def _flush(self, session: Session) -> None:
+        session.due = False
         try:
             await self._send_what_is_due(session)
         except Exception:  # a defect with one device must not end in a task that nobody looks at
@@ -391,12 +394,10 @@ class Sessions:
         await asyncio.gather(*(self._finish(session) for session in self._sessions.values()))
 
     async def _finish(self, session: Session) -> None:
-        due = session.timer is not None
         if session.timer is not None:
             session.timer.cancel()
             session.timer = None
         if session.flushing is not None and not session.flushing.done():
-            due = True
             await asyncio.wait([session.flushing])
-        if due:
+        if session.due:
             await self._flush(session)
