@@ -1,5 +1,6 @@
 # Starts the firmware: which board this is, and, by the identity on its flash, which model.
 import asyncio
+import gc
 import json
 import sys
 
@@ -11,6 +12,8 @@ async def run(board):
     model = board.identity["model"]
     if model not in MODELS:
         raise ValueError("identity.json: unknown model " + repr(model))
+    # Collecting only when the heap is full would spread what stays over all of it, until nothing large fits.
+    gc.threshold((gc.mem_alloc() + gc.mem_free()) // 8)
     # Only this model's modules take RAM.
     module = __import__("tags." + model, None, None, ("run",))
     await module.run(board)

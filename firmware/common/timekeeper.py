@@ -1,7 +1,7 @@
 # Asks the gateway for the time when the clock has become too uncertain, and takes its answers.
-from emwire import constants
-
 import asyncio
+
+from emwire import constants
 
 from common.wait import Signal
 

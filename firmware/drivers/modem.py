@@ -6,6 +6,7 @@ from common.wait import Signal
 from emwire import constants, topics
 
 from drivers.at_channel import AtChannel, ModemError
+from drivers.nmea import day_number
 
 # Boot of the module to its first answer (SIM7080G hardware design: UART ready after about 1.8 s; margin).
 BOOT_TIMEOUT_MS = 15000
@@ -37,13 +38,11 @@ def network_time_ms(answer: bytes) -> "int | None":
         zone = int(text[17:20])
     except (ValueError, IndexError):
         return None
-    # An unset clock shows 1980 or 1970; years before the epoch are not ours either.
-    if not (10 <= year < 70 and 1 <= month <= 12 and 1 <= day <= 31 and hour < 24 and minute < 60 and second < 61):
+    # An unset clock shows 1980 or 1970; the two digits are of this century.
+    day_since_2010 = day_number(2000 + year, month, day) if 10 <= year < 70 else None
+    if day_since_2010 is None or not (hour < 24 and minute < 60 and second < 61):
         return None
-    # Days since 2010-01-01, the year beginning in March so that the leap day is last.
-    shifted = year - (month < 3)
-    days = 365 * shifted + shifted // 4 + (153 * ((month + 9) % 12) + 2) // 5 + day - 1 - 3593
-    return ((days * 24 + hour) * 60 + minute - zone * 15) * 60000 + second * 1000
+    return ((day_since_2010 * 24 + hour) * 60 + minute - zone * 15) * 60000 + second * 1000
 
 
 class ModemLink:
@@ -106,7 +105,7 @@ class ModemLink:
 
     async def cell_position(self):
         """(latitude_microdegrees, longitude_microdegrees, precision_m) by the network, or None if it cannot say."""
-        if not self._configured or self._registration not in _REGISTERED:
+        if not self._powered or self._registration not in _REGISTERED:
             return None
         for line in await self._channel.command("AT+CLBS=1,0", CELL_POSITION_TIMEOUT_MS):
             if line.startswith(b"+CLBS: 0,"):

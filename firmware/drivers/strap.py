@@ -38,9 +38,12 @@ class Contact:
         self.glitches = 0
         self._raw_ms = self._level_ms = now_ms
         self._raised_ms = now_ms
-        self._episode_ms = None
-        if level == 0:
-            self._begin(now_ms)
+        self._minute_ms = now_ms
+        self._edges_of_minute = 0
+        self._begin(now_ms)
+        if level == 1:
+            self._episode_ms = None
+        else:
             self._changes.append(now_ms)
             self._change_count = 1
 

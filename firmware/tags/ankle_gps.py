@@ -15,8 +15,9 @@ HOT_TIMEOUT_MS = 40000
 HOT_FOR_MS = 4 * 3600000
 # A sentence is out within half a second of the second it describes, at 1 Hz and 9600 Bd.
 GNSS_TIME_UNCERTAINTY_MS = 500
-# Without satellites the network's coarse position is asked for this often (fielded tags: about 5 min).
-CELL_POSITION_INTERVAL_MS = 300000
+# Without satellites the network's coarse position is asked for this often: over 5 min between points count as missing
+# data, and it is looked at after an attempt, the longest of which takes 2 min.
+CELL_POSITION_INTERVAL_MS = 180000
 # Repeated while the receiver stays faulty.
 FAULT_REPEAT_MS = 3600000
 UNKNOWN = -1

@@ -79,7 +79,7 @@ class Presence:
         self._doubt = constants.AUTHENTICITY_UNKNOWN
         self._battery_percent = 255
         self._strap = constants.STRAP_UNKNOWN
-        self._copy_ms = None
+        self._copy_ms: "int | None" = None
 
     def heard(self, now_ms: int, address: bytes, rssi_dbm: int, token: bytes):
         """None if it is not this pid's; else (came back, evidence of a copy to report now or None)."""

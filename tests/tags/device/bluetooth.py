@@ -1,9 +1,12 @@
 """A radio in memory with MicroPython's interface: what is sent is kept, what is heard is fed in."""
 
+import asyncio
+
 IRQ_IN_LOOP = True
 FLAG_WRITE = 8
 FLAG_WRITE_NO_RESPONSE = 4
 FLAG_NOTIFY = 16
+KEPT = 500  # advertisements that a check can look back on
 _SCAN_RESULT = 5
 _SCAN_DONE = 6
 
@@ -19,6 +22,7 @@ class BLE:
         self._handler = None
         self.advertised = []  # (interval us, data, connectable), None for stopped
         self.scanning = False
+        self._scan = None
         self.refuses = False
 
     def active(self, on=None):
@@ -34,13 +38,25 @@ class BLE:
 
     def gap_advertise(self, interval_us, adv_data=None, resp_data=None, connectable=True):
         self.advertised.append(None if interval_us is None else (interval_us, bytes(adv_data), connectable))
+        del self.advertised[:-KEPT]
 
     def gap_scan(self, duration_ms, interval_us=0, window_us=0, active=False):
         if self.refuses:
             raise OSError(19)
         was, self.scanning = self.scanning, duration_ms is not None
-        if was and not self.scanning:
+        if self._scan is not None:
+            self._scan.cancel()
+            self._scan = None
+        if self.scanning:
+            self._scan = asyncio.create_task(self._end_scan(duration_ms))
+        elif was:
             self._handler(_SCAN_DONE, None)
+
+    async def _end_scan(self, duration_ms):
+        await asyncio.sleep_ms(duration_ms)
+        self._scan = None
+        self.scanning = False
+        self._handler(_SCAN_DONE, None)
 
     def gatts_register_services(self, services):
         return ((1, 2),)

@@ -44,12 +44,10 @@ class Uart:
 
     def __init__(self):
         self.on_write = lambda data: None
-        self.written = bytearray()
         self._buffer = bytearray()
         self._arrived = asyncio.Event()
 
     def write(self, data):
-        self.written.extend(data)
         self.on_write(bytes(data))
 
     def feed(self, data):

@@ -1,0 +1,86 @@
+"""The pid's beacons: a new token each interval, a counter that never goes back, strap and battery inside."""
+# ruff: noqa: PTH123, PTH208
+
+import asyncio
+import os
+
+from at_work import DEVICE_ID, KEY, AtWork
+from cryptolib import aes
+from emwire import beacon
+
+
+def _tokens(work):
+    """(counter, status, battery percent) of all that was advertised."""
+    decrypt = aes(KEY, 1).decrypt
+    return [beacon.open_token(decrypt, DEVICE_ID, beacon.find(item[1])) for item in work.board.radio.advertised]
+
+
+async def check_token_each_interval(folder):
+    work = AtWork(folder, "pid").start()
+    await asyncio.sleep_ms(3600000)
+    tokens = _tokens(work)
+    assert 359 <= len(tokens) <= 361
+    assert [token[0] for token in tokens] == list(range(tokens[0][0], tokens[0][0] + len(tokens)))
+    assert {token[1:] for token in tokens} == {(0, 64)}
+    assert {(interval_us, connectable) for interval_us, _, connectable in work.board.radio.advertised} == {
+        (5000000, False)
+    }
+
+
+async def check_counter_never_goes_back(folder):
+    newest = -1
+    for boot in range(8):
+        work = AtWork(folder, "pid").start()
+        await asyncio.sleep_ms(10000 + boot * 5000000)
+        work.stop()
+        counters = [token[0] for token in _tokens(work)]
+        assert counters[0] > newest
+        newest = counters[-1]
+    # 140,080 s of beacons, and at most one reservation lost a boot.
+    assert newest < 14008 + 8 * 1025, "and does not run away"
+
+
+async def check_reservation_torn_at_every_byte(folder):
+    for boot in range(2):
+        work = AtWork(folder, "pid").start()
+        await asyncio.sleep_ms(1000)
+        work.stop()
+    newest = _tokens(work)[-1][0]
+    paths = [folder + "/" + name for name in os.listdir(folder)]
+    contents = []
+    for path in paths:
+        with open(path, "rb") as file:
+            contents.append(file.read())
+    last = max(range(len(paths)), key=lambda index: contents[index])
+    for length in range(len(contents[last])):
+        for index, path in enumerate(paths):
+            with open(path, "wb") as file:
+                file.write(contents[index][:length] if index == last else contents[index])
+        # The write was torn before its tokens were sent, so those of the boot before it are the newest out.
+        work = AtWork(folder, "pid").start()
+        await asyncio.sleep_ms(1000)
+        work.stop()
+        assert _tokens(work)[0][0] >= newest, length
+
+
+async def check_strap_in_the_beacon(folder):
+    work = AtWork(folder, "pid").start()
+    await asyncio.sleep_ms(5000)
+    work.board.inputs["strap"].set(0)
+    await asyncio.sleep_ms(4999)
+    assert _tokens(work)[-1][1] == beacon.STATUS_STRAP_OPEN, "told within 5 s, not at the next interval"
+    for _ in range(60):
+        work.board.inputs["strap"].set(1 - work.board.inputs["strap"].level)
+        await asyncio.sleep_ms(300)
+    work.board.inputs["strap"].set(1)
+    await asyncio.sleep_ms(120000)
+    assert _tokens(work)[-1][1] == 0
+
+
+async def check_flash_that_refuses_stops_the_beacon_not_the_device(folder):
+    work = AtWork(folder + "/missing", "pid").start()
+    await asyncio.sleep_ms(60000)
+    assert work.board.radio.advertised == [], "no counter that might repeat"
+    os.mkdir(folder + "/missing")
+    await asyncio.sleep_ms(600000)
+    assert _tokens(work)
