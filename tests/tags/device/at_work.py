@@ -1,13 +1,13 @@
 """A device at work on the in-memory board, and what it put on record."""
-# ruff: noqa: PTH123, PTH208
 
 import asyncio
 import os
 
 import main
-import virtual
 from common import segment
 from emwire import constants, device_codec
+
+import virtual
 
 KEY = bytes(range(16))
 DEVICE_ID = 0x1001

@@ -2,8 +2,9 @@
 
 import asyncio
 
-from at_work import BODY, AtWork
 from emwire import constants
+
+from at_work import BODY, AtWork
 
 HOUR = 3600000
 SAMPLE_MS = 20000

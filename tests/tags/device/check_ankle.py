@@ -1,15 +1,15 @@
 """The ankle tag's trail: real fixes only, none invented, no fix said as such, a fault only when there is one."""
-# ruff: noqa: PTH102
 
 import asyncio
 import struct
 
-from at_work import BODY, AtWork
 from emwire import constants
 from emwire.positions import decode_block
+from tags import trail
+
+from at_work import BODY, AtWork
 from modem_model import ModemModel
 from receiver_model import START_TIME_S, ReceiverModel
-from tags import trail
 
 HOUR = 3600000
 

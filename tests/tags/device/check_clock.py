@@ -4,6 +4,7 @@ import asyncio
 
 from common.clock import UNCERTAINTY_UNKNOWN_MS, Clock
 from emwire import constants
+
 from virtual import now_ms
 
 T0 = 200000000 * 1000

@@ -3,10 +3,11 @@
 import asyncio
 import struct
 
-from at_work import BODY, AtWork
 from cryptolib import aes
 from emwire import beacon, constants
 from tags import presence
+
+from at_work import BODY, AtWork
 
 PID = 0x3001
 PID_KEY = bytes(range(16, 32))

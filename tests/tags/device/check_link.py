@@ -3,11 +3,12 @@
 import asyncio
 import struct
 
-from at_work import BODY, DEVICE_ID, KEY, AtWork
 from common.ccm import Ccm
 from emwire import constants, device_codec, envelope
 from emwire.framing import StreamDecoder, encode_stream
 from emwire.gateway_link import GatewayLink
+
+from at_work import BODY, DEVICE_ID, KEY, AtWork
 from virtual import now_ms
 
 T0 = 500000000

@@ -3,8 +3,9 @@
 import asyncio
 import os
 
-from at_work import BODY, AtWork
 from emwire import constants
+
+from at_work import BODY, AtWork
 
 
 async def check_hello_and_status(folder):

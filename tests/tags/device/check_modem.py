@@ -5,6 +5,7 @@ import asyncio
 from common.clock import Clock
 from drivers import at_channel, modem
 from emwire import constants, topics
+
 from modem_model import ModemModel
 from virtual import Board, now_ms
 

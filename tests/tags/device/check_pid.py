@@ -1,12 +1,12 @@
 """The pid's beacons: a new token each interval, a counter that never goes back, strap and battery inside."""
-# ruff: noqa: PTH123, PTH208
 
 import asyncio
 import os
 
-from at_work import DEVICE_ID, KEY, AtWork
 from cryptolib import aes
 from emwire import beacon
+
+from at_work import DEVICE_ID, KEY, AtWork
 
 
 def _tokens(work):

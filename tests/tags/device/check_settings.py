@@ -1,5 +1,4 @@
 """Configuration survives resets and torn writes, and is never half applied."""
-# ruff: noqa: PTH123, PTH208
 
 import os
 

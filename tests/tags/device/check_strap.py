@@ -4,6 +4,7 @@ import asyncio
 import struct
 
 from drivers import strap
+
 from virtual import PinIn, now_ms
 
 

@@ -3,6 +3,7 @@
 import asyncio
 
 from emwire import constants
+
 from virtual import now_ms
 
 # 2026-11-20T06:00:00Z, at time 0 of the test.
