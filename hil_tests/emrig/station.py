@@ -111,9 +111,7 @@ class Station:
             self._keys[device.device_id] = derive_device_key(master, device.device_id)
         needs_broker = any(device.model == "ankle_gps" for device in self.scenario.devices)
         if needs_broker:
-            self.broker = await asyncio.to_thread(
-                start_broker, directory=self.folder / "broker", log_file=self.folder / "broker.log"
-            )
+            self.broker = start_broker(directory=self.folder / "broker", log_file=self.folder / "broker.log")
         await self._hci.start()
         for scenario_device in self.scenario.devices:
             await self._wire(scenario_device)
@@ -151,6 +149,7 @@ class Station:
                 "run",
                 "--config",
                 str(self.gateway_folder / "gateway.toml"),
+                start_new_session=True,  # a Ctrl-C is for the station, which stops its parts in order
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
@@ -159,10 +158,14 @@ class Station:
         try:
             async with asyncio.timeout(GATEWAY_START_S):
                 line = await self.gateway.stdout.readline()
-            if not json.loads(line or b"{}").get("ready"):
-                raise StationError(self._gateway_failed())
+            facts = json.loads(line or b"{}")
         except (TimeoutError, ValueError):
             raise StationError(self._gateway_failed()) from None
+        if not facts.get("ready"):
+            raise StationError(self._gateway_failed())
+        for link, state in facts["links"].items():
+            if state != "up":
+                raise StationError(f"the gateway's link {link} is {state}")
 
     def _gateway_failed(self) -> str:
         log = self.gateway_folder / "gateway.log"
@@ -197,6 +200,7 @@ class Station:
             "[gateway]",
             f'id = "{GATEWAY_ID}"',
             'state_directory = "."',
+            "restart_maximum_s = 1",
             "[clock]",
             'source = "shared"',
             'path = "clock"',
