@@ -8,6 +8,7 @@ import json
 import sys
 import time
 
+import structlog
 from emgate.config import BleSection
 from emgate.links import Link
 from emgate.links.ble import BleLink, Timing
@@ -28,6 +29,7 @@ def say(**what: object) -> None:
 
 
 async def main() -> None:
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     loop = asyncio.get_running_loop()
     settings = BleSection(backend="bumble", transport=f"unix:{sys.argv[1]}")
     options = json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}

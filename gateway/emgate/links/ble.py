@@ -293,6 +293,7 @@ class _Connection:
             await self._client.start_notify(TX_UUID, self._notified)
             # The tag's stack does not tell it of the subscription: an empty write does.
             await self._write(b"")
+            self._active_ms = self._link.clock.now_ms()
             while not self._gone and not self._idle():
                 if self.outbox:
                     await self._write_datagram(self.outbox.popleft())
