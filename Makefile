@@ -3,6 +3,8 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# MicroPython's stubs would hide CPython's modules in site-packages; they live beside it.
+STUBS := $(VENV)/micropython-stubs
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 DEMO ?=
 # Tests run on every core; give PYTEST='-x -q tests/wire' for a part.
@@ -18,13 +20,14 @@ test: install
 
 install: $(STAMP)
 
-$(STAMP): requirements/dev.txt pyproject.toml
+$(STAMP): requirements/dev.txt requirements/stubs.txt pyproject.toml
 	@python=; for name in python3 python3.14 python3.13 python3.12 python3.11; do \
 	  if $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python=$$name; break; fi; done; \
 	if [ -z "$$python" ]; then echo "emtag needs Python 3.11 or newer as python3; none was found" >&2; exit 2; fi; \
 	test -x $(BIN)/python || $$python -m venv $(VENV) || \
 	  { echo "python3 has no venv module: install it (on Debian: apt install python3-venv)" >&2; rm -rf $(VENV); exit 2; }
 	$(PIP) install --require-hashes -r requirements/dev.txt
+	$(PIP) install --no-deps --require-hashes --upgrade --target $(STUBS) -r requirements/stubs.txt
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -38,7 +41,7 @@ format: install
 
 types: install
 	$(BIN)/mypy
-	$(BIN)/mypy --config-file firmware/mypy.ini
+	MYPYPATH=$(STUBS) $(BIN)/mypy --config-file firmware/mypy.ini --custom-typeshed-dir $(STUBS) firmware
 
 generated: install
 	$(BIN)/emtag generate --check
@@ -55,6 +58,7 @@ LOCK := $(BIN)/pip-compile --quiet --generate-hashes --no-emit-index-url --no-em
 lock: install
 	$(LOCK) --extra rig --extra dev -o requirements/dev.txt pyproject.toml
 	$(LOCK) -o requirements/gateway.txt pyproject.toml
+	echo micropython-unix-stubs | $(LOCK) --no-annotate -o requirements/stubs.txt -
 
 clean:
 	rm -rf $(VENV) build dist var .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -5,7 +5,7 @@ import struct
 try:
     from cryptolib import aes
 except ImportError:  # CPython: the host seals with emgate.sealing
-    aes = None
+    aes = None  # type: ignore[assignment, misc]
 
 from emwire.errors import WireError
 

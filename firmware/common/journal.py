@@ -533,7 +533,7 @@ class Journal:
             self._doubt(doubtful)
         return entry
 
-    def read(self, entry) -> "bytes | None":
+    def read(self, entry):
         """The payload of an entry of next_to_send; None if it was dropped, freed or damaged since."""
         lane = 1 if entry[2] else 0
         for segment in self._lanes[lane]:

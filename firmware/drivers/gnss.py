@@ -180,7 +180,7 @@ class Gnss:
     def __init__(self, uart, power_pin, clock, log, not_before_day: "int | None" = None, nav_pvt: bool = False):
         """clock has ticks_ms(); log takes text; nav_pvt: ask the receiver (u-blox) for UBX-NAV-PVT."""
         self.outcome = OUTCOME_NONE
-        self.receiver = None  # counters since power-on
+        self.receiver: "Receiver | None" = None  # counters since power-on
         self.powered = False
         self.fix_ticks_ms = None  # when the last fix came in
         self.time_to_fix_ms = None  # from power-on to the first fix
@@ -194,7 +194,7 @@ class Gnss:
         self._nav_pvt = nav_pvt
         self._signal = Signal()
         self._fresh = []
-        self._reader = None
+        self._reader: "asyncio.Task | None" = None
         self._settled = 0
         self._on_ms = self._heard_ms = self._understood_ms = 0
         self._understood = 0

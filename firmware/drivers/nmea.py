@@ -57,9 +57,9 @@ class Observation:
         self.decimals = None  # of a minute, of both
         self.speed = None  # mm/s
         self.direction = None  # hundredths of a degree
-        self.satellites = None
+        self.satellites: "int | None" = None
         self.hdop = None  # hundredths
-        self.mode = None  # 1 none, 2 2D, 3 3D
+        self.mode: "int | None" = None  # 1 none, 2 2D, 3 3D
         self.precision = None  # m, 95 %
 
 
