@@ -383,6 +383,17 @@ MESSAGES = (
             ),
         ),
     ),
+    message(
+        "key_update",
+        0x86,
+        "down",
+        "link",
+        "A new key for another slot: the device keeps it, and seals everything under it from then on.",
+        (
+            "slot" / u8("Key slot, as in a frame's control byte", highest=3),
+            "key" / FixedBytes(16, "The new key", source="FIPS 197 (AES-128)"),
+        ),
+    ),
 )
 BY_NAME = {entry.name: entry for entry in MESSAGES}
 BY_TYPE = {entry.message_type: entry for entry in MESSAGES}

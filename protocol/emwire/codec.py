@@ -1107,8 +1107,52 @@ def _decode_configuration(data: bytes, size: int) -> Configuration:
     )
 
 
+_KEY_UPDATE = Struct("<BB16s")
+
+
+@dataclass(slots=True)
+class KeyUpdate:
+    """A new key for another slot: the device keeps it, and seals everything under it from then on."""
+
+    slot: int
+    key: bytes
+
+    MESSAGE_TYPE: ClassVar[int] = 0x86
+    NAME: ClassVar[str] = "key_update"
+
+    def encode(self) -> bytes:
+        """The message as bytes; WireError if a field is out of range."""
+        if type(self.slot) is not int or not 0 <= self.slot <= 3:
+            _refuse(self.slot, 1)
+        if not isinstance(self.key, (bytes, bytearray)) or len(self.key) != 16:
+            _refuse_bytes(self.key, 2)
+        return _KEY_UPDATE.pack(
+            0x86,
+            self.slot,
+            self.key,
+        )
+
+
+def _decode_key_update(data: bytes, size: int) -> KeyUpdate:
+    if size < 18:
+        raise WireError("short", size)
+    if size > 18:
+        raise WireError("trailing", 18)
+    (
+        _,
+        slot,
+        key,
+    ) = _KEY_UPDATE.unpack_from(data, 0)
+    if slot > 3:
+        raise WireError("range", 1)
+    return KeyUpdate(
+        slot,
+        key,
+    )
+
+
 Record: TypeAlias = Hello | PositionBlock | Presence | AlcoholReading | Event | Status | Gap
-LinkMessage: TypeAlias = Sync | Poll | Acknowledgement | Time | Configuration
+LinkMessage: TypeAlias = Sync | Poll | Acknowledgement | Time | Configuration | KeyUpdate
 Message: TypeAlias = Record | LinkMessage | Unknown
 
 _DECODERS: dict[int, Callable[[bytes, int], Message]] = {
@@ -1124,6 +1168,7 @@ _DECODERS: dict[int, Callable[[bytes, int], Message]] = {
     0x80: _decode_acknowledgement,
     0x81: _decode_time,
     0x82: _decode_configuration,
+    0x86: _decode_key_update,
 }
 
 

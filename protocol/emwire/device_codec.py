@@ -977,6 +977,42 @@ def _decode_configuration(data: bytes, size: int) -> "tuple[Any, ...]":
     )
 
 
+def encode_key_update(
+    slot: int,
+    key: bytes,
+) -> bytes:
+    """A new key for another slot: the device keeps it, and seals everything under it from then on."""
+    if type(slot) is not int or not 0 <= slot <= 3:
+        _refuse(slot, 1)
+    if not isinstance(key, (bytes, bytearray)) or len(key) != 16:
+        _refuse_bytes(key, 2)
+    return struct.pack(
+        "<BB16s",
+        0x86,
+        slot,
+        key,
+    )
+
+
+def _decode_key_update(data: bytes, size: int) -> "tuple[Any, ...]":
+    if size < 18:
+        raise WireError("short", size)
+    if size > 18:
+        raise WireError("trailing", 18)
+    (
+        _,
+        slot,
+        key,
+    ) = struct.unpack_from("<BB16s", data, 0)
+    if slot > 3:
+        raise WireError("range", 1)
+    return (
+        0x86,
+        slot,
+        key,
+    )
+
+
 _DECODERS = {
     0x01: _decode_hello,
     0x02: _decode_position_block,
@@ -990,6 +1026,7 @@ _DECODERS = {
     0x80: _decode_acknowledgement,
     0x81: _decode_time,
     0x82: _decode_configuration,
+    0x86: _decode_key_update,
 }
 
 
