@@ -14,13 +14,35 @@ from typing import Any
 
 import construct as c
 
+from emwire import declare, enumerations, orders, updates
+from emwire.declare import (
+    NOT_HEARD_DBM,
+    NOT_HEARD_S,
+    PERCENT,
+    SATURATED,
+    UNKNOWN_TIME,
+    record,
+)
+from emwire.enumerations import (
+    AUTHENTICITY,
+    CAPABILITY,
+    DEAF_CAUSE,
+    DEVICE_MODEL,
+    EVENT_TYPE,
+    GAP_CAUSE,
+    LOG_LEVEL,
+    QUALITY,
+    RECEIVER,
+    RESET_CAUSE,
+    STRAP,
+    VOCABULARY,
+)
 from emwire.errors import WireError
 from emwire.fields import (
-    Enumeration,
     FixedBytes,
     ItemList,
-    Message,
     PrefixedBytes,
+    PrefixedText,
     Refused,
     RestBytes,
     i8,
@@ -37,198 +59,26 @@ from emwire.fields import (
 # bracelets made since then can be replayed through the whole stack.
 TIME_EPOCH_UNIX_S = 1262304000
 
-VOCABULARY = "MoJ electronic monitoring vocabulary"
+# Part of what readers of the catalogue need.
+TIME = declare.TIME
+RECORD_HEADER = declare.RECORD_HEADER
+
 MICROPYTHON_GC = "MicroPython gc.mem_free, gc.mem_alloc"
 NIJ_STRAP = "NIJ 1004.00 §5.4.1"
 HCI_RSSI = "Bluetooth Core 5.4, Vol 4 Part E, 7.7.65.2 (RSSI)"
 SACK = "RFC 2018 (selective acknowledgement)"
 
-DEVICE_MODEL = Enumeration(
-    "device_model",
-    "MODEL",
-    "Kind of device.",
-    "emtag",
-    (
-        ("ANKLE_GPS", 1, "Ankle tag with GNSS and cellular"),
-        ("HOME_UNIT", 2, "Home monitoring unit (HMU)"),
-        ("ALCOHOL", 3, "Transdermal alcohol tag"),
-        ("PID", 4, "Personal identification device, the RF tag a home unit hears"),
-    ),
-)
-RESET_CAUSE = Enumeration(
-    "reset_cause",
-    "RESET",
-    "Why the device started.",
-    "MicroPython machine.reset_cause()",
-    (
-        ("UNKNOWN", 0, "Not known"),
-        ("POWER_ON", 1, "Power was applied"),
-        ("HARD", 2, "Reset pin or command"),
-        ("WATCHDOG", 3, "The watchdog was not fed"),
-        ("DEEP_SLEEP", 4, "Woke from deep sleep"),
-        ("SOFT", 5, "Restart by the firmware itself"),
-        ("BROWNOUT", 6, "Supply voltage fell too low"),
-    ),
-)
-CLOCK_SOURCE = Enumeration(
-    "clock_source",
-    "CLOCK",
-    "What last set the device's clock.",
-    "emtag",
-    (
-        ("UNKNOWN", 0, "Never set since the boot: time is unknown"),
-        ("GNSS", 1, "Satellite time"),
-        ("NETWORK", 2, "Cellular network time"),
-        ("GATEWAY", 3, "A time message of the gateway"),
-        ("RETAINED", 4, "Kept by the device over a reset"),
-    ),
-)
-CAPABILITY = Enumeration(
-    "capabilities",
-    "CAPABILITY",
-    "What the device has fitted.",
-    "emtag",
-    (
-        ("GNSS", 1, "Satellite receiver"),
-        ("CELLULAR", 2, "Cellular modem"),
-        ("BLE", 4, "Bluetooth LE data link"),
-        ("SERIAL", 8, "Serial data link"),
-        ("BEACON_SENDER", 16, "Sends presence beacons"),
-        ("BEACON_RECEIVER", 32, "Hears presence beacons"),
-        ("ALCOHOL_CELL", 64, "Transdermal alcohol cell"),
-        ("STRAP", 128, "Strap continuity sensor"),
-        ("CASE", 256, "Case switch"),
-        ("MAINS", 512, "Runs on mains with a battery behind"),
-        ("VIBRATION", 1024, "Can alert the wearer by vibration"),
-        ("MOTION", 2048, "Motion sensor"),
-    ),
-    flags=True,
-)
-AUTHENTICITY = Enumeration(
-    "authenticity",
-    "AUTHENTICITY",
-    "Judgement of the beacon that was heard.",
-    "emtag",
-    (
-        ("UNKNOWN", 0, "Nothing heard, or no key to judge by"),
-        ("AUTHENTIC", 1, "Opened with the device's key, counter fresh"),
-        ("COPIED", 2, "The same token heard again later, or two counters advancing at once"),
-        ("REPLAYED", 3, "A token from the past"),
-    ),
-)
-STRAP = Enumeration(
-    "strap",
-    "STRAP",
-    "State of a strap.",
-    "emtag",
-    (("CLOSED", 0, "Closed"), ("OPEN", 1, "Open"), ("UNKNOWN", 255, "Not heard, or not fitted")),
-)
-QUALITY = Enumeration(
-    "quality",
-    "QUALITY",
-    "Doubts about an alcohol reading.",
-    "emtag",
-    (
-        ("CONTACT_LOST", 1, "Infrared contact differs from its own baseline"),
-        ("WET_SENSOR", 2, "Sensor wet: noise"),
-        ("INTERFERENT_SUSPECTED", 4, "Fast isolated spike: perfume, cleaning fluid"),
-        ("TEMPERATURE_OUT_OF_RANGE", 8, "Skin temperature outside the cell's range"),
-        ("CELL_FAULT", 16, "The cell failed its own check"),
-    ),
-    flags=True,
-)
-EVENT_TYPE = Enumeration(
-    "event_type",
-    "EVENT",
-    "What the device saw.",
-    "emtag; names after the " + VOCABULARY,
-    (
-        ("STRAP_CUT", 1, "Strap opened"),
-        ("STRAP_RESTORED", 2, "Strap closed again"),
-        ("CASE_OPEN", 3, "Case opened"),
-        ("HOME_UNIT_MOVED", 4, "Home unit moved"),
-        ("MAINS_LOST", 5, "Mains power lost"),
-        ("MAINS_RESTORED", 6, "Mains power back"),
-        ("BATTERY_LOW", 7, "Battery low; value: percent"),
-        ("BATTERY_CRITICAL", 8, "Battery nearly empty; value: percent"),
-        ("CHARGE_STARTED", 9, "Charger connected"),
-        ("CHARGE_STOPPED", 10, "Charger disconnected"),
-        ("STRAP_FAULT", 11, "Strap flickers: a fault of the device, not a cut; value: edges seen"),
-        ("BEACON_COPIED", 12, "Another sender uses the pid's beacons"),
-        ("CLOCK_JUMPED", 13, "Clock corrected; value: milliseconds"),
-        ("RESET", 14, "Device restarted; value: reset cause"),
-        ("SELF_TEST_FAILED", 15, "Self test failed"),
-        ("RECEIVER_DEAF", 16, "Radio receiver did not listen; value: seconds"),
-        ("WAN_LOST", 17, "Wide area link lost"),
-        ("WAN_RESTORED", 18, "Wide area link back; value: seconds without"),
-        ("GNSS_FAULT", 19, "Satellite receiver gives no sense"),
-        ("NO_FIX", 20, "Receiver works, no position: when begun, hourly, when over; value: seconds without"),
-    ),
-)
-GAP_CAUSE = Enumeration(
-    "cause",
-    "GAP",
-    "Why records are missing.",
-    "emtag",
-    (
-        ("STORAGE_FULL", 1, "Dropped for want of flash"),
-        ("STORAGE_DAMAGED", 2, "Found damaged at recovery"),
-        ("RADIO_DEAF", 3, "The radio did not listen"),
-        ("RESET", 4, "Lost by a reset"),
-    ),
-)
-MECHANISM = Enumeration(
-    "mechanism",
-    "MECHANISM",
-    "How a position was found (inside position blocks).",
-    VOCABULARY,
-    (
-        ("GPS", 1, "Satellites"),
-        ("RF", 4, "Radio beacon"),
-        ("LBS", 5, "Cellular network"),
-        ("WIFI", 6, "Wireless networks"),
-    ),
-)
-ENUMERATIONS = (
-    DEVICE_MODEL,
-    RESET_CAUSE,
-    CLOCK_SOURCE,
-    CAPABILITY,
-    AUTHENTICITY,
-    STRAP,
-    QUALITY,
-    EVENT_TYPE,
-    GAP_CAUSE,
-    MECHANISM,
-)
-
-TIME = "s since 2010-01-01T00:00:00Z"
-UNKNOWN_TIME = {0: "unknown"}
 # A datagram's 1024 bytes less device id (4), frame header and tag (14), type and record header (12).
 LONGEST_BLOCK = 1024 - 4 - 14 - 12
-PERCENT: dict[str, Any] = {"unit": "%", "highest": 100, "special": {255: "unknown"}}
-SATURATED = {65535: "as many or more"}
-NOT_HEARD_S = {65535: "not heard"}
-NOT_HEARD_DBM = {127: "not heard"}
+# One record with its seal and a BLE fragment's header then fits the 244 bytes of one full data packet
+# (Bluetooth Core 5.4, Vol 6 Part B, 2.4: 251 less L2CAP and ATT headers): 244 - 1 - 2 - 4 - 14 - 14 = 209.
+LONGEST_LOG_TEXT = 200
 
-# What every record begins with: when it was made, by which clock, how far that clock is to be believed.
-RECORD_HEADER = (
-    "clock_source" / u8("What last set the clock", enumeration=CLOCK_SOURCE),
-    "clock_uncertainty_ms" / u16("Bound of the clock's error", unit="ms", special={65535: "unknown or more"}),
-    "recorded_time_s" / u32("When the record was made", unit=TIME, special=UNKNOWN_TIME),
-    "uptime_s" / u32("Time since this boot", unit="s"),
-)
-
-
-def _record(name: str, message_type: int, description: str, *fields: Any) -> Message:
-    return message(name, message_type, "up", "record", description, (*RECORD_HEADER, *fields))
-
-
-MESSAGES = (
-    _record(
+_MESSAGES = (
+    record(
         "hello",
         0x01,
-        "First record of a boot: who the device is and how the last boot ended.",
+        "First record of a boot, whose count is the epoch of its frame. The clock's state is in the record header.",
         "device_model" / u8("Kind of device", enumeration=DEVICE_MODEL),
         "hardware_revision" / u8("Revision of the hardware"),
         "firmware_major" / u8("Firmware version, major", source="semver.org"),
@@ -241,13 +91,13 @@ MESSAGES = (
         "previous_epoch_records" / u24("Records journalled in that epoch", special={0: "none"}),
         "storage_dropped" / u16("Damaged bytes found at recovery", unit="B", special=SATURATED),
     ),
-    _record(
+    record(
         "position_block",
         0x02,
         "Positions in one self-contained compressed block.",
         "block" / RestBytes(1, LONGEST_BLOCK, "Block as emwire.positions encodes it"),
     ),
-    _record(
+    record(
         "presence",
         0x03,
         "What a home unit heard of one beacon in one window, and how well it listened.",
@@ -266,7 +116,7 @@ MESSAGES = (
         "beacon_battery_percent" / u8("Battery of the pid", **PERCENT),
         "beacon_strap" / u8("Strap of the pid", enumeration=STRAP),
     ),
-    _record(
+    record(
         "alcohol_reading",
         0x04,
         "One transdermal alcohol reading with what is needed to doubt it.",
@@ -277,7 +127,7 @@ MESSAGES = (
         "motion_count" / u16("Movements since the last reading", special=SATURATED),
         "quality" / u16("Doubts", enumeration=QUALITY),
     ),
-    _record(
+    record(
         "event",
         0x05,
         "Something the device saw: tamper, power, fault.",
@@ -287,7 +137,7 @@ MESSAGES = (
         "value" / i32("Meaning by event type", special={0: "none"}),
         "evidence" / PrefixedBytes(64, "Raw evidence, e.g. times between strap edges"),
     ),
-    _record(
+    record(
         "status",
         0x06,
         "Health of the device.",
@@ -305,7 +155,7 @@ MESSAGES = (
         "configuration_version" / u16("Configuration in force", special={0: "built-in defaults"}),
         "clock_error_ms" / i32("Last correction of the clock", unit="ms"),
     ),
-    _record(
+    record(
         "gap",
         0x07,
         "Records that will never come, and why.",
@@ -313,6 +163,30 @@ MESSAGES = (
         "first_sequence" / u24("First missing sequence"),
         "last_sequence" / u24("Last missing sequence"),
         "cause" / u8("Why", enumeration=GAP_CAUSE),
+    ),
+    record(
+        "listening",
+        0x08,
+        "How long each receiver listened and was deaf in one period, and why: the ledger by which silence is judged.",
+        "period_start_s" / u32("Start of the period", unit=TIME, special=UNKNOWN_TIME),
+        "period_duration_s" / u16("Length of the period", unit="s"),
+        "receivers"
+        / ItemList(
+            "receiver_time",
+            16,
+            "One item a receiver; one more, with listened_s 0, for each further cause of its deafness",
+            "receiver" / u8("Which receiver", enumeration=RECEIVER),
+            "listened_s" / u16("Time in which it could have heard", unit="s"),
+            "deaf_s" / u16("Time in which it could not hear, for this cause", unit="s"),
+            "deaf_cause" / u8("Why it could not", enumeration=DEAF_CAUSE),
+        ),
+    ),
+    record(
+        "log",
+        0x09,
+        "One line of the firmware's own log, for whoever looks for a fault; nothing is decided by it.",
+        "level" / u8("How grave", enumeration=LOG_LEVEL, source=LOG_LEVEL.source),
+        "text" / PrefixedText(LONGEST_LOG_TEXT, "The line"),
     ),
     message(
         "sync",
@@ -395,6 +269,8 @@ MESSAGES = (
         ),
     ),
 )
+MESSAGES = tuple(sorted((*_MESSAGES, *orders.MESSAGES, *updates.MESSAGES), key=lambda entry: entry.message_type))
+ENUMERATIONS = enumerations.ENUMERATIONS
 BY_NAME = {entry.name: entry for entry in MESSAGES}
 BY_TYPE = {entry.message_type: entry for entry in MESSAGES}
 

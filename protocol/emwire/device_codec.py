@@ -38,7 +38,7 @@ def encode_hello(
     previous_epoch_records: int,
     storage_dropped: int,
 ) -> bytes:
-    """First record of a boot: who the device is and how the last boot ended."""
+    """First record of a boot, whose count is the epoch of its frame. The clock's state is in the record header."""
     if type(clock_source) is not int or not 0 <= clock_source <= 255:
         _refuse(clock_source, 1)
     if type(clock_uncertainty_ms) is not int or not 0 <= clock_uncertainty_ms <= 65535:
@@ -687,6 +687,371 @@ def _decode_gap(data: bytes, size: int) -> "tuple[Any, ...]":
     )
 
 
+def encode_listening(
+    clock_source: int,
+    clock_uncertainty_ms: int,
+    recorded_time_s: int,
+    uptime_s: int,
+    period_start_s: int,
+    period_duration_s: int,
+    receivers: "Sequence[tuple[Any, ...]]",
+) -> bytes:
+    """How long each receiver listened and was deaf in one period, and why: the ledger by which silence is judged."""
+    if type(clock_source) is not int or not 0 <= clock_source <= 255:
+        _refuse(clock_source, 1)
+    if type(clock_uncertainty_ms) is not int or not 0 <= clock_uncertainty_ms <= 65535:
+        _refuse(clock_uncertainty_ms, 2)
+    if type(recorded_time_s) is not int or not 0 <= recorded_time_s <= 4294967295:
+        _refuse(recorded_time_s, 4)
+    if type(uptime_s) is not int or not 0 <= uptime_s <= 4294967295:
+        _refuse(uptime_s, 8)
+    if type(period_start_s) is not int or not 0 <= period_start_s <= 4294967295:
+        _refuse(period_start_s, 12)
+    if type(period_duration_s) is not int or not 0 <= period_duration_s <= 65535:
+        _refuse(period_duration_s, 16)
+    if not isinstance(receivers, (tuple, list)):
+        raise WireError("type", 18)
+    if len(receivers) > 16:
+        raise WireError("count", 18)
+    parts = [
+        struct.pack(
+            "<BBHIIIHB",
+            0x08,
+            clock_source,
+            clock_uncertainty_ms,
+            recorded_time_s,
+            uptime_s,
+            period_start_s,
+            period_duration_s,
+            len(receivers),
+        )
+    ]
+    offset = 19
+    for item in receivers:
+        if not isinstance(item, (tuple, list)) or len(item) != 4:
+            raise WireError("type", offset)
+        receiver, listened_s, deaf_s, deaf_cause = item
+        if type(receiver) is not int or not 0 <= receiver <= 255:
+            _refuse(receiver, offset)
+        if type(listened_s) is not int or not 0 <= listened_s <= 65535:
+            _refuse(listened_s, offset + 1)
+        if type(deaf_s) is not int or not 0 <= deaf_s <= 65535:
+            _refuse(deaf_s, offset + 3)
+        if type(deaf_cause) is not int or not 0 <= deaf_cause <= 255:
+            _refuse(deaf_cause, offset + 5)
+        parts.append(
+            struct.pack(
+                "<BHHB",
+                receiver,
+                listened_s,
+                deaf_s,
+                deaf_cause,
+            )
+        )
+        offset += 6
+    return b"".join(parts)
+
+
+def _decode_listening(data: bytes, size: int) -> "tuple[Any, ...]":
+    if size < 19:
+        raise WireError("short", size)
+    count = data[18]
+    if count > 16:
+        raise WireError("count", 18)
+    end = 19 + 6 * count
+    if size < end:
+        raise WireError("short", size)
+    if size > end:
+        raise WireError("trailing", end)
+    (
+        _,
+        clock_source,
+        clock_uncertainty_ms,
+        recorded_time_s,
+        uptime_s,
+        period_start_s,
+        period_duration_s,
+        _,
+    ) = struct.unpack_from("<BBHIIIHB", data, 0)
+    items = []
+    for offset in range(19, end, 6):
+        (
+            receiver,
+            listened_s,
+            deaf_s,
+            deaf_cause,
+        ) = struct.unpack_from("<BHHB", data, offset)
+        items.append((receiver, listened_s, deaf_s, deaf_cause))
+    return (
+        0x08,
+        clock_source,
+        clock_uncertainty_ms,
+        recorded_time_s,
+        uptime_s,
+        period_start_s,
+        period_duration_s,
+        tuple(items),
+    )
+
+
+def encode_log(
+    clock_source: int,
+    clock_uncertainty_ms: int,
+    recorded_time_s: int,
+    uptime_s: int,
+    level: int,
+    text: bytes,
+) -> bytes:
+    """One line of the firmware's own log, for whoever looks for a fault; nothing is decided by it."""
+    if type(clock_source) is not int or not 0 <= clock_source <= 255:
+        _refuse(clock_source, 1)
+    if type(clock_uncertainty_ms) is not int or not 0 <= clock_uncertainty_ms <= 65535:
+        _refuse(clock_uncertainty_ms, 2)
+    if type(recorded_time_s) is not int or not 0 <= recorded_time_s <= 4294967295:
+        _refuse(recorded_time_s, 4)
+    if type(uptime_s) is not int or not 0 <= uptime_s <= 4294967295:
+        _refuse(uptime_s, 8)
+    if type(level) is not int or not 0 <= level <= 255:
+        _refuse(level, 12)
+    if not isinstance(text, (bytes, bytearray)) or len(text) > 200:
+        _refuse_bytes(text, 13)
+    head = struct.pack(
+        "<BBHIIBB",
+        0x09,
+        clock_source,
+        clock_uncertainty_ms,
+        recorded_time_s,
+        uptime_s,
+        level,
+        len(text),
+    )
+    return head + text
+
+
+def _decode_log(data: bytes, size: int) -> "tuple[Any, ...]":
+    if size < 14:
+        raise WireError("short", size)
+    count = data[13]
+    if count > 200:
+        raise WireError("length", 13)
+    end = 14 + count
+    if size < end:
+        raise WireError("short", size)
+    if size > end:
+        raise WireError("trailing", end)
+    (
+        _,
+        clock_source,
+        clock_uncertainty_ms,
+        recorded_time_s,
+        uptime_s,
+        level,
+        _,
+    ) = struct.unpack_from("<BBHIIBB", data, 0)
+    return (
+        0x09,
+        clock_source,
+        clock_uncertainty_ms,
+        recorded_time_s,
+        uptime_s,
+        level,
+        bytes(data[14:]),
+    )
+
+
+def encode_command_result(
+    clock_source: int,
+    clock_uncertainty_ms: int,
+    recorded_time_s: int,
+    uptime_s: int,
+    command_number: int,
+    command_kind: int,
+    outcome: int,
+    finished_time_s: int,
+    value: int,
+    detail: bytes,
+) -> bytes:
+    """What became of a command; the last one of a number counts."""
+    if type(clock_source) is not int or not 0 <= clock_source <= 255:
+        _refuse(clock_source, 1)
+    if type(clock_uncertainty_ms) is not int or not 0 <= clock_uncertainty_ms <= 65535:
+        _refuse(clock_uncertainty_ms, 2)
+    if type(recorded_time_s) is not int or not 0 <= recorded_time_s <= 4294967295:
+        _refuse(recorded_time_s, 4)
+    if type(uptime_s) is not int or not 0 <= uptime_s <= 4294967295:
+        _refuse(uptime_s, 8)
+    if type(command_number) is not int or not 1 <= command_number <= 4294967295:
+        _refuse(command_number, 12)
+    if type(command_kind) is not int or not 0 <= command_kind <= 255:
+        _refuse(command_kind, 16)
+    if type(outcome) is not int or not 0 <= outcome <= 255:
+        _refuse(outcome, 17)
+    if type(finished_time_s) is not int or not 0 <= finished_time_s <= 4294967295:
+        _refuse(finished_time_s, 18)
+    if type(value) is not int or not -2147483648 <= value <= 2147483647:
+        _refuse(value, 22)
+    if not isinstance(detail, (bytes, bytearray)) or len(detail) > 64:
+        _refuse_bytes(detail, 26)
+    head = struct.pack(
+        "<BBHIIIBBIiB",
+        0x0A,
+        clock_source,
+        clock_uncertainty_ms,
+        recorded_time_s,
+        uptime_s,
+        command_number,
+        command_kind,
+        outcome,
+        finished_time_s,
+        value,
+        len(detail),
+    )
+    return head + detail
+
+
+def _decode_command_result(data: bytes, size: int) -> "tuple[Any, ...]":
+    if size < 27:
+        raise WireError("short", size)
+    count = data[26]
+    if count > 64:
+        raise WireError("length", 26)
+    end = 27 + count
+    if size < end:
+        raise WireError("short", size)
+    if size > end:
+        raise WireError("trailing", end)
+    (
+        _,
+        clock_source,
+        clock_uncertainty_ms,
+        recorded_time_s,
+        uptime_s,
+        command_number,
+        command_kind,
+        outcome,
+        finished_time_s,
+        value,
+        _,
+    ) = struct.unpack_from("<BBHIIIBBIiB", data, 0)
+    if command_number < 1:
+        raise WireError("range", 12)
+    return (
+        0x0A,
+        clock_source,
+        clock_uncertainty_ms,
+        recorded_time_s,
+        uptime_s,
+        command_number,
+        command_kind,
+        outcome,
+        finished_time_s,
+        value,
+        bytes(data[27:]),
+    )
+
+
+def encode_update_state(
+    clock_source: int,
+    clock_uncertainty_ms: int,
+    recorded_time_s: int,
+    uptime_s: int,
+    update_id: int,
+    update_phase: int,
+    update_cause: int,
+    first_missing_chunk: int,
+    firmware_major: int,
+    firmware_minor: int,
+    firmware_patch: int,
+    battery_mv: int,
+    detail: int,
+) -> bytes:
+    """How far a firmware update has come: at each phase, and while receiving every 64 chunks."""
+    if type(clock_source) is not int or not 0 <= clock_source <= 255:
+        _refuse(clock_source, 1)
+    if type(clock_uncertainty_ms) is not int or not 0 <= clock_uncertainty_ms <= 65535:
+        _refuse(clock_uncertainty_ms, 2)
+    if type(recorded_time_s) is not int or not 0 <= recorded_time_s <= 4294967295:
+        _refuse(recorded_time_s, 4)
+    if type(uptime_s) is not int or not 0 <= uptime_s <= 4294967295:
+        _refuse(uptime_s, 8)
+    if type(update_id) is not int or not 1 <= update_id <= 4294967295:
+        _refuse(update_id, 12)
+    if type(update_phase) is not int or not 0 <= update_phase <= 255:
+        _refuse(update_phase, 16)
+    if type(update_cause) is not int or not 0 <= update_cause <= 255:
+        _refuse(update_cause, 17)
+    if type(first_missing_chunk) is not int or not 0 <= first_missing_chunk <= 65535:
+        _refuse(first_missing_chunk, 18)
+    if type(firmware_major) is not int or not 0 <= firmware_major <= 255:
+        _refuse(firmware_major, 20)
+    if type(firmware_minor) is not int or not 0 <= firmware_minor <= 255:
+        _refuse(firmware_minor, 21)
+    if type(firmware_patch) is not int or not 0 <= firmware_patch <= 255:
+        _refuse(firmware_patch, 22)
+    if type(battery_mv) is not int or not 0 <= battery_mv <= 65535:
+        _refuse(battery_mv, 23)
+    if type(detail) is not int or not -2147483648 <= detail <= 2147483647:
+        _refuse(detail, 25)
+    return struct.pack(
+        "<BBHIIIBBHBBBHi",
+        0x0B,
+        clock_source,
+        clock_uncertainty_ms,
+        recorded_time_s,
+        uptime_s,
+        update_id,
+        update_phase,
+        update_cause,
+        first_missing_chunk,
+        firmware_major,
+        firmware_minor,
+        firmware_patch,
+        battery_mv,
+        detail,
+    )
+
+
+def _decode_update_state(data: bytes, size: int) -> "tuple[Any, ...]":
+    if size < 29:
+        raise WireError("short", size)
+    if size > 29:
+        raise WireError("trailing", 29)
+    (
+        _,
+        clock_source,
+        clock_uncertainty_ms,
+        recorded_time_s,
+        uptime_s,
+        update_id,
+        update_phase,
+        update_cause,
+        first_missing_chunk,
+        firmware_major,
+        firmware_minor,
+        firmware_patch,
+        battery_mv,
+        detail,
+    ) = struct.unpack_from("<BBHIIIBBHBBBHi", data, 0)
+    if update_id < 1:
+        raise WireError("range", 12)
+    return (
+        0x0B,
+        clock_source,
+        clock_uncertainty_ms,
+        recorded_time_s,
+        uptime_s,
+        update_id,
+        update_phase,
+        update_cause,
+        first_missing_chunk,
+        firmware_major,
+        firmware_minor,
+        firmware_patch,
+        battery_mv,
+        detail,
+    )
+
+
 def encode_sync(
     sync_epoch: int,
     oldest_sequence: int,
@@ -977,6 +1342,323 @@ def _decode_configuration(data: bytes, size: int) -> "tuple[Any, ...]":
     )
 
 
+def encode_order_conditions(
+    activation_id: int,
+    order_version: int,
+    zone_count: int,
+    starts_s: int,
+    ends_s: int,
+    utc_offset_minutes: int,
+    offset_change_s: int,
+    next_utc_offset_minutes: int,
+    fix_interval_s: int,
+    violation_fix_interval_s: int,
+    violation_report_interval_s: int,
+    sample_interval_s: int,
+    raised_sample_interval_s: int,
+    curfew_entries: "Sequence[tuple[Any, ...]]",
+) -> bytes:
+    """The order's conditions as far as a device serves them: curfew timetable and sampling regime."""
+    if type(activation_id) is not int or not 0 <= activation_id <= 4294967295:
+        _refuse(activation_id, 1)
+    if type(order_version) is not int or not 1 <= order_version <= 65535:
+        _refuse(order_version, 5)
+    if type(zone_count) is not int or not 0 <= zone_count <= 32:
+        _refuse(zone_count, 7)
+    if type(starts_s) is not int or not 0 <= starts_s <= 4294967295:
+        _refuse(starts_s, 8)
+    if type(ends_s) is not int or not 0 <= ends_s <= 4294967295:
+        _refuse(ends_s, 12)
+    if type(utc_offset_minutes) is not int or not -720 <= utc_offset_minutes <= 840:
+        _refuse(utc_offset_minutes, 16)
+    if type(offset_change_s) is not int or not 0 <= offset_change_s <= 4294967295:
+        _refuse(offset_change_s, 18)
+    if type(next_utc_offset_minutes) is not int or not -720 <= next_utc_offset_minutes <= 840:
+        _refuse(next_utc_offset_minutes, 22)
+    if type(fix_interval_s) is not int or not 0 <= fix_interval_s <= 65535:
+        _refuse(fix_interval_s, 24)
+    if type(violation_fix_interval_s) is not int or not 0 <= violation_fix_interval_s <= 65535:
+        _refuse(violation_fix_interval_s, 26)
+    if type(violation_report_interval_s) is not int or not 0 <= violation_report_interval_s <= 65535:
+        _refuse(violation_report_interval_s, 28)
+    if type(sample_interval_s) is not int or not 0 <= sample_interval_s <= 65535:
+        _refuse(sample_interval_s, 30)
+    if type(raised_sample_interval_s) is not int or not 0 <= raised_sample_interval_s <= 65535:
+        _refuse(raised_sample_interval_s, 32)
+    if not isinstance(curfew_entries, (tuple, list)):
+        raise WireError("type", 34)
+    if len(curfew_entries) > 42:
+        raise WireError("count", 34)
+    parts = [
+        struct.pack(
+            "<BIHBIIhIhHHHHHB",
+            0x83,
+            activation_id,
+            order_version,
+            zone_count,
+            starts_s,
+            ends_s,
+            utc_offset_minutes,
+            offset_change_s,
+            next_utc_offset_minutes,
+            fix_interval_s,
+            violation_fix_interval_s,
+            violation_report_interval_s,
+            sample_interval_s,
+            raised_sample_interval_s,
+            len(curfew_entries),
+        )
+    ]
+    offset = 35
+    for item in curfew_entries:
+        if not isinstance(item, (tuple, list)) or len(item) != 4:
+            raise WireError("type", offset)
+        day_of_week, start_minute, end_minute, curfew_address = item
+        if type(day_of_week) is not int or not 1 <= day_of_week <= 7:
+            _refuse(day_of_week, offset)
+        if type(start_minute) is not int or not 0 <= start_minute <= 1439:
+            _refuse(start_minute, offset + 1)
+        if type(end_minute) is not int or not 0 <= end_minute <= 1439:
+            _refuse(end_minute, offset + 3)
+        if type(curfew_address) is not int or not 0 <= curfew_address <= 255:
+            _refuse(curfew_address, offset + 5)
+        parts.append(
+            struct.pack(
+                "<BHHB",
+                day_of_week,
+                start_minute,
+                end_minute,
+                curfew_address,
+            )
+        )
+        offset += 6
+    return b"".join(parts)
+
+
+def _decode_order_conditions(data: bytes, size: int) -> "tuple[Any, ...]":
+    if size < 35:
+        raise WireError("short", size)
+    count = data[34]
+    if count > 42:
+        raise WireError("count", 34)
+    end = 35 + 6 * count
+    if size < end:
+        raise WireError("short", size)
+    if size > end:
+        raise WireError("trailing", end)
+    (
+        _,
+        activation_id,
+        order_version,
+        zone_count,
+        starts_s,
+        ends_s,
+        utc_offset_minutes,
+        offset_change_s,
+        next_utc_offset_minutes,
+        fix_interval_s,
+        violation_fix_interval_s,
+        violation_report_interval_s,
+        sample_interval_s,
+        raised_sample_interval_s,
+        _,
+    ) = struct.unpack_from("<BIHBIIhIhHHHHHB", data, 0)
+    if order_version < 1:
+        raise WireError("range", 5)
+    if zone_count > 32:
+        raise WireError("range", 7)
+    if not -720 <= utc_offset_minutes <= 840:
+        raise WireError("range", 16)
+    if not -720 <= next_utc_offset_minutes <= 840:
+        raise WireError("range", 22)
+    items = []
+    for offset in range(35, end, 6):
+        (
+            day_of_week,
+            start_minute,
+            end_minute,
+            curfew_address,
+        ) = struct.unpack_from("<BHHB", data, offset)
+        if not 1 <= day_of_week <= 7:
+            raise WireError("range", offset)
+        if start_minute > 1439:
+            raise WireError("range", offset + 1)
+        if end_minute > 1439:
+            raise WireError("range", offset + 3)
+        items.append((day_of_week, start_minute, end_minute, curfew_address))
+    return (
+        0x83,
+        activation_id,
+        order_version,
+        zone_count,
+        starts_s,
+        ends_s,
+        utc_offset_minutes,
+        offset_change_s,
+        next_utc_offset_minutes,
+        fix_interval_s,
+        violation_fix_interval_s,
+        violation_report_interval_s,
+        sample_interval_s,
+        raised_sample_interval_s,
+        tuple(items),
+    )
+
+
+def encode_command(
+    command_number: int,
+    command_kind: int,
+    argument: int,
+    expires_s: int,
+) -> bytes:
+    """One thing to do once. A number that was carried out is answered again, never carried out again."""
+    if type(command_number) is not int or not 1 <= command_number <= 4294967295:
+        _refuse(command_number, 1)
+    if type(command_kind) is not int or not 0 <= command_kind <= 255:
+        _refuse(command_kind, 5)
+    if type(argument) is not int or not -2147483648 <= argument <= 2147483647:
+        _refuse(argument, 6)
+    if type(expires_s) is not int or not 0 <= expires_s <= 4294967295:
+        _refuse(expires_s, 10)
+    return struct.pack(
+        "<BIBiI",
+        0x84,
+        command_number,
+        command_kind,
+        argument,
+        expires_s,
+    )
+
+
+def _decode_command(data: bytes, size: int) -> "tuple[Any, ...]":
+    if size < 14:
+        raise WireError("short", size)
+    if size > 14:
+        raise WireError("trailing", 14)
+    (
+        _,
+        command_number,
+        command_kind,
+        argument,
+        expires_s,
+    ) = struct.unpack_from("<BIBiI", data, 0)
+    if command_number < 1:
+        raise WireError("range", 1)
+    return (
+        0x84,
+        command_number,
+        command_kind,
+        argument,
+        expires_s,
+    )
+
+
+def encode_update_manifest(
+    update_id: int,
+    device_model: int,
+    lowest_hardware_revision: int,
+    highest_hardware_revision: int,
+    firmware_major: int,
+    firmware_minor: int,
+    firmware_patch: int,
+    security_version: int,
+    install_from_s: int,
+    image_bytes: int,
+    chunk_bytes: int,
+    image_sha256: bytes,
+    signature: bytes,
+) -> bytes:
+    """A firmware image on offer. Its signature covers the bytes of this message before the signature."""
+    if type(update_id) is not int or not 1 <= update_id <= 4294967295:
+        _refuse(update_id, 1)
+    if type(device_model) is not int or not 0 <= device_model <= 255:
+        _refuse(device_model, 5)
+    if type(lowest_hardware_revision) is not int or not 0 <= lowest_hardware_revision <= 255:
+        _refuse(lowest_hardware_revision, 6)
+    if type(highest_hardware_revision) is not int or not 0 <= highest_hardware_revision <= 255:
+        _refuse(highest_hardware_revision, 7)
+    if type(firmware_major) is not int or not 0 <= firmware_major <= 255:
+        _refuse(firmware_major, 8)
+    if type(firmware_minor) is not int or not 0 <= firmware_minor <= 255:
+        _refuse(firmware_minor, 9)
+    if type(firmware_patch) is not int or not 0 <= firmware_patch <= 255:
+        _refuse(firmware_patch, 10)
+    if type(security_version) is not int or not 0 <= security_version <= 65535:
+        _refuse(security_version, 11)
+    if type(install_from_s) is not int or not 0 <= install_from_s <= 4294967295:
+        _refuse(install_from_s, 13)
+    if type(image_bytes) is not int or not 1 <= image_bytes <= 62914560:
+        _refuse(image_bytes, 17)
+    if type(chunk_bytes) is not int or not 64 <= chunk_bytes <= 960:
+        _refuse(chunk_bytes, 21)
+    if not isinstance(image_sha256, (bytes, bytearray)) or len(image_sha256) != 32:
+        _refuse_bytes(image_sha256, 23)
+    if not isinstance(signature, (bytes, bytearray)) or len(signature) != 64:
+        _refuse_bytes(signature, 55)
+    return struct.pack(
+        "<BIBBBBBBHIIH32s64s",
+        0x85,
+        update_id,
+        device_model,
+        lowest_hardware_revision,
+        highest_hardware_revision,
+        firmware_major,
+        firmware_minor,
+        firmware_patch,
+        security_version,
+        install_from_s,
+        image_bytes,
+        chunk_bytes,
+        image_sha256,
+        signature,
+    )
+
+
+def _decode_update_manifest(data: bytes, size: int) -> "tuple[Any, ...]":
+    if size < 119:
+        raise WireError("short", size)
+    if size > 119:
+        raise WireError("trailing", 119)
+    (
+        _,
+        update_id,
+        device_model,
+        lowest_hardware_revision,
+        highest_hardware_revision,
+        firmware_major,
+        firmware_minor,
+        firmware_patch,
+        security_version,
+        install_from_s,
+        image_bytes,
+        chunk_bytes,
+        image_sha256,
+        signature,
+    ) = struct.unpack_from("<BIBBBBBBHIIH32s64s", data, 0)
+    if update_id < 1:
+        raise WireError("range", 1)
+    if not 1 <= image_bytes <= 62914560:
+        raise WireError("range", 17)
+    if not 64 <= chunk_bytes <= 960:
+        raise WireError("range", 21)
+    return (
+        0x85,
+        update_id,
+        device_model,
+        lowest_hardware_revision,
+        highest_hardware_revision,
+        firmware_major,
+        firmware_minor,
+        firmware_patch,
+        security_version,
+        install_from_s,
+        image_bytes,
+        chunk_bytes,
+        image_sha256,
+        signature,
+    )
+
+
 def encode_key_update(
     slot: int,
     key: bytes,
@@ -1013,6 +1695,190 @@ def _decode_key_update(data: bytes, size: int) -> "tuple[Any, ...]":
     )
 
 
+def encode_update_chunk(
+    update_id: int,
+    chunk_number: int,
+    data: bytes,
+) -> bytes:
+    """One chunk of the image a manifest has offered."""
+    if type(update_id) is not int or not 1 <= update_id <= 4294967295:
+        _refuse(update_id, 1)
+    if type(chunk_number) is not int or not 0 <= chunk_number <= 65535:
+        _refuse(chunk_number, 5)
+    if not isinstance(data, (bytes, bytearray)) or not 1 <= len(data) <= 960:
+        _refuse_bytes(data, 7)
+    head = struct.pack(
+        "<BIH",
+        0x87,
+        update_id,
+        chunk_number,
+    )
+    return head + data
+
+
+def _decode_update_chunk(data: bytes, size: int) -> "tuple[Any, ...]":
+    if size < 8:
+        raise WireError("short", size)
+    if size > 967:
+        raise WireError("trailing", 967)
+    (
+        _,
+        update_id,
+        chunk_number,
+    ) = struct.unpack_from("<BIH", data, 0)
+    if update_id < 1:
+        raise WireError("range", 1)
+    return (
+        0x87,
+        update_id,
+        chunk_number,
+        bytes(data[7:]),
+    )
+
+
+def encode_order_zone(
+    activation_id: int,
+    order_version: int,
+    zone_number: int,
+    zone_type: int,
+    zone_shape: int,
+    starts_s: int,
+    ends_s: int,
+    points_inside: int,
+    radius_m: int,
+    part_number: int,
+    part_count: int,
+    vertices: "Sequence[tuple[Any, ...]]",
+) -> bytes:
+    """One zone of an order, or one part of its vertices."""
+    if type(activation_id) is not int or not 0 <= activation_id <= 4294967295:
+        _refuse(activation_id, 1)
+    if type(order_version) is not int or not 1 <= order_version <= 65535:
+        _refuse(order_version, 5)
+    if type(zone_number) is not int or not 0 <= zone_number <= 31:
+        _refuse(zone_number, 7)
+    if type(zone_type) is not int or not 0 <= zone_type <= 255:
+        _refuse(zone_type, 8)
+    if type(zone_shape) is not int or not 0 <= zone_shape <= 255:
+        _refuse(zone_shape, 9)
+    if type(starts_s) is not int or not 0 <= starts_s <= 4294967295:
+        _refuse(starts_s, 10)
+    if type(ends_s) is not int or not 0 <= ends_s <= 4294967295:
+        _refuse(ends_s, 14)
+    if type(points_inside) is not int or not 1 <= points_inside <= 5:
+        _refuse(points_inside, 18)
+    if type(radius_m) is not int or not 0 <= radius_m <= 65535:
+        _refuse(radius_m, 19)
+    if type(part_number) is not int or not 0 <= part_number <= 3:
+        _refuse(part_number, 21)
+    if type(part_count) is not int or not 1 <= part_count <= 4:
+        _refuse(part_count, 22)
+    if not isinstance(vertices, (tuple, list)):
+        raise WireError("type", 23)
+    if len(vertices) > 64:
+        raise WireError("count", 23)
+    parts = [
+        struct.pack(
+            "<BIHBBBIIBHBBB",
+            0x88,
+            activation_id,
+            order_version,
+            zone_number,
+            zone_type,
+            zone_shape,
+            starts_s,
+            ends_s,
+            points_inside,
+            radius_m,
+            part_number,
+            part_count,
+            len(vertices),
+        )
+    ]
+    offset = 24
+    for item in vertices:
+        if not isinstance(item, (tuple, list)) or len(item) != 2:
+            raise WireError("type", offset)
+        latitude_microdegrees, longitude_microdegrees = item
+        if type(latitude_microdegrees) is not int or not -90000000 <= latitude_microdegrees <= 90000000:
+            _refuse(latitude_microdegrees, offset)
+        if type(longitude_microdegrees) is not int or not -180000000 <= longitude_microdegrees <= 180000000:
+            _refuse(longitude_microdegrees, offset + 4)
+        parts.append(
+            struct.pack(
+                "<ii",
+                latitude_microdegrees,
+                longitude_microdegrees,
+            )
+        )
+        offset += 8
+    return b"".join(parts)
+
+
+def _decode_order_zone(data: bytes, size: int) -> "tuple[Any, ...]":
+    if size < 24:
+        raise WireError("short", size)
+    count = data[23]
+    if count > 64:
+        raise WireError("count", 23)
+    end = 24 + 8 * count
+    if size < end:
+        raise WireError("short", size)
+    if size > end:
+        raise WireError("trailing", end)
+    (
+        _,
+        activation_id,
+        order_version,
+        zone_number,
+        zone_type,
+        zone_shape,
+        starts_s,
+        ends_s,
+        points_inside,
+        radius_m,
+        part_number,
+        part_count,
+        _,
+    ) = struct.unpack_from("<BIHBBBIIBHBBB", data, 0)
+    if order_version < 1:
+        raise WireError("range", 5)
+    if zone_number > 31:
+        raise WireError("range", 7)
+    if not 1 <= points_inside <= 5:
+        raise WireError("range", 18)
+    if part_number > 3:
+        raise WireError("range", 21)
+    if not 1 <= part_count <= 4:
+        raise WireError("range", 22)
+    items = []
+    for offset in range(24, end, 8):
+        (
+            latitude_microdegrees,
+            longitude_microdegrees,
+        ) = struct.unpack_from("<ii", data, offset)
+        if not -90000000 <= latitude_microdegrees <= 90000000:
+            raise WireError("range", offset)
+        if not -180000000 <= longitude_microdegrees <= 180000000:
+            raise WireError("range", offset + 4)
+        items.append((latitude_microdegrees, longitude_microdegrees))
+    return (
+        0x88,
+        activation_id,
+        order_version,
+        zone_number,
+        zone_type,
+        zone_shape,
+        starts_s,
+        ends_s,
+        points_inside,
+        radius_m,
+        part_number,
+        part_count,
+        tuple(items),
+    )
+
+
 _DECODERS = {
     0x01: _decode_hello,
     0x02: _decode_position_block,
@@ -1021,12 +1887,21 @@ _DECODERS = {
     0x05: _decode_event,
     0x06: _decode_status,
     0x07: _decode_gap,
+    0x08: _decode_listening,
+    0x09: _decode_log,
+    0x0A: _decode_command_result,
+    0x0B: _decode_update_state,
     0x40: _decode_sync,
     0x41: _decode_poll,
     0x80: _decode_acknowledgement,
     0x81: _decode_time,
     0x82: _decode_configuration,
+    0x83: _decode_order_conditions,
+    0x84: _decode_command,
+    0x85: _decode_update_manifest,
     0x86: _decode_key_update,
+    0x87: _decode_update_chunk,
+    0x88: _decode_order_zone,
 }
 
 

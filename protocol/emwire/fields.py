@@ -131,6 +131,13 @@ class PrefixedBytes(c.Construct):  # type: ignore[misc]
         return obj
 
 
+class PrefixedText(PrefixedBytes):
+    """UTF-8 text behind its length in bytes as one byte. A codec hands over the bytes: text cut short is still text."""
+
+    def __init__(self, longest: int, description: str, *, source: str = "emtag") -> None:
+        super().__init__(longest, description, unit="UTF-8", source=source)
+
+
 class RestBytes(c.Construct):  # type: ignore[misc]
     """A byte string that reaches to the end of the message; what is beyond `longest` is trailing."""
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from emwire import catalogue, codec, constants, device_codec, generate
 from emwire.errors import WireError
-from emwire.fields import Integer, Message
+from emwire.fields import Integer, Message, RestBytes
 from emwire.generators.vectors import from_json
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -67,15 +67,20 @@ def test_every_truncation_and_extension_is_refused(message: Message, peer: Peer)
     vectors = json.loads((VECTORS / "messages.json").read_text())
     pattern = next(v for v in vectors if v["message"] == message.name and v["case"] == "pattern")
     whole = bytes.fromhex(pattern["hex"])
-    # The block's end is the message's end, so that only envelope and framing can see a change there.
-    open_ended = message.name == "position_block"
-    for size in range(13 if open_ended else len(whole)):
+    # A byte string to the end ends where the message ends, so that only envelope and framing can see a change there.
+    tail = message.fields[-1][1] if message.fields else None
+    open_ended = isinstance(tail, RestBytes)
+    for size in range(
+        len(whole) - len(from_json(pattern["values"])[message.fields[-1][0]]) + tail.shortest
+        if open_ended
+        else len(whole)
+    ):
         assert agreed(decodings(whole[:size], peer)) == ("refused", "short", size)
     if not open_ended:
         assert agreed(decodings(whole + b"\0", peer)) == ("refused", "trailing", len(whole))
 
 
-@pytest.mark.parametrize("message_type", [0x00, 0x08, 0x3F, 0x42, 0x7F, 0x83, 0xFF])
+@pytest.mark.parametrize("message_type", [0x00, 0x2F, 0x3F, 0x50, 0x7F, 0xB0, 0xFF])
 def test_an_unknown_message_is_kept_raw(message_type: int, peer: Peer) -> None:
     data = bytes([message_type, 1, 2, 3])
     assert agreed(decodings(data, peer)) == ("ok", (message_type, b"\1\2\3"))

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESCCM
 
 from emwire import beacon, catalogue, envelope, fragments, framing, topics
 from emwire.errors import WireError
-from emwire.fields import FixedBytes, Integer, ItemList, Message, PrefixedBytes
+from emwire.fields import FixedBytes, Integer, ItemList, Message, PrefixedBytes, RestBytes
 
 KEY = bytes(range(16))
 DEVICE_ID = 0x11223344
@@ -42,20 +42,24 @@ def refused_bytes() -> str:
         yield _refusal("empty", b"")
         for message in catalogue.MESSAGES:
             cases = dict(_cases(message))
+            # A byte string to the end of the message ends anywhere within its bounds.
+            open_ended = bool(message.fields) and isinstance(message.fields[-1][1], RestBytes)
+            shortest = catalogue.build(message.name, cases["lowest"])
             for case in ("lowest", "highest"):
                 data = catalogue.build(message.name, cases[case])
                 for size in sorted({1, len(data) // 2, len(data) - 1} - {0, len(data)}):
-                    if message.name != "position_block" or size < 13:
+                    if not open_ended or size < len(shortest):
                         yield _refusal(f"{message.name}, {case}, cut to {size}", data[:size])
-                if not (message.name == "position_block" and case == "lowest"):
+                if not open_ended or case == "highest":
                     yield _refusal(f"{message.name}, {case}, one byte more", data + b"\0")
-            data = catalogue.build(message.name, cases["lowest"])
+            data = shortest
             for offset, name, field in _integers(message):
                 size = field.bits // 8
                 for value in (field.lowest - 1, field.highest + 1):
                     if field.type_lowest <= value <= field.type_highest and not field.accepts(value):
                         raw = value.to_bytes(size, "little", signed=field.signed)
                         yield _refusal(f"{message.name}, {name} = {value}", data[:offset] + raw + data[offset + size :])
+            yield from _wrong_items(message, cases["pattern"])
             tail = message.fields[-1][1] if message.fields else None
             if isinstance(tail, ItemList | PrefixedBytes):
                 most = tail.most if isinstance(tail, ItemList) else tail.longest
@@ -281,6 +285,26 @@ def _integers(message: Message) -> Iterator[tuple[int, str, Integer]]:
             return
         yield offset, name, field
         offset += field.bits // 8
+
+
+def _wrong_items(message: Message, values: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every integer of the second of two list items just outside its range."""
+    tail = message.fields[-1][1] if message.fields else None
+    if not isinstance(tail, ItemList):
+        return
+    data = catalogue.build(message.name, values)
+    size = tail.item.sizeof()
+    offset = len(data) - size
+    for part in tail.item.subcons:
+        field = part.subcon
+        if isinstance(field, Integer):
+            width = field.bits // 8
+            for value in (field.lowest - 1, field.highest + 1):
+                if field.type_lowest <= value <= field.type_highest and not field.accepts(value):
+                    raw = value.to_bytes(width, "little", signed=field.signed)
+                    changed = data[:offset] + raw + data[offset + width :]
+                    yield _refusal(f"{message.name}, {part.name} = {value} in the second item", changed)
+        offset += field.subcon.sizeof()
 
 
 def _refusal(case: str, data: bytes) -> dict[str, Any]:
