@@ -120,7 +120,7 @@ def _refuse(part: Part, expression: str, offset: str, width: int) -> list[str]:
 
 def decoder(layout: Layout, dialect: Dialect) -> list[str]:
     """Structure, unpacking, then values in field order; the caller adds the `return`."""
-    lines = _structure(layout)
+    lines = structure(layout)
     if layout.head:
         names = ["_", *(name for part in layout.head for name in part.unpacked)] + ["_"] * layout.counted
         unpack = dialect.unpack(f"_{layout.message.name}", layout.format, "0")
@@ -150,7 +150,8 @@ def decoded_values(layout: Layout) -> list[str]:
     return values
 
 
-def _structure(layout: Layout) -> list[str]:
+def structure(layout: Layout) -> list[str]:
+    """Refusals by length, before any value is judged."""
     tail, size = layout.tail, layout.size
     if tail is None:
         return _sizes(str(size))

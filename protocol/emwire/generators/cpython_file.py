@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from emwire import catalogue
 from emwire.fields import ItemList
+from emwire.generators import cpython_body
 from emwire.generators.body import Dialect, decoded_values, decoder, encoder, exploded, indented
 from emwire.generators.layout import HEADER, Layout, lay_out
 
@@ -17,9 +18,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from struct import Struct
-from typing import ClassVar, NamedTuple, NoReturn, TypeAlias
+from struct import error as StructError
+from typing import Any, ClassVar, NamedTuple, NoReturn, TypeAlias
 
 from emwire.errors import WireError
+
+_new = object.__new__
 
 
 def _refuse(value: object, offset: int) -> NoReturn:
@@ -28,6 +32,21 @@ def _refuse(value: object, offset: int) -> NoReturn:
 
 def _refuse_bytes(value: object, offset: int) -> NoReturn:
     raise WireError("length" if isinstance(value, (bytes, bytearray)) else "type", offset)
+
+
+def _fault(*fields: tuple[Any, ...]) -> WireError:
+    """The first fault of (value, offset, type, lowest, highest, other values that are legal…)."""
+    for value, offset, kind, lowest, highest, *special in fields:
+        if kind is int:
+            if type(value) is not int:
+                return WireError("type", offset)
+            if not lowest <= value <= highest and value not in special:
+                return WireError("range", offset)
+        elif not isinstance(value, (bytes, bytearray)):
+            return WireError("type", offset)
+        elif not lowest <= len(value) <= highest:
+            return WireError("length", offset)
+    raise AssertionError("refused without a fault")
 
 
 @dataclass(slots=True)
@@ -48,13 +67,15 @@ DECODE = '''
 
 def decode(data: bytes) -> Message:
     """The message in `data`; WireError if malformed, Unknown if of another type than those above."""
-    size = len(data)
-    if not size:
-        raise WireError("short", 0)
-    decoder = _DECODERS.get(data[0])
-    if decoder is None:
-        return Unknown(data[0], bytes(data[1:]))
-    return decoder(data, size)
+    if type(data) is not bytes:
+        data = bytes(data)
+    try:
+        decoder = _DECODERS[data[0]]
+    except LookupError:
+        if not data:
+            raise WireError("short", 0) from None
+        return Unknown(data[0], data[1:])
+    return decoder(data)
 '''
 
 
@@ -68,14 +89,18 @@ def write() -> str:
     others = [entry.message.class_name for entry in layouts if entry.message.kind != "record"]
     lines += [
         "",
-        f"Record: TypeAlias = {' | '.join(records)}",
-        f"LinkMessage: TypeAlias = {' | '.join(others)}",
+        *_union("Record", records),
+        *_union("LinkMessage", others),
         "Message: TypeAlias = Record | LinkMessage | Unknown",
         "",
     ]
     table = [f"{layout.type_byte}: _decode_{layout.message.name}" for layout in layouts]
-    lines += exploded("_DECODERS: dict[int, Callable[[bytes, int], Message]] = {", table, "}")
+    lines += exploded("_DECODERS: dict[int, Callable[[bytes], Message]] = {", table, "}")
     return "\n".join(lines) + "\n" + DECODE
+
+
+def _union(name: str, classes: list[str]) -> list[str]:
+    return [f"{name}: TypeAlias = (", f"    {classes[0]}", *(f"    | {other}" for other in classes[1:]), ")"]
 
 
 def _class(layout: Layout) -> list[str]:
@@ -99,22 +124,22 @@ def _class(layout: Layout) -> list[str]:
     lines += [f'    NAME: ClassVar[str] = "{message.name}"', ""]
     lines += ["    def encode(self) -> bytes:"]
     lines += ['        """The message as bytes; WireError if a field is out of range."""']
-    return lines + indented(encoder(layout, dialect), "        ")
+    body = cpython_body.encoder(layout) if cpython_body.is_plain(layout) else encoder(layout, dialect)
+    return lines + indented(body, "        ")
 
 
 def _decoder(layout: Layout) -> list[str]:
     tail = layout.tail
+    name = layout.message.class_name
+    head = f"def _decode_{layout.message.name}(data: bytes) -> {name}:"
+    if cpython_body.is_plain(layout):
+        return [head, *indented(cpython_body.decoder(layout))]
     item_class = _item_class(tail) if isinstance(tail, ItemList) else ""
     dialect = Dialect(owner="self.", item_class=item_class, indent=4, precompiled=True)
-    name = layout.message.class_name
     values = [f"return {name}()"]
     if layout.names:
         values = exploded(f"return {name}(", decoded_values(layout), ")")
-    return [
-        f"def _decode_{layout.message.name}(data: bytes, size: int) -> {name}:",
-        *indented(decoder(layout, dialect)),
-        *indented(values),
-    ]
+    return [head, *indented(["size = len(data)", *decoder(layout, dialect), *values])]
 
 
 def _item_class(tail: ItemList) -> str:

@@ -1,0 +1,148 @@
+"""Writes the fast bodies of CPython's encoders and decoders, for messages without a list of items.
+
+The encoder proves the types in one chained comparison and leaves the ranges to struct; only when that refuses does
+it look for the field to blame. The decoder unpacks into the slots of an object made without `__init__`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from emwire.fields import FixedBytes, Integer, PrefixedBytes, RestBytes
+from emwire.generators.body import WIDTH, exploded, indented, structure
+from emwire.generators.layout import Layout, Part
+
+INDENT = 8  # of an encoder's body
+BYTES = "(bytes, bytearray)"
+
+
+def is_plain(layout: Layout) -> bool:
+    """Whether these writers know the message: integers and byte strings, at least one field."""
+    return bool(layout.names) and (layout.tail is None or isinstance(layout.tail, RestBytes | PrefixedBytes))
+
+
+def encoder(layout: Layout) -> list[str]:
+    """Body of `encode`."""
+    lines = [f"{name} = self.{name}" for name in layout.names]
+    values = [layout.type_byte]
+    for part in layout.head:
+        values += part.packed(part.name)
+    if layout.counted:
+        values.append(f"len({layout.tail_name})")
+    pack = f"_{layout.message.name.upper()}.pack("
+    if layout.tail is None:
+        give = exploded(f"return {pack}", values, ")")
+    else:
+        give = ["return (", *indented([*exploded(pack, values, ")"), f"+ {layout.tail_name}"]), ")"]
+    return [
+        *lines,
+        "try:",
+        *indented([*_with_special(layout), *_condition(_accepted(layout)), *indented(give)]),
+        "except (StructError, TypeError):",
+        "    pass",
+        *exploded("raise _fault(", [_blame(part) for part in layout.head] + _blame_tail(layout), ")"),
+    ]
+
+
+def decoder(layout: Layout) -> list[str]:
+    """Body of a decoder of `data`."""
+    names = ["_"]
+    joins, checks = [], []
+    for part in layout.head:
+        if part.split:
+            names += part.unpacked
+            joins.append(f"message.{part.name} = {part.value}")
+        else:
+            names.append(f"message.{part.name}")
+        outside = part.outside(f"message.{part.name}")
+        if outside:
+            checks += [f"if {outside}:", f'    raise WireError("range", {part.offset})']
+    names += ["_"] * layout.counted
+    if layout.tail is not None:
+        joins.append(f"message.{layout.tail_name} = data[{layout.size + layout.counted}:]")
+    return [
+        "size = len(data)",
+        *structure(layout),
+        f"message = _new({layout.message.class_name})",
+        *exploded("(", names, f") = _{layout.message.name.upper()}.unpack_from(data)"),
+        *joins,
+        *checks,
+        "return message",
+    ]
+
+
+def _accepted(layout: Layout) -> list[str]:
+    """What must hold before struct judges: types of all, ranges narrower than the type, lengths."""
+    integers = [part for part in layout.head if part.type == "int"]
+    chain = [f"type({part.name})" for part in integers] + ["int"] * bool(integers)
+    conditions = [" is ".join(chain)] if chain else []
+    for part in layout.head:
+        if isinstance(part.field, FixedBytes):
+            conditions += [f"isinstance({part.name}, {BYTES})", f"len({part.name}) == {part.field.length}"]
+        elif part.outside(part.name):
+            conditions.append(_within(part))
+    tail = layout.tail
+    if tail is not None:
+        shortest = tail.shortest if isinstance(tail, RestBytes) else 0
+        length = f"len({layout.tail_name}) <= {tail.longest}"
+        conditions += [f"isinstance({layout.tail_name}, {BYTES})", f"{shortest} <= {length}" if shortest else length]
+    return conditions
+
+
+def _special(part: Part) -> list[int]:
+    """Legal values outside the range."""
+    field = part.field
+    if not isinstance(field, Integer):
+        return []
+    return [value for value in field.special if not field.lowest <= value <= field.highest]
+
+
+def _within(part: Part) -> str:
+    if _special(part):
+        return f"{part.name}_fits"
+    return f"{part.field.lowest} <= {part.name} <= {part.field.highest}"
+
+
+def _with_special(layout: Layout) -> list[str]:
+    """Statements of their own: an `or` inside the condition would change how formatters break it."""
+    lines = []
+    for part in layout.head:
+        special = [f"{part.name} == {value}" for value in _special(part)]
+        if special:
+            terms = [f"{part.field.lowest} <= {part.name} <= {part.field.highest}", *special]
+            line = f"{part.name}_fits = {' or '.join(terms)}"
+            if len(line) <= WIDTH - INDENT - 4:
+                lines.append(line)
+            else:
+                lines += [f"{part.name}_fits = (", f"    {terms[0]}", *(f"    or {term}" for term in special), ")"]
+    return lines
+
+
+def _condition(conditions: Sequence[str]) -> list[str]:
+    """`if` of all, broken where the formatter breaks it."""
+    line = f"if {' and '.join(conditions)}:"
+    if len(line) <= WIDTH - INDENT - 4:
+        return [line]
+    terms: list[str] = []
+    for condition in conditions:
+        whole = f"and {condition}" if terms else condition
+        first, *rest = condition.split(" is ")
+        fits = len(whole) <= WIDTH - INDENT - 8
+        terms += [f"and {condition}"] if fits else [f"and {first}", *(f"is {other}" for other in rest)]
+    terms[0] = terms[0].removeprefix("and ")
+    return ["if (", *indented(terms), "):"]
+
+
+def _blame(part: Part) -> str:
+    field = part.field
+    if isinstance(field, FixedBytes):
+        return f"({part.name}, {part.offset}, bytes, {field.length}, {field.length})"
+    limits = ", ".join(str(value) for value in (field.lowest, field.highest, *_special(part)))
+    return f"({part.name}, {part.offset}, int, {limits})"
+
+
+def _blame_tail(layout: Layout) -> list[str]:
+    if layout.tail is None:
+        return []
+    shortest = layout.tail.shortest if isinstance(layout.tail, RestBytes) else 0
+    return [f"({layout.tail_name}, {layout.size}, bytes, {shortest}, {layout.tail.longest})"]
