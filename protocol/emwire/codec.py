@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from struct import Struct
-from typing import ClassVar, NamedTuple, NoReturn, TypeAlias
+from struct import error as StructError
+from typing import Any, ClassVar, NamedTuple, NoReturn, TypeAlias
 
 from emwire.errors import WireError
+
+_new = object.__new__
 
 
 def _refuse(value: object, offset: int) -> NoReturn:
@@ -19,6 +22,21 @@ def _refuse(value: object, offset: int) -> NoReturn:
 
 def _refuse_bytes(value: object, offset: int) -> NoReturn:
     raise WireError("length" if isinstance(value, (bytes, bytearray)) else "type", offset)
+
+
+def _fault(*fields: tuple[Any, ...]) -> WireError:
+    """The first fault of (value, offset, type, lowest, highest, other values that are legal…)."""
+    for value, offset, kind, lowest, highest, *special in fields:
+        if kind is int:
+            if type(value) is not int:
+                return WireError("type", offset)
+            if not lowest <= value <= highest and value not in special:
+                return WireError("range", offset)
+        elif not isinstance(value, (bytes, bytearray)):
+            return WireError("type", offset)
+        elif not lowest <= len(value) <= highest:
+            return WireError("length", offset)
+    raise AssertionError("refused without a fault")
 
 
 @dataclass(slots=True)
@@ -40,7 +58,7 @@ _HELLO = Struct("<BBHIIBBBBBBIHHHBH")
 
 @dataclass(slots=True)
 class Hello:
-    """First record of a boot: who the device is and how the last boot ended."""
+    """First record of a boot, whose count is the epoch of its frame. The clock's state is in the record header."""
 
     clock_source: int
     clock_uncertainty_ms: int
@@ -63,98 +81,108 @@ class Hello:
 
     def encode(self) -> bytes:
         """The message as bytes; WireError if a field is out of range."""
-        if type(self.clock_source) is not int or not 0 <= self.clock_source <= 255:
-            _refuse(self.clock_source, 1)
-        if type(self.clock_uncertainty_ms) is not int or not 0 <= self.clock_uncertainty_ms <= 65535:
-            _refuse(self.clock_uncertainty_ms, 2)
-        if type(self.recorded_time_s) is not int or not 0 <= self.recorded_time_s <= 4294967295:
-            _refuse(self.recorded_time_s, 4)
-        if type(self.uptime_s) is not int or not 0 <= self.uptime_s <= 4294967295:
-            _refuse(self.uptime_s, 8)
-        if type(self.device_model) is not int or not 0 <= self.device_model <= 255:
-            _refuse(self.device_model, 12)
-        if type(self.hardware_revision) is not int or not 0 <= self.hardware_revision <= 255:
-            _refuse(self.hardware_revision, 13)
-        if type(self.firmware_major) is not int or not 0 <= self.firmware_major <= 255:
-            _refuse(self.firmware_major, 14)
-        if type(self.firmware_minor) is not int or not 0 <= self.firmware_minor <= 255:
-            _refuse(self.firmware_minor, 15)
-        if type(self.firmware_patch) is not int or not 0 <= self.firmware_patch <= 255:
-            _refuse(self.firmware_patch, 16)
-        if type(self.reset_cause) is not int or not 0 <= self.reset_cause <= 255:
-            _refuse(self.reset_cause, 17)
-        if type(self.capabilities) is not int or not 0 <= self.capabilities <= 4294967295:
-            _refuse(self.capabilities, 18)
-        if type(self.configuration_version) is not int or not 0 <= self.configuration_version <= 65535:
-            _refuse(self.configuration_version, 22)
-        if type(self.previous_epoch) is not int or not 0 <= self.previous_epoch <= 65535:
-            _refuse(self.previous_epoch, 24)
-        if type(self.previous_epoch_records) is not int or not 0 <= self.previous_epoch_records <= 16777215:
-            _refuse(self.previous_epoch_records, 26)
-        if type(self.storage_dropped) is not int or not 0 <= self.storage_dropped <= 65535:
-            _refuse(self.storage_dropped, 29)
-        return _HELLO.pack(
-            0x01,
-            self.clock_source,
-            self.clock_uncertainty_ms,
-            self.recorded_time_s,
-            self.uptime_s,
-            self.device_model,
-            self.hardware_revision,
-            self.firmware_major,
-            self.firmware_minor,
-            self.firmware_patch,
-            self.reset_cause,
-            self.capabilities,
-            self.configuration_version,
-            self.previous_epoch,
-            self.previous_epoch_records & 0xFFFF,
-            self.previous_epoch_records >> 16,
-            self.storage_dropped,
+        clock_source = self.clock_source
+        clock_uncertainty_ms = self.clock_uncertainty_ms
+        recorded_time_s = self.recorded_time_s
+        uptime_s = self.uptime_s
+        device_model = self.device_model
+        hardware_revision = self.hardware_revision
+        firmware_major = self.firmware_major
+        firmware_minor = self.firmware_minor
+        firmware_patch = self.firmware_patch
+        reset_cause = self.reset_cause
+        capabilities = self.capabilities
+        configuration_version = self.configuration_version
+        previous_epoch = self.previous_epoch
+        previous_epoch_records = self.previous_epoch_records
+        storage_dropped = self.storage_dropped
+        try:
+            if (
+                type(clock_source)
+                is type(clock_uncertainty_ms)
+                is type(recorded_time_s)
+                is type(uptime_s)
+                is type(device_model)
+                is type(hardware_revision)
+                is type(firmware_major)
+                is type(firmware_minor)
+                is type(firmware_patch)
+                is type(reset_cause)
+                is type(capabilities)
+                is type(configuration_version)
+                is type(previous_epoch)
+                is type(previous_epoch_records)
+                is type(storage_dropped)
+                is int
+            ):
+                return _HELLO.pack(
+                    0x01,
+                    clock_source,
+                    clock_uncertainty_ms,
+                    recorded_time_s,
+                    uptime_s,
+                    device_model,
+                    hardware_revision,
+                    firmware_major,
+                    firmware_minor,
+                    firmware_patch,
+                    reset_cause,
+                    capabilities,
+                    configuration_version,
+                    previous_epoch,
+                    previous_epoch_records & 0xFFFF,
+                    previous_epoch_records >> 16,
+                    storage_dropped,
+                )
+        except (StructError, TypeError):
+            pass
+        raise _fault(
+            (clock_source, 1, int, 0, 255),
+            (clock_uncertainty_ms, 2, int, 0, 65535),
+            (recorded_time_s, 4, int, 0, 4294967295),
+            (uptime_s, 8, int, 0, 4294967295),
+            (device_model, 12, int, 0, 255),
+            (hardware_revision, 13, int, 0, 255),
+            (firmware_major, 14, int, 0, 255),
+            (firmware_minor, 15, int, 0, 255),
+            (firmware_patch, 16, int, 0, 255),
+            (reset_cause, 17, int, 0, 255),
+            (capabilities, 18, int, 0, 4294967295),
+            (configuration_version, 22, int, 0, 65535),
+            (previous_epoch, 24, int, 0, 65535),
+            (previous_epoch_records, 26, int, 0, 16777215),
+            (storage_dropped, 29, int, 0, 65535),
         )
 
 
-def _decode_hello(data: bytes, size: int) -> Hello:
+def _decode_hello(data: bytes) -> Hello:
+    size = len(data)
     if size < 31:
         raise WireError("short", size)
     if size > 31:
         raise WireError("trailing", 31)
+    message = _new(Hello)
     (
         _,
-        clock_source,
-        clock_uncertainty_ms,
-        recorded_time_s,
-        uptime_s,
-        device_model,
-        hardware_revision,
-        firmware_major,
-        firmware_minor,
-        firmware_patch,
-        reset_cause,
-        capabilities,
-        configuration_version,
-        previous_epoch,
+        message.clock_source,
+        message.clock_uncertainty_ms,
+        message.recorded_time_s,
+        message.uptime_s,
+        message.device_model,
+        message.hardware_revision,
+        message.firmware_major,
+        message.firmware_minor,
+        message.firmware_patch,
+        message.reset_cause,
+        message.capabilities,
+        message.configuration_version,
+        message.previous_epoch,
         previous_epoch_records_low,
         previous_epoch_records_high,
-        storage_dropped,
-    ) = _HELLO.unpack_from(data, 0)
-    return Hello(
-        clock_source,
-        clock_uncertainty_ms,
-        recorded_time_s,
-        uptime_s,
-        device_model,
-        hardware_revision,
-        firmware_major,
-        firmware_minor,
-        firmware_patch,
-        reset_cause,
-        capabilities,
-        configuration_version,
-        previous_epoch,
-        previous_epoch_records_low | previous_epoch_records_high << 16,
-        storage_dropped,
-    )
+        message.storage_dropped,
+    ) = _HELLO.unpack_from(data)
+    message.previous_epoch_records = previous_epoch_records_low | previous_epoch_records_high << 16
+    return message
 
 
 _POSITION_BLOCK = Struct("<BBHII")
@@ -175,45 +203,54 @@ class PositionBlock:
 
     def encode(self) -> bytes:
         """The message as bytes; WireError if a field is out of range."""
-        if type(self.clock_source) is not int or not 0 <= self.clock_source <= 255:
-            _refuse(self.clock_source, 1)
-        if type(self.clock_uncertainty_ms) is not int or not 0 <= self.clock_uncertainty_ms <= 65535:
-            _refuse(self.clock_uncertainty_ms, 2)
-        if type(self.recorded_time_s) is not int or not 0 <= self.recorded_time_s <= 4294967295:
-            _refuse(self.recorded_time_s, 4)
-        if type(self.uptime_s) is not int or not 0 <= self.uptime_s <= 4294967295:
-            _refuse(self.uptime_s, 8)
-        if not isinstance(self.block, (bytes, bytearray)) or not 1 <= len(self.block) <= 994:
-            _refuse_bytes(self.block, 12)
-        head = _POSITION_BLOCK.pack(
-            0x02,
-            self.clock_source,
-            self.clock_uncertainty_ms,
-            self.recorded_time_s,
-            self.uptime_s,
+        clock_source = self.clock_source
+        clock_uncertainty_ms = self.clock_uncertainty_ms
+        recorded_time_s = self.recorded_time_s
+        uptime_s = self.uptime_s
+        block = self.block
+        try:
+            if (
+                type(clock_source) is type(clock_uncertainty_ms) is type(recorded_time_s) is type(uptime_s) is int
+                and isinstance(block, (bytes, bytearray))
+                and 1 <= len(block) <= 994
+            ):
+                return (
+                    _POSITION_BLOCK.pack(
+                        0x02,
+                        clock_source,
+                        clock_uncertainty_ms,
+                        recorded_time_s,
+                        uptime_s,
+                    )
+                    + block
+                )
+        except (StructError, TypeError):
+            pass
+        raise _fault(
+            (clock_source, 1, int, 0, 255),
+            (clock_uncertainty_ms, 2, int, 0, 65535),
+            (recorded_time_s, 4, int, 0, 4294967295),
+            (uptime_s, 8, int, 0, 4294967295),
+            (block, 12, bytes, 1, 994),
         )
-        return head + self.block
 
 
-def _decode_position_block(data: bytes, size: int) -> PositionBlock:
+def _decode_position_block(data: bytes) -> PositionBlock:
+    size = len(data)
     if size < 13:
         raise WireError("short", size)
     if size > 1006:
         raise WireError("trailing", 1006)
+    message = _new(PositionBlock)
     (
         _,
-        clock_source,
-        clock_uncertainty_ms,
-        recorded_time_s,
-        uptime_s,
-    ) = _POSITION_BLOCK.unpack_from(data, 0)
-    return PositionBlock(
-        clock_source,
-        clock_uncertainty_ms,
-        recorded_time_s,
-        uptime_s,
-        bytes(data[12:]),
-    )
+        message.clock_source,
+        message.clock_uncertainty_ms,
+        message.recorded_time_s,
+        message.uptime_s,
+    ) = _POSITION_BLOCK.unpack_from(data)
+    message.block = data[12:]
+    return message
 
 
 _PRESENCE = Struct("<BBHIIIBIHHHHHHbbbBB")
@@ -247,115 +284,124 @@ class Presence:
 
     def encode(self) -> bytes:
         """The message as bytes; WireError if a field is out of range."""
-        if type(self.clock_source) is not int or not 0 <= self.clock_source <= 255:
-            _refuse(self.clock_source, 1)
-        if type(self.clock_uncertainty_ms) is not int or not 0 <= self.clock_uncertainty_ms <= 65535:
-            _refuse(self.clock_uncertainty_ms, 2)
-        if type(self.recorded_time_s) is not int or not 0 <= self.recorded_time_s <= 4294967295:
-            _refuse(self.recorded_time_s, 4)
-        if type(self.uptime_s) is not int or not 0 <= self.uptime_s <= 4294967295:
-            _refuse(self.uptime_s, 8)
-        if type(self.beacon_id) is not int or not 0 <= self.beacon_id <= 4294967295:
-            _refuse(self.beacon_id, 12)
-        if type(self.authenticity) is not int or not 0 <= self.authenticity <= 255:
-            _refuse(self.authenticity, 16)
-        if type(self.window_start_s) is not int or not 0 <= self.window_start_s <= 4294967295:
-            _refuse(self.window_start_s, 17)
-        if type(self.window_duration_s) is not int or not 0 <= self.window_duration_s <= 65535:
-            _refuse(self.window_duration_s, 21)
-        if type(self.listened_s) is not int or not 0 <= self.listened_s <= 65535:
-            _refuse(self.listened_s, 23)
-        if type(self.deaf_s) is not int or not 0 <= self.deaf_s <= 65535:
-            _refuse(self.deaf_s, 25)
-        if type(self.heard_count) is not int or not 0 <= self.heard_count <= 65535:
-            _refuse(self.heard_count, 27)
-        if type(self.first_heard_s) is not int or not 0 <= self.first_heard_s <= 65535:
-            _refuse(self.first_heard_s, 29)
-        if type(self.last_heard_s) is not int or not 0 <= self.last_heard_s <= 65535:
-            _refuse(self.last_heard_s, 31)
-        if type(self.rssi_minimum_dbm) is not int or not -128 <= self.rssi_minimum_dbm <= 127:
-            _refuse(self.rssi_minimum_dbm, 33)
-        if type(self.rssi_median_dbm) is not int or not -128 <= self.rssi_median_dbm <= 127:
-            _refuse(self.rssi_median_dbm, 34)
-        if type(self.rssi_maximum_dbm) is not int or not -128 <= self.rssi_maximum_dbm <= 127:
-            _refuse(self.rssi_maximum_dbm, 35)
-        if type(self.beacon_battery_percent) is not int or (
-            not 0 <= self.beacon_battery_percent <= 100 and self.beacon_battery_percent != 255
-        ):
-            _refuse(self.beacon_battery_percent, 36)
-        if type(self.beacon_strap) is not int or not 0 <= self.beacon_strap <= 255:
-            _refuse(self.beacon_strap, 37)
-        return _PRESENCE.pack(
-            0x03,
-            self.clock_source,
-            self.clock_uncertainty_ms,
-            self.recorded_time_s,
-            self.uptime_s,
-            self.beacon_id,
-            self.authenticity,
-            self.window_start_s,
-            self.window_duration_s,
-            self.listened_s,
-            self.deaf_s,
-            self.heard_count,
-            self.first_heard_s,
-            self.last_heard_s,
-            self.rssi_minimum_dbm,
-            self.rssi_median_dbm,
-            self.rssi_maximum_dbm,
-            self.beacon_battery_percent,
-            self.beacon_strap,
+        clock_source = self.clock_source
+        clock_uncertainty_ms = self.clock_uncertainty_ms
+        recorded_time_s = self.recorded_time_s
+        uptime_s = self.uptime_s
+        beacon_id = self.beacon_id
+        authenticity = self.authenticity
+        window_start_s = self.window_start_s
+        window_duration_s = self.window_duration_s
+        listened_s = self.listened_s
+        deaf_s = self.deaf_s
+        heard_count = self.heard_count
+        first_heard_s = self.first_heard_s
+        last_heard_s = self.last_heard_s
+        rssi_minimum_dbm = self.rssi_minimum_dbm
+        rssi_median_dbm = self.rssi_median_dbm
+        rssi_maximum_dbm = self.rssi_maximum_dbm
+        beacon_battery_percent = self.beacon_battery_percent
+        beacon_strap = self.beacon_strap
+        try:
+            beacon_battery_percent_fits = 0 <= beacon_battery_percent <= 100 or beacon_battery_percent == 255
+            if (
+                type(clock_source)
+                is type(clock_uncertainty_ms)
+                is type(recorded_time_s)
+                is type(uptime_s)
+                is type(beacon_id)
+                is type(authenticity)
+                is type(window_start_s)
+                is type(window_duration_s)
+                is type(listened_s)
+                is type(deaf_s)
+                is type(heard_count)
+                is type(first_heard_s)
+                is type(last_heard_s)
+                is type(rssi_minimum_dbm)
+                is type(rssi_median_dbm)
+                is type(rssi_maximum_dbm)
+                is type(beacon_battery_percent)
+                is type(beacon_strap)
+                is int
+                and beacon_battery_percent_fits
+            ):
+                return _PRESENCE.pack(
+                    0x03,
+                    clock_source,
+                    clock_uncertainty_ms,
+                    recorded_time_s,
+                    uptime_s,
+                    beacon_id,
+                    authenticity,
+                    window_start_s,
+                    window_duration_s,
+                    listened_s,
+                    deaf_s,
+                    heard_count,
+                    first_heard_s,
+                    last_heard_s,
+                    rssi_minimum_dbm,
+                    rssi_median_dbm,
+                    rssi_maximum_dbm,
+                    beacon_battery_percent,
+                    beacon_strap,
+                )
+        except (StructError, TypeError):
+            pass
+        raise _fault(
+            (clock_source, 1, int, 0, 255),
+            (clock_uncertainty_ms, 2, int, 0, 65535),
+            (recorded_time_s, 4, int, 0, 4294967295),
+            (uptime_s, 8, int, 0, 4294967295),
+            (beacon_id, 12, int, 0, 4294967295),
+            (authenticity, 16, int, 0, 255),
+            (window_start_s, 17, int, 0, 4294967295),
+            (window_duration_s, 21, int, 0, 65535),
+            (listened_s, 23, int, 0, 65535),
+            (deaf_s, 25, int, 0, 65535),
+            (heard_count, 27, int, 0, 65535),
+            (first_heard_s, 29, int, 0, 65535),
+            (last_heard_s, 31, int, 0, 65535),
+            (rssi_minimum_dbm, 33, int, -128, 127),
+            (rssi_median_dbm, 34, int, -128, 127),
+            (rssi_maximum_dbm, 35, int, -128, 127),
+            (beacon_battery_percent, 36, int, 0, 100, 255),
+            (beacon_strap, 37, int, 0, 255),
         )
 
 
-def _decode_presence(data: bytes, size: int) -> Presence:
+def _decode_presence(data: bytes) -> Presence:
+    size = len(data)
     if size < 38:
         raise WireError("short", size)
     if size > 38:
         raise WireError("trailing", 38)
+    message = _new(Presence)
     (
         _,
-        clock_source,
-        clock_uncertainty_ms,
-        recorded_time_s,
-        uptime_s,
-        beacon_id,
-        authenticity,
-        window_start_s,
-        window_duration_s,
-        listened_s,
-        deaf_s,
-        heard_count,
-        first_heard_s,
-        last_heard_s,
-        rssi_minimum_dbm,
-        rssi_median_dbm,
-        rssi_maximum_dbm,
-        beacon_battery_percent,
-        beacon_strap,
-    ) = _PRESENCE.unpack_from(data, 0)
-    if beacon_battery_percent > 100 and beacon_battery_percent != 255:
+        message.clock_source,
+        message.clock_uncertainty_ms,
+        message.recorded_time_s,
+        message.uptime_s,
+        message.beacon_id,
+        message.authenticity,
+        message.window_start_s,
+        message.window_duration_s,
+        message.listened_s,
+        message.deaf_s,
+        message.heard_count,
+        message.first_heard_s,
+        message.last_heard_s,
+        message.rssi_minimum_dbm,
+        message.rssi_median_dbm,
+        message.rssi_maximum_dbm,
+        message.beacon_battery_percent,
+        message.beacon_strap,
+    ) = _PRESENCE.unpack_from(data)
+    if message.beacon_battery_percent > 100 and message.beacon_battery_percent != 255:
         raise WireError("range", 36)
-    return Presence(
-        clock_source,
-        clock_uncertainty_ms,
-        recorded_time_s,
-        uptime_s,
-        beacon_id,
-        authenticity,
-        window_start_s,
-        window_duration_s,
-        listened_s,
-        deaf_s,
-        heard_count,
-        first_heard_s,
-        last_heard_s,
-        rssi_minimum_dbm,
-        rssi_median_dbm,
-        rssi_maximum_dbm,
-        beacon_battery_percent,
-        beacon_strap,
-    )
+    return message
 
 
 _ALCOHOL_READING = Struct("<BBHIIIIHhHH")
@@ -381,74 +427,80 @@ class AlcoholReading:
 
     def encode(self) -> bytes:
         """The message as bytes; WireError if a field is out of range."""
-        if type(self.clock_source) is not int or not 0 <= self.clock_source <= 255:
-            _refuse(self.clock_source, 1)
-        if type(self.clock_uncertainty_ms) is not int or not 0 <= self.clock_uncertainty_ms <= 65535:
-            _refuse(self.clock_uncertainty_ms, 2)
-        if type(self.recorded_time_s) is not int or not 0 <= self.recorded_time_s <= 4294967295:
-            _refuse(self.recorded_time_s, 4)
-        if type(self.uptime_s) is not int or not 0 <= self.uptime_s <= 4294967295:
-            _refuse(self.uptime_s, 8)
-        if type(self.measured_time_s) is not int or not 0 <= self.measured_time_s <= 4294967295:
-            _refuse(self.measured_time_s, 12)
-        if type(self.tac_ug_per_l) is not int or not 0 <= self.tac_ug_per_l <= 4294967295:
-            _refuse(self.tac_ug_per_l, 16)
-        if type(self.contact_ir_mv) is not int or not 0 <= self.contact_ir_mv <= 65535:
-            _refuse(self.contact_ir_mv, 20)
-        if (
-            type(self.skin_temperature_centi_celsius) is not int
-            or not -32768 <= self.skin_temperature_centi_celsius <= 32767
-        ):
-            _refuse(self.skin_temperature_centi_celsius, 22)
-        if type(self.motion_count) is not int or not 0 <= self.motion_count <= 65535:
-            _refuse(self.motion_count, 24)
-        if type(self.quality) is not int or not 0 <= self.quality <= 65535:
-            _refuse(self.quality, 26)
-        return _ALCOHOL_READING.pack(
-            0x04,
-            self.clock_source,
-            self.clock_uncertainty_ms,
-            self.recorded_time_s,
-            self.uptime_s,
-            self.measured_time_s,
-            self.tac_ug_per_l,
-            self.contact_ir_mv,
-            self.skin_temperature_centi_celsius,
-            self.motion_count,
-            self.quality,
+        clock_source = self.clock_source
+        clock_uncertainty_ms = self.clock_uncertainty_ms
+        recorded_time_s = self.recorded_time_s
+        uptime_s = self.uptime_s
+        measured_time_s = self.measured_time_s
+        tac_ug_per_l = self.tac_ug_per_l
+        contact_ir_mv = self.contact_ir_mv
+        skin_temperature_centi_celsius = self.skin_temperature_centi_celsius
+        motion_count = self.motion_count
+        quality = self.quality
+        try:
+            if (
+                type(clock_source)
+                is type(clock_uncertainty_ms)
+                is type(recorded_time_s)
+                is type(uptime_s)
+                is type(measured_time_s)
+                is type(tac_ug_per_l)
+                is type(contact_ir_mv)
+                is type(skin_temperature_centi_celsius)
+                is type(motion_count)
+                is type(quality)
+                is int
+            ):
+                return _ALCOHOL_READING.pack(
+                    0x04,
+                    clock_source,
+                    clock_uncertainty_ms,
+                    recorded_time_s,
+                    uptime_s,
+                    measured_time_s,
+                    tac_ug_per_l,
+                    contact_ir_mv,
+                    skin_temperature_centi_celsius,
+                    motion_count,
+                    quality,
+                )
+        except (StructError, TypeError):
+            pass
+        raise _fault(
+            (clock_source, 1, int, 0, 255),
+            (clock_uncertainty_ms, 2, int, 0, 65535),
+            (recorded_time_s, 4, int, 0, 4294967295),
+            (uptime_s, 8, int, 0, 4294967295),
+            (measured_time_s, 12, int, 0, 4294967295),
+            (tac_ug_per_l, 16, int, 0, 4294967295),
+            (contact_ir_mv, 20, int, 0, 65535),
+            (skin_temperature_centi_celsius, 22, int, -32768, 32767),
+            (motion_count, 24, int, 0, 65535),
+            (quality, 26, int, 0, 65535),
         )
 
 
-def _decode_alcohol_reading(data: bytes, size: int) -> AlcoholReading:
+def _decode_alcohol_reading(data: bytes) -> AlcoholReading:
+    size = len(data)
     if size < 28:
         raise WireError("short", size)
     if size > 28:
         raise WireError("trailing", 28)
+    message = _new(AlcoholReading)
     (
         _,
-        clock_source,
-        clock_uncertainty_ms,
-        recorded_time_s,
-        uptime_s,
-        measured_time_s,
-        tac_ug_per_l,
-        contact_ir_mv,
-        skin_temperature_centi_celsius,
-        motion_count,
-        quality,
-    ) = _ALCOHOL_READING.unpack_from(data, 0)
-    return AlcoholReading(
-        clock_source,
-        clock_uncertainty_ms,
-        recorded_time_s,
-        uptime_s,
-        measured_time_s,
-        tac_ug_per_l,
-        contact_ir_mv,
-        skin_temperature_centi_celsius,
-        motion_count,
-        quality,
-    )
+        message.clock_source,
+        message.clock_uncertainty_ms,
+        message.recorded_time_s,
+        message.uptime_s,
+        message.measured_time_s,
+        message.tac_ug_per_l,
+        message.contact_ir_mv,
+        message.skin_temperature_centi_celsius,
+        message.motion_count,
+        message.quality,
+    ) = _ALCOHOL_READING.unpack_from(data)
+    return message
 
 
 _EVENT = Struct("<BBHIIHIIiB")
@@ -473,40 +525,61 @@ class Event:
 
     def encode(self) -> bytes:
         """The message as bytes; WireError if a field is out of range."""
-        if type(self.clock_source) is not int or not 0 <= self.clock_source <= 255:
-            _refuse(self.clock_source, 1)
-        if type(self.clock_uncertainty_ms) is not int or not 0 <= self.clock_uncertainty_ms <= 65535:
-            _refuse(self.clock_uncertainty_ms, 2)
-        if type(self.recorded_time_s) is not int or not 0 <= self.recorded_time_s <= 4294967295:
-            _refuse(self.recorded_time_s, 4)
-        if type(self.uptime_s) is not int or not 0 <= self.uptime_s <= 4294967295:
-            _refuse(self.uptime_s, 8)
-        if type(self.event_type) is not int or not 0 <= self.event_type <= 65535:
-            _refuse(self.event_type, 12)
-        if type(self.event_time_s) is not int or not 0 <= self.event_time_s <= 4294967295:
-            _refuse(self.event_time_s, 14)
-        if type(self.subject_id) is not int or not 0 <= self.subject_id <= 4294967295:
-            _refuse(self.subject_id, 18)
-        if type(self.value) is not int or not -2147483648 <= self.value <= 2147483647:
-            _refuse(self.value, 22)
-        if not isinstance(self.evidence, (bytes, bytearray)) or len(self.evidence) > 64:
-            _refuse_bytes(self.evidence, 26)
-        head = _EVENT.pack(
-            0x05,
-            self.clock_source,
-            self.clock_uncertainty_ms,
-            self.recorded_time_s,
-            self.uptime_s,
-            self.event_type,
-            self.event_time_s,
-            self.subject_id,
-            self.value,
-            len(self.evidence),
+        clock_source = self.clock_source
+        clock_uncertainty_ms = self.clock_uncertainty_ms
+        recorded_time_s = self.recorded_time_s
+        uptime_s = self.uptime_s
+        event_type = self.event_type
+        event_time_s = self.event_time_s
+        subject_id = self.subject_id
+        value = self.value
+        evidence = self.evidence
+        try:
+            if (
+                type(clock_source)
+                is type(clock_uncertainty_ms)
+                is type(recorded_time_s)
+                is type(uptime_s)
+                is type(event_type)
+                is type(event_time_s)
+                is type(subject_id)
+                is type(value)
+                is int
+                and isinstance(evidence, (bytes, bytearray))
+                and len(evidence) <= 64
+            ):
+                return (
+                    _EVENT.pack(
+                        0x05,
+                        clock_source,
+                        clock_uncertainty_ms,
+                        recorded_time_s,
+                        uptime_s,
+                        event_type,
+                        event_time_s,
+                        subject_id,
+                        value,
+                        len(evidence),
+                    )
+                    + evidence
+                )
+        except (StructError, TypeError):
+            pass
+        raise _fault(
+            (clock_source, 1, int, 0, 255),
+            (clock_uncertainty_ms, 2, int, 0, 65535),
+            (recorded_time_s, 4, int, 0, 4294967295),
+            (uptime_s, 8, int, 0, 4294967295),
+            (event_type, 12, int, 0, 65535),
+            (event_time_s, 14, int, 0, 4294967295),
+            (subject_id, 18, int, 0, 4294967295),
+            (value, 22, int, -2147483648, 2147483647),
+            (evidence, 26, bytes, 0, 64),
         )
-        return head + self.evidence
 
 
-def _decode_event(data: bytes, size: int) -> Event:
+def _decode_event(data: bytes) -> Event:
+    size = len(data)
     if size < 27:
         raise WireError("short", size)
     count = data[26]
@@ -517,29 +590,21 @@ def _decode_event(data: bytes, size: int) -> Event:
         raise WireError("short", size)
     if size > end:
         raise WireError("trailing", end)
+    message = _new(Event)
     (
         _,
-        clock_source,
-        clock_uncertainty_ms,
-        recorded_time_s,
-        uptime_s,
-        event_type,
-        event_time_s,
-        subject_id,
-        value,
+        message.clock_source,
+        message.clock_uncertainty_ms,
+        message.recorded_time_s,
+        message.uptime_s,
+        message.event_type,
+        message.event_time_s,
+        message.subject_id,
+        message.value,
         _,
-    ) = _EVENT.unpack_from(data, 0)
-    return Event(
-        clock_source,
-        clock_uncertainty_ms,
-        recorded_time_s,
-        uptime_s,
-        event_type,
-        event_time_s,
-        subject_id,
-        value,
-        bytes(data[27:]),
-    )
+    ) = _EVENT.unpack_from(data)
+    message.evidence = data[27:]
+    return message
 
 
 _STATUS = Struct("<BBHIIBHBhIIIIIIHHi")
@@ -572,112 +637,122 @@ class Status:
 
     def encode(self) -> bytes:
         """The message as bytes; WireError if a field is out of range."""
-        if type(self.clock_source) is not int or not 0 <= self.clock_source <= 255:
-            _refuse(self.clock_source, 1)
-        if type(self.clock_uncertainty_ms) is not int or not 0 <= self.clock_uncertainty_ms <= 65535:
-            _refuse(self.clock_uncertainty_ms, 2)
-        if type(self.recorded_time_s) is not int or not 0 <= self.recorded_time_s <= 4294967295:
-            _refuse(self.recorded_time_s, 4)
-        if type(self.uptime_s) is not int or not 0 <= self.uptime_s <= 4294967295:
-            _refuse(self.uptime_s, 8)
-        if type(self.battery_percent) is not int or (
-            not 0 <= self.battery_percent <= 100 and self.battery_percent != 255
-        ):
-            _refuse(self.battery_percent, 12)
-        if type(self.battery_mv) is not int or not 0 <= self.battery_mv <= 65535:
-            _refuse(self.battery_mv, 13)
-        if type(self.charging) is not int or not 0 <= self.charging <= 1:
-            _refuse(self.charging, 15)
-        if type(self.temperature_centi_celsius) is not int or not -32768 <= self.temperature_centi_celsius <= 32767:
-            _refuse(self.temperature_centi_celsius, 16)
-        if type(self.memory_free_bytes) is not int or not 0 <= self.memory_free_bytes <= 4294967295:
-            _refuse(self.memory_free_bytes, 18)
-        if type(self.memory_peak_bytes) is not int or not 0 <= self.memory_peak_bytes <= 4294967295:
-            _refuse(self.memory_peak_bytes, 22)
-        if type(self.journal_records) is not int or not 0 <= self.journal_records <= 4294967295:
-            _refuse(self.journal_records, 26)
-        if type(self.journal_bytes) is not int or not 0 <= self.journal_bytes <= 4294967295:
-            _refuse(self.journal_bytes, 30)
-        if type(self.records_made) is not int or not 0 <= self.records_made <= 4294967295:
-            _refuse(self.records_made, 34)
-        if type(self.frames_sent) is not int or not 0 <= self.frames_sent <= 4294967295:
-            _refuse(self.frames_sent, 38)
-        if type(self.frames_refused) is not int or not 0 <= self.frames_refused <= 65535:
-            _refuse(self.frames_refused, 42)
-        if type(self.configuration_version) is not int or not 0 <= self.configuration_version <= 65535:
-            _refuse(self.configuration_version, 44)
-        if type(self.clock_error_ms) is not int or not -2147483648 <= self.clock_error_ms <= 2147483647:
-            _refuse(self.clock_error_ms, 46)
-        return _STATUS.pack(
-            0x06,
-            self.clock_source,
-            self.clock_uncertainty_ms,
-            self.recorded_time_s,
-            self.uptime_s,
-            self.battery_percent,
-            self.battery_mv,
-            self.charging,
-            self.temperature_centi_celsius,
-            self.memory_free_bytes,
-            self.memory_peak_bytes,
-            self.journal_records,
-            self.journal_bytes,
-            self.records_made,
-            self.frames_sent,
-            self.frames_refused,
-            self.configuration_version,
-            self.clock_error_ms,
+        clock_source = self.clock_source
+        clock_uncertainty_ms = self.clock_uncertainty_ms
+        recorded_time_s = self.recorded_time_s
+        uptime_s = self.uptime_s
+        battery_percent = self.battery_percent
+        battery_mv = self.battery_mv
+        charging = self.charging
+        temperature_centi_celsius = self.temperature_centi_celsius
+        memory_free_bytes = self.memory_free_bytes
+        memory_peak_bytes = self.memory_peak_bytes
+        journal_records = self.journal_records
+        journal_bytes = self.journal_bytes
+        records_made = self.records_made
+        frames_sent = self.frames_sent
+        frames_refused = self.frames_refused
+        configuration_version = self.configuration_version
+        clock_error_ms = self.clock_error_ms
+        try:
+            battery_percent_fits = 0 <= battery_percent <= 100 or battery_percent == 255
+            if (
+                type(clock_source)
+                is type(clock_uncertainty_ms)
+                is type(recorded_time_s)
+                is type(uptime_s)
+                is type(battery_percent)
+                is type(battery_mv)
+                is type(charging)
+                is type(temperature_centi_celsius)
+                is type(memory_free_bytes)
+                is type(memory_peak_bytes)
+                is type(journal_records)
+                is type(journal_bytes)
+                is type(records_made)
+                is type(frames_sent)
+                is type(frames_refused)
+                is type(configuration_version)
+                is type(clock_error_ms)
+                is int
+                and battery_percent_fits
+                and 0 <= charging <= 1
+            ):
+                return _STATUS.pack(
+                    0x06,
+                    clock_source,
+                    clock_uncertainty_ms,
+                    recorded_time_s,
+                    uptime_s,
+                    battery_percent,
+                    battery_mv,
+                    charging,
+                    temperature_centi_celsius,
+                    memory_free_bytes,
+                    memory_peak_bytes,
+                    journal_records,
+                    journal_bytes,
+                    records_made,
+                    frames_sent,
+                    frames_refused,
+                    configuration_version,
+                    clock_error_ms,
+                )
+        except (StructError, TypeError):
+            pass
+        raise _fault(
+            (clock_source, 1, int, 0, 255),
+            (clock_uncertainty_ms, 2, int, 0, 65535),
+            (recorded_time_s, 4, int, 0, 4294967295),
+            (uptime_s, 8, int, 0, 4294967295),
+            (battery_percent, 12, int, 0, 100, 255),
+            (battery_mv, 13, int, 0, 65535),
+            (charging, 15, int, 0, 1),
+            (temperature_centi_celsius, 16, int, -32768, 32767),
+            (memory_free_bytes, 18, int, 0, 4294967295),
+            (memory_peak_bytes, 22, int, 0, 4294967295),
+            (journal_records, 26, int, 0, 4294967295),
+            (journal_bytes, 30, int, 0, 4294967295),
+            (records_made, 34, int, 0, 4294967295),
+            (frames_sent, 38, int, 0, 4294967295),
+            (frames_refused, 42, int, 0, 65535),
+            (configuration_version, 44, int, 0, 65535),
+            (clock_error_ms, 46, int, -2147483648, 2147483647),
         )
 
 
-def _decode_status(data: bytes, size: int) -> Status:
+def _decode_status(data: bytes) -> Status:
+    size = len(data)
     if size < 50:
         raise WireError("short", size)
     if size > 50:
         raise WireError("trailing", 50)
+    message = _new(Status)
     (
         _,
-        clock_source,
-        clock_uncertainty_ms,
-        recorded_time_s,
-        uptime_s,
-        battery_percent,
-        battery_mv,
-        charging,
-        temperature_centi_celsius,
-        memory_free_bytes,
-        memory_peak_bytes,
-        journal_records,
-        journal_bytes,
-        records_made,
-        frames_sent,
-        frames_refused,
-        configuration_version,
-        clock_error_ms,
-    ) = _STATUS.unpack_from(data, 0)
-    if battery_percent > 100 and battery_percent != 255:
+        message.clock_source,
+        message.clock_uncertainty_ms,
+        message.recorded_time_s,
+        message.uptime_s,
+        message.battery_percent,
+        message.battery_mv,
+        message.charging,
+        message.temperature_centi_celsius,
+        message.memory_free_bytes,
+        message.memory_peak_bytes,
+        message.journal_records,
+        message.journal_bytes,
+        message.records_made,
+        message.frames_sent,
+        message.frames_refused,
+        message.configuration_version,
+        message.clock_error_ms,
+    ) = _STATUS.unpack_from(data)
+    if message.battery_percent > 100 and message.battery_percent != 255:
         raise WireError("range", 12)
-    if charging > 1:
+    if message.charging > 1:
         raise WireError("range", 15)
-    return Status(
-        clock_source,
-        clock_uncertainty_ms,
-        recorded_time_s,
-        uptime_s,
-        battery_percent,
-        battery_mv,
-        charging,
-        temperature_centi_celsius,
-        memory_free_bytes,
-        memory_peak_bytes,
-        journal_records,
-        journal_bytes,
-        records_made,
-        frames_sent,
-        frames_refused,
-        configuration_version,
-        clock_error_ms,
-    )
+    return message
 
 
 _GAP = Struct("<BBHIIHHBHBB")
@@ -701,6 +776,108 @@ class Gap:
 
     def encode(self) -> bytes:
         """The message as bytes; WireError if a field is out of range."""
+        clock_source = self.clock_source
+        clock_uncertainty_ms = self.clock_uncertainty_ms
+        recorded_time_s = self.recorded_time_s
+        uptime_s = self.uptime_s
+        gap_epoch = self.gap_epoch
+        first_sequence = self.first_sequence
+        last_sequence = self.last_sequence
+        cause = self.cause
+        try:
+            if (
+                type(clock_source)
+                is type(clock_uncertainty_ms)
+                is type(recorded_time_s)
+                is type(uptime_s)
+                is type(gap_epoch)
+                is type(first_sequence)
+                is type(last_sequence)
+                is type(cause)
+                is int
+            ):
+                return _GAP.pack(
+                    0x07,
+                    clock_source,
+                    clock_uncertainty_ms,
+                    recorded_time_s,
+                    uptime_s,
+                    gap_epoch,
+                    first_sequence & 0xFFFF,
+                    first_sequence >> 16,
+                    last_sequence & 0xFFFF,
+                    last_sequence >> 16,
+                    cause,
+                )
+        except (StructError, TypeError):
+            pass
+        raise _fault(
+            (clock_source, 1, int, 0, 255),
+            (clock_uncertainty_ms, 2, int, 0, 65535),
+            (recorded_time_s, 4, int, 0, 4294967295),
+            (uptime_s, 8, int, 0, 4294967295),
+            (gap_epoch, 12, int, 0, 65535),
+            (first_sequence, 14, int, 0, 16777215),
+            (last_sequence, 17, int, 0, 16777215),
+            (cause, 20, int, 0, 255),
+        )
+
+
+def _decode_gap(data: bytes) -> Gap:
+    size = len(data)
+    if size < 21:
+        raise WireError("short", size)
+    if size > 21:
+        raise WireError("trailing", 21)
+    message = _new(Gap)
+    (
+        _,
+        message.clock_source,
+        message.clock_uncertainty_ms,
+        message.recorded_time_s,
+        message.uptime_s,
+        message.gap_epoch,
+        first_sequence_low,
+        first_sequence_high,
+        last_sequence_low,
+        last_sequence_high,
+        message.cause,
+    ) = _GAP.unpack_from(data)
+    message.first_sequence = first_sequence_low | first_sequence_high << 16
+    message.last_sequence = last_sequence_low | last_sequence_high << 16
+    return message
+
+
+_LISTENING = Struct("<BBHIIIHB")
+_RECEIVER_TIME = Struct("<BHHB")
+
+
+class ReceiverTime(NamedTuple):
+    """One item a receiver; one more, with listened_s 0, for each further cause of its deafness."""
+
+    receiver: int
+    listened_s: int
+    deaf_s: int
+    deaf_cause: int
+
+
+@dataclass(slots=True)
+class Listening:
+    """How long each receiver listened and was deaf in one period, and why: the ledger by which silence is judged."""
+
+    clock_source: int
+    clock_uncertainty_ms: int
+    recorded_time_s: int
+    uptime_s: int
+    period_start_s: int
+    period_duration_s: int
+    receivers: Sequence[ReceiverTime | tuple[int, int, int, int]]
+
+    MESSAGE_TYPE: ClassVar[int] = 0x08
+    NAME: ClassVar[str] = "listening"
+
+    def encode(self) -> bytes:
+        """The message as bytes; WireError if a field is out of range."""
         if type(self.clock_source) is not int or not 0 <= self.clock_source <= 255:
             _refuse(self.clock_source, 1)
         if type(self.clock_uncertainty_ms) is not int or not 0 <= self.clock_uncertainty_ms <= 65535:
@@ -709,57 +886,410 @@ class Gap:
             _refuse(self.recorded_time_s, 4)
         if type(self.uptime_s) is not int or not 0 <= self.uptime_s <= 4294967295:
             _refuse(self.uptime_s, 8)
-        if type(self.gap_epoch) is not int or not 0 <= self.gap_epoch <= 65535:
-            _refuse(self.gap_epoch, 12)
-        if type(self.first_sequence) is not int or not 0 <= self.first_sequence <= 16777215:
-            _refuse(self.first_sequence, 14)
-        if type(self.last_sequence) is not int or not 0 <= self.last_sequence <= 16777215:
-            _refuse(self.last_sequence, 17)
-        if type(self.cause) is not int or not 0 <= self.cause <= 255:
-            _refuse(self.cause, 20)
-        return _GAP.pack(
-            0x07,
-            self.clock_source,
-            self.clock_uncertainty_ms,
-            self.recorded_time_s,
-            self.uptime_s,
-            self.gap_epoch,
-            self.first_sequence & 0xFFFF,
-            self.first_sequence >> 16,
-            self.last_sequence & 0xFFFF,
-            self.last_sequence >> 16,
-            self.cause,
-        )
+        if type(self.period_start_s) is not int or not 0 <= self.period_start_s <= 4294967295:
+            _refuse(self.period_start_s, 12)
+        if type(self.period_duration_s) is not int or not 0 <= self.period_duration_s <= 65535:
+            _refuse(self.period_duration_s, 16)
+        if not isinstance(self.receivers, (tuple, list)):
+            raise WireError("type", 18)
+        if len(self.receivers) > 16:
+            raise WireError("count", 18)
+        parts = [
+            _LISTENING.pack(
+                0x08,
+                self.clock_source,
+                self.clock_uncertainty_ms,
+                self.recorded_time_s,
+                self.uptime_s,
+                self.period_start_s,
+                self.period_duration_s,
+                len(self.receivers),
+            )
+        ]
+        offset = 19
+        for item in self.receivers:
+            if not isinstance(item, (tuple, list)) or len(item) != 4:
+                raise WireError("type", offset)
+            receiver, listened_s, deaf_s, deaf_cause = item
+            if type(receiver) is not int or not 0 <= receiver <= 255:
+                _refuse(receiver, offset)
+            if type(listened_s) is not int or not 0 <= listened_s <= 65535:
+                _refuse(listened_s, offset + 1)
+            if type(deaf_s) is not int or not 0 <= deaf_s <= 65535:
+                _refuse(deaf_s, offset + 3)
+            if type(deaf_cause) is not int or not 0 <= deaf_cause <= 255:
+                _refuse(deaf_cause, offset + 5)
+            parts.append(
+                _RECEIVER_TIME.pack(
+                    receiver,
+                    listened_s,
+                    deaf_s,
+                    deaf_cause,
+                )
+            )
+            offset += 6
+        return b"".join(parts)
 
 
-def _decode_gap(data: bytes, size: int) -> Gap:
-    if size < 21:
+def _decode_listening(data: bytes) -> Listening:
+    size = len(data)
+    if size < 19:
         raise WireError("short", size)
-    if size > 21:
-        raise WireError("trailing", 21)
+    count = data[18]
+    if count > 16:
+        raise WireError("count", 18)
+    end = 19 + 6 * count
+    if size < end:
+        raise WireError("short", size)
+    if size > end:
+        raise WireError("trailing", end)
     (
         _,
         clock_source,
         clock_uncertainty_ms,
         recorded_time_s,
         uptime_s,
-        gap_epoch,
-        first_sequence_low,
-        first_sequence_high,
-        last_sequence_low,
-        last_sequence_high,
-        cause,
-    ) = _GAP.unpack_from(data, 0)
-    return Gap(
+        period_start_s,
+        period_duration_s,
+        _,
+    ) = _LISTENING.unpack_from(data, 0)
+    items = []
+    for offset in range(19, end, 6):
+        (
+            receiver,
+            listened_s,
+            deaf_s,
+            deaf_cause,
+        ) = _RECEIVER_TIME.unpack_from(data, offset)
+        items.append(ReceiverTime(receiver, listened_s, deaf_s, deaf_cause))
+    return Listening(
         clock_source,
         clock_uncertainty_ms,
         recorded_time_s,
         uptime_s,
-        gap_epoch,
-        first_sequence_low | first_sequence_high << 16,
-        last_sequence_low | last_sequence_high << 16,
-        cause,
+        period_start_s,
+        period_duration_s,
+        tuple(items),
     )
+
+
+_LOG = Struct("<BBHIIBB")
+
+
+@dataclass(slots=True)
+class Log:
+    """One line of the firmware's own log, for whoever looks for a fault; nothing is decided by it."""
+
+    clock_source: int
+    clock_uncertainty_ms: int
+    recorded_time_s: int
+    uptime_s: int
+    level: int
+    text: bytes
+
+    MESSAGE_TYPE: ClassVar[int] = 0x09
+    NAME: ClassVar[str] = "log"
+
+    def encode(self) -> bytes:
+        """The message as bytes; WireError if a field is out of range."""
+        clock_source = self.clock_source
+        clock_uncertainty_ms = self.clock_uncertainty_ms
+        recorded_time_s = self.recorded_time_s
+        uptime_s = self.uptime_s
+        level = self.level
+        text = self.text
+        try:
+            if (
+                type(clock_source)
+                is type(clock_uncertainty_ms)
+                is type(recorded_time_s)
+                is type(uptime_s)
+                is type(level)
+                is int
+                and isinstance(text, (bytes, bytearray))
+                and len(text) <= 200
+            ):
+                return (
+                    _LOG.pack(
+                        0x09,
+                        clock_source,
+                        clock_uncertainty_ms,
+                        recorded_time_s,
+                        uptime_s,
+                        level,
+                        len(text),
+                    )
+                    + text
+                )
+        except (StructError, TypeError):
+            pass
+        raise _fault(
+            (clock_source, 1, int, 0, 255),
+            (clock_uncertainty_ms, 2, int, 0, 65535),
+            (recorded_time_s, 4, int, 0, 4294967295),
+            (uptime_s, 8, int, 0, 4294967295),
+            (level, 12, int, 0, 255),
+            (text, 13, bytes, 0, 200),
+        )
+
+
+def _decode_log(data: bytes) -> Log:
+    size = len(data)
+    if size < 14:
+        raise WireError("short", size)
+    count = data[13]
+    if count > 200:
+        raise WireError("length", 13)
+    end = 14 + count
+    if size < end:
+        raise WireError("short", size)
+    if size > end:
+        raise WireError("trailing", end)
+    message = _new(Log)
+    (
+        _,
+        message.clock_source,
+        message.clock_uncertainty_ms,
+        message.recorded_time_s,
+        message.uptime_s,
+        message.level,
+        _,
+    ) = _LOG.unpack_from(data)
+    message.text = data[14:]
+    return message
+
+
+_COMMAND_RESULT = Struct("<BBHIIIBBIiB")
+
+
+@dataclass(slots=True)
+class CommandResult:
+    """What became of a command; the last one of a number counts."""
+
+    clock_source: int
+    clock_uncertainty_ms: int
+    recorded_time_s: int
+    uptime_s: int
+    command_number: int
+    command_kind: int
+    outcome: int
+    finished_time_s: int
+    value: int
+    detail: bytes
+
+    MESSAGE_TYPE: ClassVar[int] = 0x0A
+    NAME: ClassVar[str] = "command_result"
+
+    def encode(self) -> bytes:
+        """The message as bytes; WireError if a field is out of range."""
+        clock_source = self.clock_source
+        clock_uncertainty_ms = self.clock_uncertainty_ms
+        recorded_time_s = self.recorded_time_s
+        uptime_s = self.uptime_s
+        command_number = self.command_number
+        command_kind = self.command_kind
+        outcome = self.outcome
+        finished_time_s = self.finished_time_s
+        value = self.value
+        detail = self.detail
+        try:
+            if (
+                type(clock_source)
+                is type(clock_uncertainty_ms)
+                is type(recorded_time_s)
+                is type(uptime_s)
+                is type(command_number)
+                is type(command_kind)
+                is type(outcome)
+                is type(finished_time_s)
+                is type(value)
+                is int
+                and 1 <= command_number <= 4294967295
+                and isinstance(detail, (bytes, bytearray))
+                and len(detail) <= 64
+            ):
+                return (
+                    _COMMAND_RESULT.pack(
+                        0x0A,
+                        clock_source,
+                        clock_uncertainty_ms,
+                        recorded_time_s,
+                        uptime_s,
+                        command_number,
+                        command_kind,
+                        outcome,
+                        finished_time_s,
+                        value,
+                        len(detail),
+                    )
+                    + detail
+                )
+        except (StructError, TypeError):
+            pass
+        raise _fault(
+            (clock_source, 1, int, 0, 255),
+            (clock_uncertainty_ms, 2, int, 0, 65535),
+            (recorded_time_s, 4, int, 0, 4294967295),
+            (uptime_s, 8, int, 0, 4294967295),
+            (command_number, 12, int, 1, 4294967295),
+            (command_kind, 16, int, 0, 255),
+            (outcome, 17, int, 0, 255),
+            (finished_time_s, 18, int, 0, 4294967295),
+            (value, 22, int, -2147483648, 2147483647),
+            (detail, 26, bytes, 0, 64),
+        )
+
+
+def _decode_command_result(data: bytes) -> CommandResult:
+    size = len(data)
+    if size < 27:
+        raise WireError("short", size)
+    count = data[26]
+    if count > 64:
+        raise WireError("length", 26)
+    end = 27 + count
+    if size < end:
+        raise WireError("short", size)
+    if size > end:
+        raise WireError("trailing", end)
+    message = _new(CommandResult)
+    (
+        _,
+        message.clock_source,
+        message.clock_uncertainty_ms,
+        message.recorded_time_s,
+        message.uptime_s,
+        message.command_number,
+        message.command_kind,
+        message.outcome,
+        message.finished_time_s,
+        message.value,
+        _,
+    ) = _COMMAND_RESULT.unpack_from(data)
+    message.detail = data[27:]
+    if message.command_number < 1:
+        raise WireError("range", 12)
+    return message
+
+
+_UPDATE_STATE = Struct("<BBHIIIBBHBBBHi")
+
+
+@dataclass(slots=True)
+class UpdateState:
+    """How far a firmware update has come: at each phase, and while receiving every 64 chunks."""
+
+    clock_source: int
+    clock_uncertainty_ms: int
+    recorded_time_s: int
+    uptime_s: int
+    update_id: int
+    update_phase: int
+    update_cause: int
+    first_missing_chunk: int
+    firmware_major: int
+    firmware_minor: int
+    firmware_patch: int
+    battery_mv: int
+    detail: int
+
+    MESSAGE_TYPE: ClassVar[int] = 0x0B
+    NAME: ClassVar[str] = "update_state"
+
+    def encode(self) -> bytes:
+        """The message as bytes; WireError if a field is out of range."""
+        clock_source = self.clock_source
+        clock_uncertainty_ms = self.clock_uncertainty_ms
+        recorded_time_s = self.recorded_time_s
+        uptime_s = self.uptime_s
+        update_id = self.update_id
+        update_phase = self.update_phase
+        update_cause = self.update_cause
+        first_missing_chunk = self.first_missing_chunk
+        firmware_major = self.firmware_major
+        firmware_minor = self.firmware_minor
+        firmware_patch = self.firmware_patch
+        battery_mv = self.battery_mv
+        detail = self.detail
+        try:
+            if (
+                type(clock_source)
+                is type(clock_uncertainty_ms)
+                is type(recorded_time_s)
+                is type(uptime_s)
+                is type(update_id)
+                is type(update_phase)
+                is type(update_cause)
+                is type(first_missing_chunk)
+                is type(firmware_major)
+                is type(firmware_minor)
+                is type(firmware_patch)
+                is type(battery_mv)
+                is type(detail)
+                is int
+                and 1 <= update_id <= 4294967295
+            ):
+                return _UPDATE_STATE.pack(
+                    0x0B,
+                    clock_source,
+                    clock_uncertainty_ms,
+                    recorded_time_s,
+                    uptime_s,
+                    update_id,
+                    update_phase,
+                    update_cause,
+                    first_missing_chunk,
+                    firmware_major,
+                    firmware_minor,
+                    firmware_patch,
+                    battery_mv,
+                    detail,
+                )
+        except (StructError, TypeError):
+            pass
+        raise _fault(
+            (clock_source, 1, int, 0, 255),
+            (clock_uncertainty_ms, 2, int, 0, 65535),
+            (recorded_time_s, 4, int, 0, 4294967295),
+            (uptime_s, 8, int, 0, 4294967295),
+            (update_id, 12, int, 1, 4294967295),
+            (update_phase, 16, int, 0, 255),
+            (update_cause, 17, int, 0, 255),
+            (first_missing_chunk, 18, int, 0, 65535),
+            (firmware_major, 20, int, 0, 255),
+            (firmware_minor, 21, int, 0, 255),
+            (firmware_patch, 22, int, 0, 255),
+            (battery_mv, 23, int, 0, 65535),
+            (detail, 25, int, -2147483648, 2147483647),
+        )
+
+
+def _decode_update_state(data: bytes) -> UpdateState:
+    size = len(data)
+    if size < 29:
+        raise WireError("short", size)
+    if size > 29:
+        raise WireError("trailing", 29)
+    message = _new(UpdateState)
+    (
+        _,
+        message.clock_source,
+        message.clock_uncertainty_ms,
+        message.recorded_time_s,
+        message.uptime_s,
+        message.update_id,
+        message.update_phase,
+        message.update_cause,
+        message.first_missing_chunk,
+        message.firmware_major,
+        message.firmware_minor,
+        message.firmware_patch,
+        message.battery_mv,
+        message.detail,
+    ) = _UPDATE_STATE.unpack_from(data)
+    if message.update_id < 1:
+        raise WireError("range", 12)
+    return message
 
 
 _SYNC = Struct("<BHHBHB")
@@ -778,40 +1308,46 @@ class Sync:
 
     def encode(self) -> bytes:
         """The message as bytes; WireError if a field is out of range."""
-        if type(self.sync_epoch) is not int or not 0 <= self.sync_epoch <= 65535:
-            _refuse(self.sync_epoch, 1)
-        if type(self.oldest_sequence) is not int or not 0 <= self.oldest_sequence <= 16777215:
-            _refuse(self.oldest_sequence, 3)
-        if type(self.next_sequence) is not int or not 0 <= self.next_sequence <= 16777215:
-            _refuse(self.next_sequence, 6)
-        return _SYNC.pack(
-            0x40,
-            self.sync_epoch,
-            self.oldest_sequence & 0xFFFF,
-            self.oldest_sequence >> 16,
-            self.next_sequence & 0xFFFF,
-            self.next_sequence >> 16,
+        sync_epoch = self.sync_epoch
+        oldest_sequence = self.oldest_sequence
+        next_sequence = self.next_sequence
+        try:
+            if type(sync_epoch) is type(oldest_sequence) is type(next_sequence) is int:
+                return _SYNC.pack(
+                    0x40,
+                    sync_epoch,
+                    oldest_sequence & 0xFFFF,
+                    oldest_sequence >> 16,
+                    next_sequence & 0xFFFF,
+                    next_sequence >> 16,
+                )
+        except (StructError, TypeError):
+            pass
+        raise _fault(
+            (sync_epoch, 1, int, 0, 65535),
+            (oldest_sequence, 3, int, 0, 16777215),
+            (next_sequence, 6, int, 0, 16777215),
         )
 
 
-def _decode_sync(data: bytes, size: int) -> Sync:
+def _decode_sync(data: bytes) -> Sync:
+    size = len(data)
     if size < 9:
         raise WireError("short", size)
     if size > 9:
         raise WireError("trailing", 9)
+    message = _new(Sync)
     (
         _,
-        sync_epoch,
+        message.sync_epoch,
         oldest_sequence_low,
         oldest_sequence_high,
         next_sequence_low,
         next_sequence_high,
-    ) = _SYNC.unpack_from(data, 0)
-    return Sync(
-        sync_epoch,
-        oldest_sequence_low | oldest_sequence_high << 16,
-        next_sequence_low | next_sequence_high << 16,
-    )
+    ) = _SYNC.unpack_from(data)
+    message.oldest_sequence = oldest_sequence_low | oldest_sequence_high << 16
+    message.next_sequence = next_sequence_low | next_sequence_high << 16
+    return message
 
 
 _POLL = Struct("<B")
@@ -831,7 +1367,8 @@ class Poll:
         )
 
 
-def _decode_poll(data: bytes, size: int) -> Poll:
+def _decode_poll(data: bytes) -> Poll:
+    size = len(data)
     if size < 1:
         raise WireError("short", size)
     if size > 1:
@@ -906,7 +1443,8 @@ class Acknowledgement:
         return b"".join(parts)
 
 
-def _decode_acknowledgement(data: bytes, size: int) -> Acknowledgement:
+def _decode_acknowledgement(data: bytes) -> Acknowledgement:
+    size = len(data)
     if size < 10:
         raise WireError("short", size)
     count = data[9]
@@ -959,38 +1497,42 @@ class Time:
 
     def encode(self) -> bytes:
         """The message as bytes; WireError if a field is out of range."""
-        if type(self.time_s) is not int or not 0 <= self.time_s <= 4294967295:
-            _refuse(self.time_s, 1)
-        if type(self.millisecond) is not int or not 0 <= self.millisecond <= 999:
-            _refuse(self.millisecond, 5)
-        if type(self.uncertainty_ms) is not int or not 0 <= self.uncertainty_ms <= 65535:
-            _refuse(self.uncertainty_ms, 7)
-        return _TIME.pack(
-            0x81,
-            self.time_s,
-            self.millisecond,
-            self.uncertainty_ms,
+        time_s = self.time_s
+        millisecond = self.millisecond
+        uncertainty_ms = self.uncertainty_ms
+        try:
+            if type(time_s) is type(millisecond) is type(uncertainty_ms) is int and 0 <= millisecond <= 999:
+                return _TIME.pack(
+                    0x81,
+                    time_s,
+                    millisecond,
+                    uncertainty_ms,
+                )
+        except (StructError, TypeError):
+            pass
+        raise _fault(
+            (time_s, 1, int, 0, 4294967295),
+            (millisecond, 5, int, 0, 999),
+            (uncertainty_ms, 7, int, 0, 65535),
         )
 
 
-def _decode_time(data: bytes, size: int) -> Time:
+def _decode_time(data: bytes) -> Time:
+    size = len(data)
     if size < 9:
         raise WireError("short", size)
     if size > 9:
         raise WireError("trailing", 9)
+    message = _new(Time)
     (
         _,
-        time_s,
-        millisecond,
-        uncertainty_ms,
-    ) = _TIME.unpack_from(data, 0)
-    if millisecond > 999:
+        message.time_s,
+        message.millisecond,
+        message.uncertainty_ms,
+    ) = _TIME.unpack_from(data)
+    if message.millisecond > 999:
         raise WireError("range", 5)
-    return Time(
-        time_s,
-        millisecond,
-        uncertainty_ms,
-    )
+    return message
 
 
 _CONFIGURATION = Struct("<BHHHHHHB")
@@ -1068,7 +1610,8 @@ class Configuration:
         return b"".join(parts)
 
 
-def _decode_configuration(data: bytes, size: int) -> Configuration:
+def _decode_configuration(data: bytes) -> Configuration:
+    size = len(data)
     if size < 14:
         raise WireError("short", size)
     count = data[13]
@@ -1107,6 +1650,377 @@ def _decode_configuration(data: bytes, size: int) -> Configuration:
     )
 
 
+_ORDER_CONDITIONS = Struct("<BIHBIIhIhHHHHHB")
+_CURFEW_ENTRY = Struct("<BHHB")
+
+
+class CurfewEntry(NamedTuple):
+    """Curfew timetable in local time; an end at or before the start is on the next day."""
+
+    day_of_week: int
+    start_minute: int
+    end_minute: int
+    curfew_address: int
+
+
+@dataclass(slots=True)
+class OrderConditions:
+    """The order's conditions as far as a device serves them: curfew timetable and sampling regime."""
+
+    activation_id: int
+    order_version: int
+    zone_count: int
+    starts_s: int
+    ends_s: int
+    utc_offset_minutes: int
+    offset_change_s: int
+    next_utc_offset_minutes: int
+    fix_interval_s: int
+    violation_fix_interval_s: int
+    violation_report_interval_s: int
+    sample_interval_s: int
+    raised_sample_interval_s: int
+    curfew_entries: Sequence[CurfewEntry | tuple[int, int, int, int]]
+
+    MESSAGE_TYPE: ClassVar[int] = 0x83
+    NAME: ClassVar[str] = "order_conditions"
+
+    def encode(self) -> bytes:
+        """The message as bytes; WireError if a field is out of range."""
+        if type(self.activation_id) is not int or not 0 <= self.activation_id <= 4294967295:
+            _refuse(self.activation_id, 1)
+        if type(self.order_version) is not int or not 1 <= self.order_version <= 65535:
+            _refuse(self.order_version, 5)
+        if type(self.zone_count) is not int or not 0 <= self.zone_count <= 32:
+            _refuse(self.zone_count, 7)
+        if type(self.starts_s) is not int or not 0 <= self.starts_s <= 4294967295:
+            _refuse(self.starts_s, 8)
+        if type(self.ends_s) is not int or not 0 <= self.ends_s <= 4294967295:
+            _refuse(self.ends_s, 12)
+        if type(self.utc_offset_minutes) is not int or not -720 <= self.utc_offset_minutes <= 840:
+            _refuse(self.utc_offset_minutes, 16)
+        if type(self.offset_change_s) is not int or not 0 <= self.offset_change_s <= 4294967295:
+            _refuse(self.offset_change_s, 18)
+        if type(self.next_utc_offset_minutes) is not int or not -720 <= self.next_utc_offset_minutes <= 840:
+            _refuse(self.next_utc_offset_minutes, 22)
+        if type(self.fix_interval_s) is not int or not 0 <= self.fix_interval_s <= 65535:
+            _refuse(self.fix_interval_s, 24)
+        if type(self.violation_fix_interval_s) is not int or not 0 <= self.violation_fix_interval_s <= 65535:
+            _refuse(self.violation_fix_interval_s, 26)
+        if type(self.violation_report_interval_s) is not int or not 0 <= self.violation_report_interval_s <= 65535:
+            _refuse(self.violation_report_interval_s, 28)
+        if type(self.sample_interval_s) is not int or not 0 <= self.sample_interval_s <= 65535:
+            _refuse(self.sample_interval_s, 30)
+        if type(self.raised_sample_interval_s) is not int or not 0 <= self.raised_sample_interval_s <= 65535:
+            _refuse(self.raised_sample_interval_s, 32)
+        if not isinstance(self.curfew_entries, (tuple, list)):
+            raise WireError("type", 34)
+        if len(self.curfew_entries) > 42:
+            raise WireError("count", 34)
+        parts = [
+            _ORDER_CONDITIONS.pack(
+                0x83,
+                self.activation_id,
+                self.order_version,
+                self.zone_count,
+                self.starts_s,
+                self.ends_s,
+                self.utc_offset_minutes,
+                self.offset_change_s,
+                self.next_utc_offset_minutes,
+                self.fix_interval_s,
+                self.violation_fix_interval_s,
+                self.violation_report_interval_s,
+                self.sample_interval_s,
+                self.raised_sample_interval_s,
+                len(self.curfew_entries),
+            )
+        ]
+        offset = 35
+        for item in self.curfew_entries:
+            if not isinstance(item, (tuple, list)) or len(item) != 4:
+                raise WireError("type", offset)
+            day_of_week, start_minute, end_minute, curfew_address = item
+            if type(day_of_week) is not int or not 1 <= day_of_week <= 7:
+                _refuse(day_of_week, offset)
+            if type(start_minute) is not int or not 0 <= start_minute <= 1439:
+                _refuse(start_minute, offset + 1)
+            if type(end_minute) is not int or not 0 <= end_minute <= 1439:
+                _refuse(end_minute, offset + 3)
+            if type(curfew_address) is not int or not 0 <= curfew_address <= 255:
+                _refuse(curfew_address, offset + 5)
+            parts.append(
+                _CURFEW_ENTRY.pack(
+                    day_of_week,
+                    start_minute,
+                    end_minute,
+                    curfew_address,
+                )
+            )
+            offset += 6
+        return b"".join(parts)
+
+
+def _decode_order_conditions(data: bytes) -> OrderConditions:
+    size = len(data)
+    if size < 35:
+        raise WireError("short", size)
+    count = data[34]
+    if count > 42:
+        raise WireError("count", 34)
+    end = 35 + 6 * count
+    if size < end:
+        raise WireError("short", size)
+    if size > end:
+        raise WireError("trailing", end)
+    (
+        _,
+        activation_id,
+        order_version,
+        zone_count,
+        starts_s,
+        ends_s,
+        utc_offset_minutes,
+        offset_change_s,
+        next_utc_offset_minutes,
+        fix_interval_s,
+        violation_fix_interval_s,
+        violation_report_interval_s,
+        sample_interval_s,
+        raised_sample_interval_s,
+        _,
+    ) = _ORDER_CONDITIONS.unpack_from(data, 0)
+    if order_version < 1:
+        raise WireError("range", 5)
+    if zone_count > 32:
+        raise WireError("range", 7)
+    if not -720 <= utc_offset_minutes <= 840:
+        raise WireError("range", 16)
+    if not -720 <= next_utc_offset_minutes <= 840:
+        raise WireError("range", 22)
+    items = []
+    for offset in range(35, end, 6):
+        (
+            day_of_week,
+            start_minute,
+            end_minute,
+            curfew_address,
+        ) = _CURFEW_ENTRY.unpack_from(data, offset)
+        if not 1 <= day_of_week <= 7:
+            raise WireError("range", offset)
+        if start_minute > 1439:
+            raise WireError("range", offset + 1)
+        if end_minute > 1439:
+            raise WireError("range", offset + 3)
+        items.append(CurfewEntry(day_of_week, start_minute, end_minute, curfew_address))
+    return OrderConditions(
+        activation_id,
+        order_version,
+        zone_count,
+        starts_s,
+        ends_s,
+        utc_offset_minutes,
+        offset_change_s,
+        next_utc_offset_minutes,
+        fix_interval_s,
+        violation_fix_interval_s,
+        violation_report_interval_s,
+        sample_interval_s,
+        raised_sample_interval_s,
+        tuple(items),
+    )
+
+
+_COMMAND = Struct("<BIBiI")
+
+
+@dataclass(slots=True)
+class Command:
+    """One thing to do once. A number that was carried out is answered again, never carried out again."""
+
+    command_number: int
+    command_kind: int
+    argument: int
+    expires_s: int
+
+    MESSAGE_TYPE: ClassVar[int] = 0x84
+    NAME: ClassVar[str] = "command"
+
+    def encode(self) -> bytes:
+        """The message as bytes; WireError if a field is out of range."""
+        command_number = self.command_number
+        command_kind = self.command_kind
+        argument = self.argument
+        expires_s = self.expires_s
+        try:
+            if (
+                type(command_number) is type(command_kind) is type(argument) is type(expires_s) is int
+                and 1 <= command_number <= 4294967295
+            ):
+                return _COMMAND.pack(
+                    0x84,
+                    command_number,
+                    command_kind,
+                    argument,
+                    expires_s,
+                )
+        except (StructError, TypeError):
+            pass
+        raise _fault(
+            (command_number, 1, int, 1, 4294967295),
+            (command_kind, 5, int, 0, 255),
+            (argument, 6, int, -2147483648, 2147483647),
+            (expires_s, 10, int, 0, 4294967295),
+        )
+
+
+def _decode_command(data: bytes) -> Command:
+    size = len(data)
+    if size < 14:
+        raise WireError("short", size)
+    if size > 14:
+        raise WireError("trailing", 14)
+    message = _new(Command)
+    (
+        _,
+        message.command_number,
+        message.command_kind,
+        message.argument,
+        message.expires_s,
+    ) = _COMMAND.unpack_from(data)
+    if message.command_number < 1:
+        raise WireError("range", 1)
+    return message
+
+
+_UPDATE_MANIFEST = Struct("<BIBBBBBBHIIH32s64s")
+
+
+@dataclass(slots=True)
+class UpdateManifest:
+    """A firmware image on offer. Its signature covers the bytes of this message before the signature."""
+
+    update_id: int
+    device_model: int
+    lowest_hardware_revision: int
+    highest_hardware_revision: int
+    firmware_major: int
+    firmware_minor: int
+    firmware_patch: int
+    security_version: int
+    install_from_s: int
+    image_bytes: int
+    chunk_bytes: int
+    image_sha256: bytes
+    signature: bytes
+
+    MESSAGE_TYPE: ClassVar[int] = 0x85
+    NAME: ClassVar[str] = "update_manifest"
+
+    def encode(self) -> bytes:
+        """The message as bytes; WireError if a field is out of range."""
+        update_id = self.update_id
+        device_model = self.device_model
+        lowest_hardware_revision = self.lowest_hardware_revision
+        highest_hardware_revision = self.highest_hardware_revision
+        firmware_major = self.firmware_major
+        firmware_minor = self.firmware_minor
+        firmware_patch = self.firmware_patch
+        security_version = self.security_version
+        install_from_s = self.install_from_s
+        image_bytes = self.image_bytes
+        chunk_bytes = self.chunk_bytes
+        image_sha256 = self.image_sha256
+        signature = self.signature
+        try:
+            if (
+                type(update_id)
+                is type(device_model)
+                is type(lowest_hardware_revision)
+                is type(highest_hardware_revision)
+                is type(firmware_major)
+                is type(firmware_minor)
+                is type(firmware_patch)
+                is type(security_version)
+                is type(install_from_s)
+                is type(image_bytes)
+                is type(chunk_bytes)
+                is int
+                and 1 <= update_id <= 4294967295
+                and 1 <= image_bytes <= 62914560
+                and 64 <= chunk_bytes <= 960
+                and isinstance(image_sha256, (bytes, bytearray))
+                and len(image_sha256) == 32
+                and isinstance(signature, (bytes, bytearray))
+                and len(signature) == 64
+            ):
+                return _UPDATE_MANIFEST.pack(
+                    0x85,
+                    update_id,
+                    device_model,
+                    lowest_hardware_revision,
+                    highest_hardware_revision,
+                    firmware_major,
+                    firmware_minor,
+                    firmware_patch,
+                    security_version,
+                    install_from_s,
+                    image_bytes,
+                    chunk_bytes,
+                    image_sha256,
+                    signature,
+                )
+        except (StructError, TypeError):
+            pass
+        raise _fault(
+            (update_id, 1, int, 1, 4294967295),
+            (device_model, 5, int, 0, 255),
+            (lowest_hardware_revision, 6, int, 0, 255),
+            (highest_hardware_revision, 7, int, 0, 255),
+            (firmware_major, 8, int, 0, 255),
+            (firmware_minor, 9, int, 0, 255),
+            (firmware_patch, 10, int, 0, 255),
+            (security_version, 11, int, 0, 65535),
+            (install_from_s, 13, int, 0, 4294967295),
+            (image_bytes, 17, int, 1, 62914560),
+            (chunk_bytes, 21, int, 64, 960),
+            (image_sha256, 23, bytes, 32, 32),
+            (signature, 55, bytes, 64, 64),
+        )
+
+
+def _decode_update_manifest(data: bytes) -> UpdateManifest:
+    size = len(data)
+    if size < 119:
+        raise WireError("short", size)
+    if size > 119:
+        raise WireError("trailing", 119)
+    message = _new(UpdateManifest)
+    (
+        _,
+        message.update_id,
+        message.device_model,
+        message.lowest_hardware_revision,
+        message.highest_hardware_revision,
+        message.firmware_major,
+        message.firmware_minor,
+        message.firmware_patch,
+        message.security_version,
+        message.install_from_s,
+        message.image_bytes,
+        message.chunk_bytes,
+        message.image_sha256,
+        message.signature,
+    ) = _UPDATE_MANIFEST.unpack_from(data)
+    if message.update_id < 1:
+        raise WireError("range", 1)
+    if not 1 <= message.image_bytes <= 62914560:
+        raise WireError("range", 17)
+    if not 64 <= message.chunk_bytes <= 960:
+        raise WireError("range", 21)
+    return message
+
+
 _KEY_UPDATE = Struct("<BB16s")
 
 
@@ -1122,40 +2036,289 @@ class KeyUpdate:
 
     def encode(self) -> bytes:
         """The message as bytes; WireError if a field is out of range."""
-        if type(self.slot) is not int or not 0 <= self.slot <= 3:
-            _refuse(self.slot, 1)
-        if not isinstance(self.key, (bytes, bytearray)) or len(self.key) != 16:
-            _refuse_bytes(self.key, 2)
-        return _KEY_UPDATE.pack(
-            0x86,
-            self.slot,
-            self.key,
+        slot = self.slot
+        key = self.key
+        try:
+            if type(slot) is int and 0 <= slot <= 3 and isinstance(key, (bytes, bytearray)) and len(key) == 16:
+                return _KEY_UPDATE.pack(
+                    0x86,
+                    slot,
+                    key,
+                )
+        except (StructError, TypeError):
+            pass
+        raise _fault(
+            (slot, 1, int, 0, 3),
+            (key, 2, bytes, 16, 16),
         )
 
 
-def _decode_key_update(data: bytes, size: int) -> KeyUpdate:
+def _decode_key_update(data: bytes) -> KeyUpdate:
+    size = len(data)
     if size < 18:
         raise WireError("short", size)
     if size > 18:
         raise WireError("trailing", 18)
+    message = _new(KeyUpdate)
     (
         _,
-        slot,
-        key,
-    ) = _KEY_UPDATE.unpack_from(data, 0)
-    if slot > 3:
+        message.slot,
+        message.key,
+    ) = _KEY_UPDATE.unpack_from(data)
+    if message.slot > 3:
         raise WireError("range", 1)
-    return KeyUpdate(
-        slot,
-        key,
+    return message
+
+
+_UPDATE_CHUNK = Struct("<BIH")
+
+
+@dataclass(slots=True)
+class UpdateChunk:
+    """One chunk of the image a manifest has offered."""
+
+    update_id: int
+    chunk_number: int
+    data: bytes
+
+    MESSAGE_TYPE: ClassVar[int] = 0x87
+    NAME: ClassVar[str] = "update_chunk"
+
+    def encode(self) -> bytes:
+        """The message as bytes; WireError if a field is out of range."""
+        update_id = self.update_id
+        chunk_number = self.chunk_number
+        data = self.data
+        try:
+            if (
+                type(update_id) is type(chunk_number) is int
+                and 1 <= update_id <= 4294967295
+                and isinstance(data, (bytes, bytearray))
+                and 1 <= len(data) <= 960
+            ):
+                return (
+                    _UPDATE_CHUNK.pack(
+                        0x87,
+                        update_id,
+                        chunk_number,
+                    )
+                    + data
+                )
+        except (StructError, TypeError):
+            pass
+        raise _fault(
+            (update_id, 1, int, 1, 4294967295),
+            (chunk_number, 5, int, 0, 65535),
+            (data, 7, bytes, 1, 960),
+        )
+
+
+def _decode_update_chunk(data: bytes) -> UpdateChunk:
+    size = len(data)
+    if size < 8:
+        raise WireError("short", size)
+    if size > 967:
+        raise WireError("trailing", 967)
+    message = _new(UpdateChunk)
+    (
+        _,
+        message.update_id,
+        message.chunk_number,
+    ) = _UPDATE_CHUNK.unpack_from(data)
+    message.data = data[7:]
+    if message.update_id < 1:
+        raise WireError("range", 1)
+    return message
+
+
+_ORDER_ZONE = Struct("<BIHBBBIIBHBBB")
+_VERTEX = Struct("<ii")
+
+
+class Vertex(NamedTuple):
+    """Vertices of this part, following those of the part before."""
+
+    latitude_microdegrees: int
+    longitude_microdegrees: int
+
+
+@dataclass(slots=True)
+class OrderZone:
+    """One zone of an order, or one part of its vertices."""
+
+    activation_id: int
+    order_version: int
+    zone_number: int
+    zone_type: int
+    zone_shape: int
+    starts_s: int
+    ends_s: int
+    points_inside: int
+    radius_m: int
+    part_number: int
+    part_count: int
+    vertices: Sequence[Vertex | tuple[int, int]]
+
+    MESSAGE_TYPE: ClassVar[int] = 0x88
+    NAME: ClassVar[str] = "order_zone"
+
+    def encode(self) -> bytes:
+        """The message as bytes; WireError if a field is out of range."""
+        if type(self.activation_id) is not int or not 0 <= self.activation_id <= 4294967295:
+            _refuse(self.activation_id, 1)
+        if type(self.order_version) is not int or not 1 <= self.order_version <= 65535:
+            _refuse(self.order_version, 5)
+        if type(self.zone_number) is not int or not 0 <= self.zone_number <= 31:
+            _refuse(self.zone_number, 7)
+        if type(self.zone_type) is not int or not 0 <= self.zone_type <= 255:
+            _refuse(self.zone_type, 8)
+        if type(self.zone_shape) is not int or not 0 <= self.zone_shape <= 255:
+            _refuse(self.zone_shape, 9)
+        if type(self.starts_s) is not int or not 0 <= self.starts_s <= 4294967295:
+            _refuse(self.starts_s, 10)
+        if type(self.ends_s) is not int or not 0 <= self.ends_s <= 4294967295:
+            _refuse(self.ends_s, 14)
+        if type(self.points_inside) is not int or not 1 <= self.points_inside <= 5:
+            _refuse(self.points_inside, 18)
+        if type(self.radius_m) is not int or not 0 <= self.radius_m <= 65535:
+            _refuse(self.radius_m, 19)
+        if type(self.part_number) is not int or not 0 <= self.part_number <= 3:
+            _refuse(self.part_number, 21)
+        if type(self.part_count) is not int or not 1 <= self.part_count <= 4:
+            _refuse(self.part_count, 22)
+        if not isinstance(self.vertices, (tuple, list)):
+            raise WireError("type", 23)
+        if len(self.vertices) > 64:
+            raise WireError("count", 23)
+        parts = [
+            _ORDER_ZONE.pack(
+                0x88,
+                self.activation_id,
+                self.order_version,
+                self.zone_number,
+                self.zone_type,
+                self.zone_shape,
+                self.starts_s,
+                self.ends_s,
+                self.points_inside,
+                self.radius_m,
+                self.part_number,
+                self.part_count,
+                len(self.vertices),
+            )
+        ]
+        offset = 24
+        for item in self.vertices:
+            if not isinstance(item, (tuple, list)) or len(item) != 2:
+                raise WireError("type", offset)
+            latitude_microdegrees, longitude_microdegrees = item
+            if type(latitude_microdegrees) is not int or not -90000000 <= latitude_microdegrees <= 90000000:
+                _refuse(latitude_microdegrees, offset)
+            if type(longitude_microdegrees) is not int or not -180000000 <= longitude_microdegrees <= 180000000:
+                _refuse(longitude_microdegrees, offset + 4)
+            parts.append(
+                _VERTEX.pack(
+                    latitude_microdegrees,
+                    longitude_microdegrees,
+                )
+            )
+            offset += 8
+        return b"".join(parts)
+
+
+def _decode_order_zone(data: bytes) -> OrderZone:
+    size = len(data)
+    if size < 24:
+        raise WireError("short", size)
+    count = data[23]
+    if count > 64:
+        raise WireError("count", 23)
+    end = 24 + 8 * count
+    if size < end:
+        raise WireError("short", size)
+    if size > end:
+        raise WireError("trailing", end)
+    (
+        _,
+        activation_id,
+        order_version,
+        zone_number,
+        zone_type,
+        zone_shape,
+        starts_s,
+        ends_s,
+        points_inside,
+        radius_m,
+        part_number,
+        part_count,
+        _,
+    ) = _ORDER_ZONE.unpack_from(data, 0)
+    if order_version < 1:
+        raise WireError("range", 5)
+    if zone_number > 31:
+        raise WireError("range", 7)
+    if not 1 <= points_inside <= 5:
+        raise WireError("range", 18)
+    if part_number > 3:
+        raise WireError("range", 21)
+    if not 1 <= part_count <= 4:
+        raise WireError("range", 22)
+    items = []
+    for offset in range(24, end, 8):
+        (
+            latitude_microdegrees,
+            longitude_microdegrees,
+        ) = _VERTEX.unpack_from(data, offset)
+        if not -90000000 <= latitude_microdegrees <= 90000000:
+            raise WireError("range", offset)
+        if not -180000000 <= longitude_microdegrees <= 180000000:
+            raise WireError("range", offset + 4)
+        items.append(Vertex(latitude_microdegrees, longitude_microdegrees))
+    return OrderZone(
+        activation_id,
+        order_version,
+        zone_number,
+        zone_type,
+        zone_shape,
+        starts_s,
+        ends_s,
+        points_inside,
+        radius_m,
+        part_number,
+        part_count,
+        tuple(items),
     )
 
 
-Record: TypeAlias = Hello | PositionBlock | Presence | AlcoholReading | Event | Status | Gap
-LinkMessage: TypeAlias = Sync | Poll | Acknowledgement | Time | Configuration | KeyUpdate
+Record: TypeAlias = (
+    Hello
+    | PositionBlock
+    | Presence
+    | AlcoholReading
+    | Event
+    | Status
+    | Gap
+    | Listening
+    | Log
+    | CommandResult
+    | UpdateState
+)
+LinkMessage: TypeAlias = (
+    Sync
+    | Poll
+    | Acknowledgement
+    | Time
+    | Configuration
+    | OrderConditions
+    | Command
+    | UpdateManifest
+    | KeyUpdate
+    | UpdateChunk
+    | OrderZone
+)
 Message: TypeAlias = Record | LinkMessage | Unknown
 
-_DECODERS: dict[int, Callable[[bytes, int], Message]] = {
+_DECODERS: dict[int, Callable[[bytes], Message]] = {
     0x01: _decode_hello,
     0x02: _decode_position_block,
     0x03: _decode_presence,
@@ -1163,21 +2326,32 @@ _DECODERS: dict[int, Callable[[bytes, int], Message]] = {
     0x05: _decode_event,
     0x06: _decode_status,
     0x07: _decode_gap,
+    0x08: _decode_listening,
+    0x09: _decode_log,
+    0x0A: _decode_command_result,
+    0x0B: _decode_update_state,
     0x40: _decode_sync,
     0x41: _decode_poll,
     0x80: _decode_acknowledgement,
     0x81: _decode_time,
     0x82: _decode_configuration,
+    0x83: _decode_order_conditions,
+    0x84: _decode_command,
+    0x85: _decode_update_manifest,
     0x86: _decode_key_update,
+    0x87: _decode_update_chunk,
+    0x88: _decode_order_zone,
 }
 
 
 def decode(data: bytes) -> Message:
     """The message in `data`; WireError if malformed, Unknown if of another type than those above."""
-    size = len(data)
-    if not size:
-        raise WireError("short", 0)
-    decoder = _DECODERS.get(data[0])
-    if decoder is None:
-        return Unknown(data[0], bytes(data[1:]))
-    return decoder(data, size)
+    if type(data) is not bytes:
+        data = bytes(data)
+    try:
+        decoder = _DECODERS[data[0]]
+    except LookupError:
+        if not data:
+            raise WireError("short", 0) from None
+        return Unknown(data[0], data[1:])
+    return decoder(data)
