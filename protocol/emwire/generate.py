@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from emwire.generators import constants_file, cpython_file, device_file, reference_file, vectors
+from emwire.generators import c_header, constants_file, cpython_file, device_file, reference_file, vectors
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -16,6 +16,7 @@ OUTPUTS: dict[str, Callable[[], str]] = {
     "protocol/emwire/codec.py": cpython_file.write,
     "protocol/emwire/device_codec.py": device_file.write,
     "docs/protocol.md": reference_file.write,
+    "protocol/c/emwire.h": c_header.write,
     "protocol/vectors/messages.json": vectors.messages,
     "protocol/vectors/refused_bytes.json": vectors.refused_bytes,
     "protocol/vectors/refused_values.json": vectors.refused_values,
