@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from emwire import catalogue, codec, envelope, framing, positions
 from emwire.errors import WireError
-from emwire.fields import FixedBytes, Integer, ItemList
+from emwire.fields import FixedBytes, Integer, ItemList, PrefixedText
 
 if TYPE_CHECKING:
     from emwire.envelope import Aead
@@ -144,6 +144,8 @@ def explain(field: Any, value: Any) -> dict[str, Any]:
             "value": [{name: explain(part, item[index]) for index, (name, part) in enumerate(parts)} for item in value]
         }
     if not isinstance(field, Integer):
+        if isinstance(field, PrefixedText):
+            return {"value": value.hex(), "text": value.decode("utf-8", "replace")}
         # A key may be shown to whoever has the key that sealed it, but logs outlive the occasion.
         return {"value": value.hex()} if not isinstance(field, FixedBytes) else {"value": "hidden"}
     explained: dict[str, Any] = {"value": value}

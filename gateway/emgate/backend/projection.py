@@ -9,9 +9,7 @@ from emwire.errors import WireError
 from emgate.backend import vocabulary
 
 Value: TypeAlias = int | float | str | bytes | None
-RecordMessage: TypeAlias = (
-    codec.Hello | codec.PositionBlock | codec.Presence | codec.AlcoholReading | codec.Event | codec.Status | codec.Gap
-)
+RecordMessage: TypeAlias = codec.Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +59,7 @@ def decode(payload: bytes) -> Decoded:
 
 
 def rows(header: Header, decoded: Decoded) -> list[Row]:
-    """The rows of a record; none for one that could not be decoded."""
+    """The rows of a record; none for one that could not be decoded, or that no table is for."""
     match decoded.message:
         case codec.Hello() as hello:
             return [_hello(header, hello)]
