@@ -6,7 +6,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from emwire.generators import c_header, constants_file, cpython_file, device_file, reference_file, vectors
+from emwire.generators import (
+    asyncapi_file,
+    c_header,
+    constants_file,
+    cpython_file,
+    device_file,
+    reference_file,
+    schema_file,
+    vectors,
+)
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -17,6 +26,10 @@ OUTPUTS: dict[str, Callable[[], str]] = {
     "protocol/emwire/device_codec.py": device_file.write,
     "docs/protocol.md": reference_file.write,
     "protocol/c/emwire.h": c_header.write,
+    "protocol/schema/values.json": schema_file.values,
+    "protocol/schema/decoded.json": schema_file.decoded,
+    "protocol/schema/uplink.json": schema_file.uplink,
+    "protocol/asyncapi.json": asyncapi_file.write,
     "protocol/vectors/messages.json": vectors.messages,
     "protocol/vectors/refused_bytes.json": vectors.refused_bytes,
     "protocol/vectors/refused_values.json": vectors.refused_values,
