@@ -139,8 +139,9 @@ async def check_one_at_five_hertz(folder):
 
 async def check_asks_for_nav_pvt_once_it_is_awake(folder):
     bench = Bench(lambda s: epoch(s), nav_pvt=True)
+    written = bytearray()
+    bench.uart.on_write = written.extend
     await bench.gnss.fix(60000)
-    written = bytes(bench.uart.written)
     assert written.startswith(b"\xb5\x62\x06\x01\x03\x00\x01\x07\x01\x13\x51") and written.count(b"\xb5\x62") == 2
 
 
