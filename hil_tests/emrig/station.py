@@ -108,7 +108,7 @@ class Station:
         """Broker, air, devices (off), gateway; then every device is powered on."""
         master = secrets.token_bytes(32)
         for device in self.scenario.devices:
-            self._keys[device.device_id] = derive_device_key(master, device.device_id)
+            self._keys[device.device_id] = derive_device_key(master, device.device_id, 0)
         needs_broker = any(device.model == "ankle_gps" for device in self.scenario.devices)
         if needs_broker:
             self.broker = start_broker(directory=self.folder / "broker", log_file=self.folder / "broker.log")

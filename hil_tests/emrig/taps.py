@@ -46,7 +46,9 @@ class Tap:
     def __init__(self, station: Station, name: str) -> None:
         self.device: Device = station.rig.devices[name]
         self.heard = Heard(station.device(name).device_id)
-        self._aead = Ccm(station.key(name))
+        self.aeads = {0: Ccm(station.key(name))}
+        """By key slot; more may be added as keys change."""
+        self._epoch: int | None = None
         self._streams = {direction: StreamDecoder() for direction in ("up", "down")}
         self._fragments = {direction: Reassembler() for direction in ("up", "down")}
         self._at = {direction: bytearray() for direction in ("up", "down")}
@@ -106,11 +108,17 @@ class Tap:
 
     def _frame(self, direction: str, frame: bytes) -> None:
         try:
-            control, epoch, counter, plaintext = envelope.open_frame(self._aead, self.heard.device_id, frame)
-        except WireError:
+            aead = self.aeads[envelope.key_slot(envelope.parse_header(frame)[0])]
+            control, epoch, counter, plaintext = envelope.open_frame(
+                aead, self.heard.device_id, frame, self._epoch if direction == "down" else None
+            )
+        except (WireError, KeyError):
             return
+        if direction == "up" and (self._epoch is None or epoch > self._epoch):
+            # Down frames are bound to the present boot, which the device's own frames tell.
+            self._epoch = epoch
         seen = self.heard.up if direction == "up" else self.heard.down
-        head = frame[:6]
+        head = frame[:6] if direction == "up" else frame[:6] + epoch.to_bytes(2, "little")
         if seen.setdefault(head, frame) != frame:
             self.heard.reused_nonces.append(head)
         if direction == "up":
