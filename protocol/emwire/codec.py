@@ -39,6 +39,20 @@ def _fault(*fields: tuple[Any, ...]) -> WireError:
     raise AssertionError("refused without a fault")
 
 
+def _misfit(size: int, end: int) -> WireError:
+    """What is wrong with a message of `size` bytes that must have `end`."""
+    return WireError("short", size) if size < end else WireError("trailing", end)
+
+
+def _misfit_counted(data: bytes, at: int, longest: int) -> WireError:
+    """The same where byte `at` counts the bytes that follow it."""
+    if len(data) <= at:
+        return WireError("short", len(data))
+    if data[at] > longest:
+        return WireError("length", at)
+    return _misfit(len(data), at + 1 + data[at])
+
+
 @dataclass(slots=True)
 class Unknown:
     """A message of a type this catalogue does not have, kept raw: `raw` is all that follows the type byte."""
@@ -156,31 +170,29 @@ class Hello:
 
 
 def _decode_hello(data: bytes) -> Hello:
-    size = len(data)
-    if size < 31:
-        raise WireError("short", size)
-    if size > 31:
-        raise WireError("trailing", 31)
     message = _new(Hello)
-    (
-        _,
-        message.clock_source,
-        message.clock_uncertainty_ms,
-        message.recorded_time_s,
-        message.uptime_s,
-        message.device_model,
-        message.hardware_revision,
-        message.firmware_major,
-        message.firmware_minor,
-        message.firmware_patch,
-        message.reset_cause,
-        message.capabilities,
-        message.configuration_version,
-        message.previous_epoch,
-        previous_epoch_records_low,
-        previous_epoch_records_high,
-        message.storage_dropped,
-    ) = _HELLO.unpack_from(data)
+    try:
+        (
+            _,
+            message.clock_source,
+            message.clock_uncertainty_ms,
+            message.recorded_time_s,
+            message.uptime_s,
+            message.device_model,
+            message.hardware_revision,
+            message.firmware_major,
+            message.firmware_minor,
+            message.firmware_patch,
+            message.reset_cause,
+            message.capabilities,
+            message.configuration_version,
+            message.previous_epoch,
+            previous_epoch_records_low,
+            previous_epoch_records_high,
+            message.storage_dropped,
+        ) = _HELLO.unpack(data)
+    except StructError:
+        raise _misfit(len(data), 31) from None
     message.previous_epoch_records = previous_epoch_records_low | previous_epoch_records_high << 16
     return message
 
@@ -236,19 +248,21 @@ class PositionBlock:
 
 
 def _decode_position_block(data: bytes) -> PositionBlock:
-    size = len(data)
-    if size < 13:
-        raise WireError("short", size)
-    if size > 1006:
-        raise WireError("trailing", 1006)
     message = _new(PositionBlock)
-    (
-        _,
-        message.clock_source,
-        message.clock_uncertainty_ms,
-        message.recorded_time_s,
-        message.uptime_s,
-    ) = _POSITION_BLOCK.unpack_from(data)
+    if len(data) < 13:
+        raise _misfit(len(data), 13)
+    if len(data) > 1006:
+        raise _misfit(len(data), 1006)
+    try:
+        (
+            _,
+            message.clock_source,
+            message.clock_uncertainty_ms,
+            message.recorded_time_s,
+            message.uptime_s,
+        ) = _POSITION_BLOCK.unpack_from(data)
+    except StructError:
+        raise _misfit(len(data), 12) from None
     message.block = data[12:]
     return message
 
@@ -372,33 +386,31 @@ class Presence:
 
 
 def _decode_presence(data: bytes) -> Presence:
-    size = len(data)
-    if size < 38:
-        raise WireError("short", size)
-    if size > 38:
-        raise WireError("trailing", 38)
     message = _new(Presence)
-    (
-        _,
-        message.clock_source,
-        message.clock_uncertainty_ms,
-        message.recorded_time_s,
-        message.uptime_s,
-        message.beacon_id,
-        message.authenticity,
-        message.window_start_s,
-        message.window_duration_s,
-        message.listened_s,
-        message.deaf_s,
-        message.heard_count,
-        message.first_heard_s,
-        message.last_heard_s,
-        message.rssi_minimum_dbm,
-        message.rssi_median_dbm,
-        message.rssi_maximum_dbm,
-        message.beacon_battery_percent,
-        message.beacon_strap,
-    ) = _PRESENCE.unpack_from(data)
+    try:
+        (
+            _,
+            message.clock_source,
+            message.clock_uncertainty_ms,
+            message.recorded_time_s,
+            message.uptime_s,
+            message.beacon_id,
+            message.authenticity,
+            message.window_start_s,
+            message.window_duration_s,
+            message.listened_s,
+            message.deaf_s,
+            message.heard_count,
+            message.first_heard_s,
+            message.last_heard_s,
+            message.rssi_minimum_dbm,
+            message.rssi_median_dbm,
+            message.rssi_maximum_dbm,
+            message.beacon_battery_percent,
+            message.beacon_strap,
+        ) = _PRESENCE.unpack(data)
+    except StructError:
+        raise _misfit(len(data), 38) from None
     if message.beacon_battery_percent > 100 and message.beacon_battery_percent != 255:
         raise WireError("range", 36)
     return message
@@ -481,29 +493,28 @@ class AlcoholReading:
 
 
 def _decode_alcohol_reading(data: bytes) -> AlcoholReading:
-    size = len(data)
-    if size < 28:
-        raise WireError("short", size)
-    if size > 28:
-        raise WireError("trailing", 28)
     message = _new(AlcoholReading)
-    (
-        _,
-        message.clock_source,
-        message.clock_uncertainty_ms,
-        message.recorded_time_s,
-        message.uptime_s,
-        message.measured_time_s,
-        message.tac_ug_per_l,
-        message.contact_ir_mv,
-        message.skin_temperature_centi_celsius,
-        message.motion_count,
-        message.quality,
-    ) = _ALCOHOL_READING.unpack_from(data)
+    try:
+        (
+            _,
+            message.clock_source,
+            message.clock_uncertainty_ms,
+            message.recorded_time_s,
+            message.uptime_s,
+            message.measured_time_s,
+            message.tac_ug_per_l,
+            message.contact_ir_mv,
+            message.skin_temperature_centi_celsius,
+            message.motion_count,
+            message.quality,
+        ) = _ALCOHOL_READING.unpack(data)
+    except StructError:
+        raise _misfit(len(data), 28) from None
     return message
 
 
 _EVENT = Struct("<BBHIIHIIiB")
+_EVENT_BY_COUNT = [Struct(f"<xBHIIHIIix{count}s") for count in range(65)]
 
 
 @dataclass(slots=True)
@@ -579,31 +590,21 @@ class Event:
 
 
 def _decode_event(data: bytes) -> Event:
-    size = len(data)
-    if size < 27:
-        raise WireError("short", size)
-    count = data[26]
-    if count > 64:
-        raise WireError("length", 26)
-    end = 27 + count
-    if size < end:
-        raise WireError("short", size)
-    if size > end:
-        raise WireError("trailing", end)
     message = _new(Event)
-    (
-        _,
-        message.clock_source,
-        message.clock_uncertainty_ms,
-        message.recorded_time_s,
-        message.uptime_s,
-        message.event_type,
-        message.event_time_s,
-        message.subject_id,
-        message.value,
-        _,
-    ) = _EVENT.unpack_from(data)
-    message.evidence = data[27:]
+    try:
+        (
+            message.clock_source,
+            message.clock_uncertainty_ms,
+            message.recorded_time_s,
+            message.uptime_s,
+            message.event_type,
+            message.event_time_s,
+            message.subject_id,
+            message.value,
+            message.evidence,
+        ) = _EVENT_BY_COUNT[data[26]].unpack(data)
+    except (StructError, IndexError):
+        raise _misfit_counted(data, 26, 64) from None
     return message
 
 
@@ -722,32 +723,30 @@ class Status:
 
 
 def _decode_status(data: bytes) -> Status:
-    size = len(data)
-    if size < 50:
-        raise WireError("short", size)
-    if size > 50:
-        raise WireError("trailing", 50)
     message = _new(Status)
-    (
-        _,
-        message.clock_source,
-        message.clock_uncertainty_ms,
-        message.recorded_time_s,
-        message.uptime_s,
-        message.battery_percent,
-        message.battery_mv,
-        message.charging,
-        message.temperature_centi_celsius,
-        message.memory_free_bytes,
-        message.memory_peak_bytes,
-        message.journal_records,
-        message.journal_bytes,
-        message.records_made,
-        message.frames_sent,
-        message.frames_refused,
-        message.configuration_version,
-        message.clock_error_ms,
-    ) = _STATUS.unpack_from(data)
+    try:
+        (
+            _,
+            message.clock_source,
+            message.clock_uncertainty_ms,
+            message.recorded_time_s,
+            message.uptime_s,
+            message.battery_percent,
+            message.battery_mv,
+            message.charging,
+            message.temperature_centi_celsius,
+            message.memory_free_bytes,
+            message.memory_peak_bytes,
+            message.journal_records,
+            message.journal_bytes,
+            message.records_made,
+            message.frames_sent,
+            message.frames_refused,
+            message.configuration_version,
+            message.clock_error_ms,
+        ) = _STATUS.unpack(data)
+    except StructError:
+        raise _misfit(len(data), 50) from None
     if message.battery_percent > 100 and message.battery_percent != 255:
         raise WireError("range", 12)
     if message.charging > 1:
@@ -824,25 +823,23 @@ class Gap:
 
 
 def _decode_gap(data: bytes) -> Gap:
-    size = len(data)
-    if size < 21:
-        raise WireError("short", size)
-    if size > 21:
-        raise WireError("trailing", 21)
     message = _new(Gap)
-    (
-        _,
-        message.clock_source,
-        message.clock_uncertainty_ms,
-        message.recorded_time_s,
-        message.uptime_s,
-        message.gap_epoch,
-        first_sequence_low,
-        first_sequence_high,
-        last_sequence_low,
-        last_sequence_high,
-        message.cause,
-    ) = _GAP.unpack_from(data)
+    try:
+        (
+            _,
+            message.clock_source,
+            message.clock_uncertainty_ms,
+            message.recorded_time_s,
+            message.uptime_s,
+            message.gap_epoch,
+            first_sequence_low,
+            first_sequence_high,
+            last_sequence_low,
+            last_sequence_high,
+            message.cause,
+        ) = _GAP.unpack(data)
+    except StructError:
+        raise _misfit(len(data), 21) from None
     message.first_sequence = first_sequence_low | first_sequence_high << 16
     message.last_sequence = last_sequence_low | last_sequence_high << 16
     return message
@@ -974,6 +971,7 @@ def _decode_listening(data: bytes) -> Listening:
 
 
 _LOG = Struct("<BBHIIBB")
+_LOG_BY_COUNT = [Struct(f"<xBHIIBx{count}s") for count in range(201)]
 
 
 @dataclass(slots=True)
@@ -1034,32 +1032,23 @@ class Log:
 
 
 def _decode_log(data: bytes) -> Log:
-    size = len(data)
-    if size < 14:
-        raise WireError("short", size)
-    count = data[13]
-    if count > 200:
-        raise WireError("length", 13)
-    end = 14 + count
-    if size < end:
-        raise WireError("short", size)
-    if size > end:
-        raise WireError("trailing", end)
     message = _new(Log)
-    (
-        _,
-        message.clock_source,
-        message.clock_uncertainty_ms,
-        message.recorded_time_s,
-        message.uptime_s,
-        message.level,
-        _,
-    ) = _LOG.unpack_from(data)
-    message.text = data[14:]
+    try:
+        (
+            message.clock_source,
+            message.clock_uncertainty_ms,
+            message.recorded_time_s,
+            message.uptime_s,
+            message.level,
+            message.text,
+        ) = _LOG_BY_COUNT[data[13]].unpack(data)
+    except (StructError, IndexError):
+        raise _misfit_counted(data, 13, 200) from None
     return message
 
 
 _COMMAND_RESULT = Struct("<BBHIIIBBIiB")
+_COMMAND_RESULT_BY_COUNT = [Struct(f"<xBHIIIBBIix{count}s") for count in range(65)]
 
 
 @dataclass(slots=True)
@@ -1141,32 +1130,22 @@ class CommandResult:
 
 
 def _decode_command_result(data: bytes) -> CommandResult:
-    size = len(data)
-    if size < 27:
-        raise WireError("short", size)
-    count = data[26]
-    if count > 64:
-        raise WireError("length", 26)
-    end = 27 + count
-    if size < end:
-        raise WireError("short", size)
-    if size > end:
-        raise WireError("trailing", end)
     message = _new(CommandResult)
-    (
-        _,
-        message.clock_source,
-        message.clock_uncertainty_ms,
-        message.recorded_time_s,
-        message.uptime_s,
-        message.command_number,
-        message.command_kind,
-        message.outcome,
-        message.finished_time_s,
-        message.value,
-        _,
-    ) = _COMMAND_RESULT.unpack_from(data)
-    message.detail = data[27:]
+    try:
+        (
+            message.clock_source,
+            message.clock_uncertainty_ms,
+            message.recorded_time_s,
+            message.uptime_s,
+            message.command_number,
+            message.command_kind,
+            message.outcome,
+            message.finished_time_s,
+            message.value,
+            message.detail,
+        ) = _COMMAND_RESULT_BY_COUNT[data[26]].unpack(data)
+    except (StructError, IndexError):
+        raise _misfit_counted(data, 26, 64) from None
     if message.command_number < 1:
         raise WireError("range", 12)
     return message
@@ -1265,28 +1244,26 @@ class UpdateState:
 
 
 def _decode_update_state(data: bytes) -> UpdateState:
-    size = len(data)
-    if size < 29:
-        raise WireError("short", size)
-    if size > 29:
-        raise WireError("trailing", 29)
     message = _new(UpdateState)
-    (
-        _,
-        message.clock_source,
-        message.clock_uncertainty_ms,
-        message.recorded_time_s,
-        message.uptime_s,
-        message.update_id,
-        message.update_phase,
-        message.update_cause,
-        message.first_missing_chunk,
-        message.firmware_major,
-        message.firmware_minor,
-        message.firmware_patch,
-        message.battery_mv,
-        message.detail,
-    ) = _UPDATE_STATE.unpack_from(data)
+    try:
+        (
+            _,
+            message.clock_source,
+            message.clock_uncertainty_ms,
+            message.recorded_time_s,
+            message.uptime_s,
+            message.update_id,
+            message.update_phase,
+            message.update_cause,
+            message.first_missing_chunk,
+            message.firmware_major,
+            message.firmware_minor,
+            message.firmware_patch,
+            message.battery_mv,
+            message.detail,
+        ) = _UPDATE_STATE.unpack(data)
+    except StructError:
+        raise _misfit(len(data), 29) from None
     if message.update_id < 1:
         raise WireError("range", 12)
     return message
@@ -1331,20 +1308,18 @@ class Sync:
 
 
 def _decode_sync(data: bytes) -> Sync:
-    size = len(data)
-    if size < 9:
-        raise WireError("short", size)
-    if size > 9:
-        raise WireError("trailing", 9)
     message = _new(Sync)
-    (
-        _,
-        message.sync_epoch,
-        oldest_sequence_low,
-        oldest_sequence_high,
-        next_sequence_low,
-        next_sequence_high,
-    ) = _SYNC.unpack_from(data)
+    try:
+        (
+            _,
+            message.sync_epoch,
+            oldest_sequence_low,
+            oldest_sequence_high,
+            next_sequence_low,
+            next_sequence_high,
+        ) = _SYNC.unpack(data)
+    except StructError:
+        raise _misfit(len(data), 9) from None
     message.oldest_sequence = oldest_sequence_low | oldest_sequence_high << 16
     message.next_sequence = next_sequence_low | next_sequence_high << 16
     return message
@@ -1518,18 +1493,16 @@ class Time:
 
 
 def _decode_time(data: bytes) -> Time:
-    size = len(data)
-    if size < 9:
-        raise WireError("short", size)
-    if size > 9:
-        raise WireError("trailing", 9)
     message = _new(Time)
-    (
-        _,
-        message.time_s,
-        message.millisecond,
-        message.uncertainty_ms,
-    ) = _TIME.unpack_from(data)
+    try:
+        (
+            _,
+            message.time_s,
+            message.millisecond,
+            message.uncertainty_ms,
+        ) = _TIME.unpack(data)
+    except StructError:
+        raise _misfit(len(data), 9) from None
     if message.millisecond > 999:
         raise WireError("range", 5)
     return message
@@ -1875,19 +1848,17 @@ class Command:
 
 
 def _decode_command(data: bytes) -> Command:
-    size = len(data)
-    if size < 14:
-        raise WireError("short", size)
-    if size > 14:
-        raise WireError("trailing", 14)
     message = _new(Command)
-    (
-        _,
-        message.command_number,
-        message.command_kind,
-        message.argument,
-        message.expires_s,
-    ) = _COMMAND.unpack_from(data)
+    try:
+        (
+            _,
+            message.command_number,
+            message.command_kind,
+            message.argument,
+            message.expires_s,
+        ) = _COMMAND.unpack(data)
+    except StructError:
+        raise _misfit(len(data), 14) from None
     if message.command_number < 1:
         raise WireError("range", 1)
     return message
@@ -1990,28 +1961,26 @@ class UpdateManifest:
 
 
 def _decode_update_manifest(data: bytes) -> UpdateManifest:
-    size = len(data)
-    if size < 119:
-        raise WireError("short", size)
-    if size > 119:
-        raise WireError("trailing", 119)
     message = _new(UpdateManifest)
-    (
-        _,
-        message.update_id,
-        message.device_model,
-        message.lowest_hardware_revision,
-        message.highest_hardware_revision,
-        message.firmware_major,
-        message.firmware_minor,
-        message.firmware_patch,
-        message.security_version,
-        message.install_from_s,
-        message.image_bytes,
-        message.chunk_bytes,
-        message.image_sha256,
-        message.signature,
-    ) = _UPDATE_MANIFEST.unpack_from(data)
+    try:
+        (
+            _,
+            message.update_id,
+            message.device_model,
+            message.lowest_hardware_revision,
+            message.highest_hardware_revision,
+            message.firmware_major,
+            message.firmware_minor,
+            message.firmware_patch,
+            message.security_version,
+            message.install_from_s,
+            message.image_bytes,
+            message.chunk_bytes,
+            message.image_sha256,
+            message.signature,
+        ) = _UPDATE_MANIFEST.unpack(data)
+    except StructError:
+        raise _misfit(len(data), 119) from None
     if message.update_id < 1:
         raise WireError("range", 1)
     if not 1 <= message.image_bytes <= 62914560:
@@ -2054,17 +2023,15 @@ class KeyUpdate:
 
 
 def _decode_key_update(data: bytes) -> KeyUpdate:
-    size = len(data)
-    if size < 18:
-        raise WireError("short", size)
-    if size > 18:
-        raise WireError("trailing", 18)
     message = _new(KeyUpdate)
-    (
-        _,
-        message.slot,
-        message.key,
-    ) = _KEY_UPDATE.unpack_from(data)
+    try:
+        (
+            _,
+            message.slot,
+            message.key,
+        ) = _KEY_UPDATE.unpack(data)
+    except StructError:
+        raise _misfit(len(data), 18) from None
     if message.slot > 3:
         raise WireError("range", 1)
     return message
@@ -2114,17 +2081,19 @@ class UpdateChunk:
 
 
 def _decode_update_chunk(data: bytes) -> UpdateChunk:
-    size = len(data)
-    if size < 8:
-        raise WireError("short", size)
-    if size > 967:
-        raise WireError("trailing", 967)
     message = _new(UpdateChunk)
-    (
-        _,
-        message.update_id,
-        message.chunk_number,
-    ) = _UPDATE_CHUNK.unpack_from(data)
+    if len(data) < 8:
+        raise _misfit(len(data), 8)
+    if len(data) > 967:
+        raise _misfit(len(data), 967)
+    try:
+        (
+            _,
+            message.update_id,
+            message.chunk_number,
+        ) = _UPDATE_CHUNK.unpack_from(data)
+    except StructError:
+        raise _misfit(len(data), 7) from None
     message.data = data[7:]
     if message.update_id < 1:
         raise WireError("range", 1)

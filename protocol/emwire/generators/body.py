@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from emwire.fields import Integer, ItemList, RestBytes
 from emwire.generators.layout import Layout, Part
@@ -47,7 +47,7 @@ def encoder(layout: Layout, dialect: Dialect) -> list[str]:
     """Checks in field order, then the packing."""
     lines: list[str] = []
     for part in layout.head:
-        lines += _refuse(part, dialect.owner + part.name, str(part.offset), WIDTH - dialect.indent)
+        lines += refuse(part, dialect.owner + part.name, str(part.offset), dialect)
     values = [layout.type_byte]
     for part in layout.head:
         values += part.packed(dialect.owner + part.name)
@@ -93,7 +93,7 @@ def _item_encoder(layout: Layout, tail: ItemList, dialect: Dialect) -> list[str]
     ]
     for part in layout.item:
         offset = f"offset + {part.offset}" if part.offset else "offset"
-        lines += _refuse(part, part.name, offset, WIDTH - dialect.indent - 4)
+        lines += refuse(part, part.name, offset, replace(dialect, indent=dialect.indent + 4))
     values = [expression for part in layout.item for expression in part.packed(part.name)]
     opening, arguments = dialect.pack(f"_{tail.item_name}", layout.item_format, values)
     return [
@@ -105,7 +105,9 @@ def _item_encoder(layout: Layout, tail: ItemList, dialect: Dialect) -> list[str]
     ]
 
 
-def _refuse(part: Part, expression: str, offset: str, width: int) -> list[str]:
+def refuse(part: Part, expression: str, offset: str, dialect: Dialect) -> list[str]:
+    """Refusal of a value to be encoded, broken where the formatter breaks it."""
+    width = WIDTH - dialect.indent
     function = "_refuse" if isinstance(part.field, Integer) else "_refuse_bytes"
     wrong_type, outside = part.refused(expression)
     # Broken where the formatter breaks it, so that formatting leaves generated files alone.

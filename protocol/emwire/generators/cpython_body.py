@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from emwire.fields import FixedBytes, Integer, PrefixedBytes, RestBytes
-from emwire.generators.body import WIDTH, exploded, indented, structure
+from emwire.generators.body import WIDTH, exploded, indented
 from emwire.generators.layout import Layout, Part
 
 INDENT = 8  # of an encoder's body
@@ -44,27 +44,58 @@ def encoder(layout: Layout) -> list[str]:
     ]
 
 
+def constants(layout: Layout) -> list[str]:
+    """Of a message with counted bytes: a Struct for each of their lengths, so that one unpacking gives all fields."""
+    if not isinstance(layout.tail, PrefixedBytes):
+        return []
+    form = "<x" + "".join(part.code for part in layout.head) + "x{count}s"
+    return [f'{_by_count(layout)} = [Struct(f"{form}") for count in range({layout.tail.longest + 1})]']
+
+
+def _by_count(layout: Layout) -> str:
+    return f"_{layout.message.name.upper()}_BY_COUNT"
+
+
 def decoder(layout: Layout) -> list[str]:
     """Body of a decoder of `data`."""
-    names = ["_"]
+    targets = []
     joins, checks = [], []
     for part in layout.head:
         if part.split:
-            names += part.unpacked
+            targets += part.unpacked
             joins.append(f"message.{part.name} = {part.value}")
         else:
-            names.append(f"message.{part.name}")
+            targets.append(f"message.{part.name}")
         outside = part.outside(f"message.{part.name}")
         if outside:
             checks += [f"if {outside}:", f'    raise WireError("range", {part.offset})']
-    names += ["_"] * layout.counted
-    if layout.tail is not None:
-        joins.append(f"message.{layout.tail_name} = data[{layout.size + layout.counted}:]")
+    tail, size = layout.tail, layout.size
+    struct, before, errors = f"_{layout.message.name.upper()}", [], "StructError"
+    if isinstance(tail, RestBytes):
+        before = [
+            f"if len(data) < {size + tail.shortest}:",
+            f"    raise _misfit(len(data), {size + tail.shortest})",
+            f"if len(data) > {size + tail.longest}:",
+            f"    raise _misfit(len(data), {size + tail.longest})",
+        ]
+        joins.append(f"message.{layout.tail_name} = data[{size}:]")
+        call, misfit = f"{struct}.unpack_from(data)", f"_misfit(len(data), {size})"
+    elif isinstance(tail, PrefixedBytes):
+        errors = "(StructError, IndexError)"
+        targets.append(f"message.{layout.tail_name}")
+        call = f"{_by_count(layout)}[data[{size}]].unpack(data)"
+        misfit = f"_misfit_counted(data, {size}, {tail.longest})"
+    else:
+        call, misfit = f"{struct}.unpack(data)", f"_misfit(len(data), {size})"
+    if not isinstance(tail, PrefixedBytes):
+        targets.insert(0, "_")
     return [
-        "size = len(data)",
-        *structure(layout),
         f"message = _new({layout.message.class_name})",
-        *exploded("(", names, f") = _{layout.message.name.upper()}.unpack_from(data)"),
+        *before,
+        "try:",
+        *indented(exploded("(", targets, f") = {call}")),
+        f"except {errors}:",
+        f"    raise {misfit} from None",
         *joins,
         *checks,
         "return message",

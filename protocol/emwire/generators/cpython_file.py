@@ -49,6 +49,20 @@ def _fault(*fields: tuple[Any, ...]) -> WireError:
     raise AssertionError("refused without a fault")
 
 
+def _misfit(size: int, end: int) -> WireError:
+    """What is wrong with a message of `size` bytes that must have `end`."""
+    return WireError("short", size) if size < end else WireError("trailing", end)
+
+
+def _misfit_counted(data: bytes, at: int, longest: int) -> WireError:
+    """The same where byte `at` counts the bytes that follow it."""
+    if len(data) <= at:
+        return WireError("short", len(data))
+    if data[at] > longest:
+        return WireError("length", at)
+    return _misfit(len(data), at + 1 + data[at])
+
+
 @dataclass(slots=True)
 class Unknown:
     """A message of a type this catalogue does not have, kept raw: `raw` is all that follows the type byte."""
@@ -105,7 +119,7 @@ def _union(name: str, classes: list[str]) -> list[str]:
 
 def _class(layout: Layout) -> list[str]:
     message = layout.message
-    lines = [f'_{message.name.upper()} = Struct("{layout.format}")']
+    lines = [f'_{message.name.upper()} = Struct("{layout.format}")', *cpython_body.constants(layout)]
     dialect = Dialect(owner="self.", item_class="", indent=8, precompiled=True)
     if isinstance(layout.tail, ItemList):
         lines += [f'_{layout.tail.item_name.upper()} = Struct("{layout.item_format}")', "", ""]
