@@ -96,42 +96,24 @@ def _decode_hello(data: bytes, size: int) -> "tuple[Any, ...]":
         raise WireError("short", size)
     if size > 31:
         raise WireError("trailing", 31)
-    (
-        _,
-        clock_source,
-        clock_uncertainty_ms,
-        recorded_time_s,
-        uptime_s,
-        device_model,
-        hardware_revision,
-        firmware_major,
-        firmware_minor,
-        firmware_patch,
-        reset_cause,
-        capabilities,
-        configuration_version,
-        previous_epoch,
-        previous_epoch_records_low,
-        previous_epoch_records_high,
-        storage_dropped,
-    ) = struct.unpack_from("<BBHIIBBBBBBIHHHBH", data, 0)
+    fields = struct.unpack_from("<BBHIIBBBBBBIHHHBH", data, 0)
     return (
         0x01,
-        clock_source,
-        clock_uncertainty_ms,
-        recorded_time_s,
-        uptime_s,
-        device_model,
-        hardware_revision,
-        firmware_major,
-        firmware_minor,
-        firmware_patch,
-        reset_cause,
-        capabilities,
-        configuration_version,
-        previous_epoch,
-        previous_epoch_records_low | previous_epoch_records_high << 16,
-        storage_dropped,
+        fields[1],
+        fields[2],
+        fields[3],
+        fields[4],
+        fields[5],
+        fields[6],
+        fields[7],
+        fields[8],
+        fields[9],
+        fields[10],
+        fields[11],
+        fields[12],
+        fields[13],
+        fields[14] | fields[15] << 16,
+        fields[16],
     )
 
 
@@ -169,19 +151,13 @@ def _decode_position_block(data: bytes, size: int) -> "tuple[Any, ...]":
         raise WireError("short", size)
     if size > 1006:
         raise WireError("trailing", 1006)
-    (
-        _,
-        clock_source,
-        clock_uncertainty_ms,
-        recorded_time_s,
-        uptime_s,
-    ) = struct.unpack_from("<BBHII", data, 0)
+    fields = struct.unpack_from("<BBHII", data, 0)
     return (
         0x02,
-        clock_source,
-        clock_uncertainty_ms,
-        recorded_time_s,
-        uptime_s,
+        fields[1],
+        fields[2],
+        fields[3],
+        fields[4],
         bytes(data[12:]),
     )
 
@@ -274,50 +250,10 @@ def _decode_presence(data: bytes, size: int) -> "tuple[Any, ...]":
         raise WireError("short", size)
     if size > 38:
         raise WireError("trailing", 38)
-    (
-        _,
-        clock_source,
-        clock_uncertainty_ms,
-        recorded_time_s,
-        uptime_s,
-        beacon_id,
-        authenticity,
-        window_start_s,
-        window_duration_s,
-        listened_s,
-        deaf_s,
-        heard_count,
-        first_heard_s,
-        last_heard_s,
-        rssi_minimum_dbm,
-        rssi_median_dbm,
-        rssi_maximum_dbm,
-        beacon_battery_percent,
-        beacon_strap,
-    ) = struct.unpack_from("<BBHIIIBIHHHHHHbbbBB", data, 0)
-    if beacon_battery_percent > 100 and beacon_battery_percent != 255:
+    fields = struct.unpack_from("<BBHIIIBIHHHHHHbbbBB", data, 0)
+    if fields[17] > 100 and fields[17] != 255:
         raise WireError("range", 36)
-    return (
-        0x03,
-        clock_source,
-        clock_uncertainty_ms,
-        recorded_time_s,
-        uptime_s,
-        beacon_id,
-        authenticity,
-        window_start_s,
-        window_duration_s,
-        listened_s,
-        deaf_s,
-        heard_count,
-        first_heard_s,
-        last_heard_s,
-        rssi_minimum_dbm,
-        rssi_median_dbm,
-        rssi_maximum_dbm,
-        beacon_battery_percent,
-        beacon_strap,
-    )
+    return fields
 
 
 def encode_alcohol_reading(
@@ -374,32 +310,7 @@ def _decode_alcohol_reading(data: bytes, size: int) -> "tuple[Any, ...]":
         raise WireError("short", size)
     if size > 28:
         raise WireError("trailing", 28)
-    (
-        _,
-        clock_source,
-        clock_uncertainty_ms,
-        recorded_time_s,
-        uptime_s,
-        measured_time_s,
-        tac_ug_per_l,
-        contact_ir_mv,
-        skin_temperature_centi_celsius,
-        motion_count,
-        quality,
-    ) = struct.unpack_from("<BBHIIIIHhHH", data, 0)
-    return (
-        0x04,
-        clock_source,
-        clock_uncertainty_ms,
-        recorded_time_s,
-        uptime_s,
-        measured_time_s,
-        tac_ug_per_l,
-        contact_ir_mv,
-        skin_temperature_centi_celsius,
-        motion_count,
-        quality,
-    )
+    return struct.unpack_from("<BBHIIIIHhHH", data, 0)
 
 
 def encode_event(
@@ -459,28 +370,17 @@ def _decode_event(data: bytes, size: int) -> "tuple[Any, ...]":
         raise WireError("short", size)
     if size > end:
         raise WireError("trailing", end)
-    (
-        _,
-        clock_source,
-        clock_uncertainty_ms,
-        recorded_time_s,
-        uptime_s,
-        event_type,
-        event_time_s,
-        subject_id,
-        value,
-        _,
-    ) = struct.unpack_from("<BBHIIHIIiB", data, 0)
+    fields = struct.unpack_from("<BBHIIHIIiB", data, 0)
     return (
         0x05,
-        clock_source,
-        clock_uncertainty_ms,
-        recorded_time_s,
-        uptime_s,
-        event_type,
-        event_time_s,
-        subject_id,
-        value,
+        fields[1],
+        fields[2],
+        fields[3],
+        fields[4],
+        fields[5],
+        fields[6],
+        fields[7],
+        fields[8],
         bytes(data[27:]),
     )
 
@@ -567,50 +467,12 @@ def _decode_status(data: bytes, size: int) -> "tuple[Any, ...]":
         raise WireError("short", size)
     if size > 50:
         raise WireError("trailing", 50)
-    (
-        _,
-        clock_source,
-        clock_uncertainty_ms,
-        recorded_time_s,
-        uptime_s,
-        battery_percent,
-        battery_mv,
-        charging,
-        temperature_centi_celsius,
-        memory_free_bytes,
-        memory_peak_bytes,
-        journal_records,
-        journal_bytes,
-        records_made,
-        frames_sent,
-        frames_refused,
-        configuration_version,
-        clock_error_ms,
-    ) = struct.unpack_from("<BBHIIBHBhIIIIIIHHi", data, 0)
-    if battery_percent > 100 and battery_percent != 255:
+    fields = struct.unpack_from("<BBHIIBHBhIIIIIIHHi", data, 0)
+    if fields[5] > 100 and fields[5] != 255:
         raise WireError("range", 12)
-    if charging > 1:
+    if fields[7] > 1:
         raise WireError("range", 15)
-    return (
-        0x06,
-        clock_source,
-        clock_uncertainty_ms,
-        recorded_time_s,
-        uptime_s,
-        battery_percent,
-        battery_mv,
-        charging,
-        temperature_centi_celsius,
-        memory_free_bytes,
-        memory_peak_bytes,
-        journal_records,
-        journal_bytes,
-        records_made,
-        frames_sent,
-        frames_refused,
-        configuration_version,
-        clock_error_ms,
-    )
+    return fields
 
 
 def encode_gap(
@@ -661,29 +523,17 @@ def _decode_gap(data: bytes, size: int) -> "tuple[Any, ...]":
         raise WireError("short", size)
     if size > 21:
         raise WireError("trailing", 21)
-    (
-        _,
-        clock_source,
-        clock_uncertainty_ms,
-        recorded_time_s,
-        uptime_s,
-        gap_epoch,
-        first_sequence_low,
-        first_sequence_high,
-        last_sequence_low,
-        last_sequence_high,
-        cause,
-    ) = struct.unpack_from("<BBHIIHHBHBB", data, 0)
+    fields = struct.unpack_from("<BBHIIHHBHBB", data, 0)
     return (
         0x07,
-        clock_source,
-        clock_uncertainty_ms,
-        recorded_time_s,
-        uptime_s,
-        gap_epoch,
-        first_sequence_low | first_sequence_high << 16,
-        last_sequence_low | last_sequence_high << 16,
-        cause,
+        fields[1],
+        fields[2],
+        fields[3],
+        fields[4],
+        fields[5],
+        fields[6] | fields[7] << 16,
+        fields[8] | fields[9] << 16,
+        fields[10],
     )
 
 
@@ -713,19 +563,20 @@ def encode_listening(
         raise WireError("type", 18)
     if len(receivers) > 16:
         raise WireError("count", 18)
-    parts = [
-        struct.pack(
-            "<BBHIIIHB",
-            0x08,
-            clock_source,
-            clock_uncertainty_ms,
-            recorded_time_s,
-            uptime_s,
-            period_start_s,
-            period_duration_s,
-            len(receivers),
-        )
-    ]
+    out = bytearray(19 + 6 * len(receivers))
+    struct.pack_into(
+        "<BBHIIIHB",
+        out,
+        0,
+        0x08,
+        clock_source,
+        clock_uncertainty_ms,
+        recorded_time_s,
+        uptime_s,
+        period_start_s,
+        period_duration_s,
+        len(receivers),
+    )
     offset = 19
     for item in receivers:
         if not isinstance(item, (tuple, list)) or len(item) != 4:
@@ -739,17 +590,17 @@ def encode_listening(
             _refuse(deaf_s, offset + 3)
         if type(deaf_cause) is not int or not 0 <= deaf_cause <= 255:
             _refuse(deaf_cause, offset + 5)
-        parts.append(
-            struct.pack(
-                "<BHHB",
-                receiver,
-                listened_s,
-                deaf_s,
-                deaf_cause,
-            )
+        struct.pack_into(
+            "<BHHB",
+            out,
+            offset,
+            receiver,
+            listened_s,
+            deaf_s,
+            deaf_cause,
         )
         offset += 6
-    return b"".join(parts)
+    return bytes(out)
 
 
 def _decode_listening(data: bytes, size: int) -> "tuple[Any, ...]":
@@ -763,33 +614,20 @@ def _decode_listening(data: bytes, size: int) -> "tuple[Any, ...]":
         raise WireError("short", size)
     if size > end:
         raise WireError("trailing", end)
-    (
-        _,
-        clock_source,
-        clock_uncertainty_ms,
-        recorded_time_s,
-        uptime_s,
-        period_start_s,
-        period_duration_s,
-        _,
-    ) = struct.unpack_from("<BBHIIIHB", data, 0)
-    items = []
-    for offset in range(19, end, 6):
-        (
-            receiver,
-            listened_s,
-            deaf_s,
-            deaf_cause,
-        ) = struct.unpack_from("<BHHB", data, offset)
-        items.append((receiver, listened_s, deaf_s, deaf_cause))
+    fields = struct.unpack_from("<BBHIIIHB", data, 0)
+    items: list[Any] = [None] * count
+    offset = 19
+    for index in range(count):
+        items[index] = struct.unpack_from("<BHHB", data, offset)
+        offset += 6
     return (
         0x08,
-        clock_source,
-        clock_uncertainty_ms,
-        recorded_time_s,
-        uptime_s,
-        period_start_s,
-        period_duration_s,
+        fields[1],
+        fields[2],
+        fields[3],
+        fields[4],
+        fields[5],
+        fields[6],
         tuple(items),
     )
 
@@ -839,22 +677,14 @@ def _decode_log(data: bytes, size: int) -> "tuple[Any, ...]":
         raise WireError("short", size)
     if size > end:
         raise WireError("trailing", end)
-    (
-        _,
-        clock_source,
-        clock_uncertainty_ms,
-        recorded_time_s,
-        uptime_s,
-        level,
-        _,
-    ) = struct.unpack_from("<BBHIIBB", data, 0)
+    fields = struct.unpack_from("<BBHIIBB", data, 0)
     return (
         0x09,
-        clock_source,
-        clock_uncertainty_ms,
-        recorded_time_s,
-        uptime_s,
-        level,
+        fields[1],
+        fields[2],
+        fields[3],
+        fields[4],
+        fields[5],
         bytes(data[14:]),
     )
 
@@ -920,32 +750,20 @@ def _decode_command_result(data: bytes, size: int) -> "tuple[Any, ...]":
         raise WireError("short", size)
     if size > end:
         raise WireError("trailing", end)
-    (
-        _,
-        clock_source,
-        clock_uncertainty_ms,
-        recorded_time_s,
-        uptime_s,
-        command_number,
-        command_kind,
-        outcome,
-        finished_time_s,
-        value,
-        _,
-    ) = struct.unpack_from("<BBHIIIBBIiB", data, 0)
-    if command_number < 1:
+    fields = struct.unpack_from("<BBHIIIBBIiB", data, 0)
+    if fields[5] < 1:
         raise WireError("range", 12)
     return (
         0x0A,
-        clock_source,
-        clock_uncertainty_ms,
-        recorded_time_s,
-        uptime_s,
-        command_number,
-        command_kind,
-        outcome,
-        finished_time_s,
-        value,
+        fields[1],
+        fields[2],
+        fields[3],
+        fields[4],
+        fields[5],
+        fields[6],
+        fields[7],
+        fields[8],
+        fields[9],
         bytes(data[27:]),
     )
 
@@ -1016,40 +834,10 @@ def _decode_update_state(data: bytes, size: int) -> "tuple[Any, ...]":
         raise WireError("short", size)
     if size > 29:
         raise WireError("trailing", 29)
-    (
-        _,
-        clock_source,
-        clock_uncertainty_ms,
-        recorded_time_s,
-        uptime_s,
-        update_id,
-        update_phase,
-        update_cause,
-        first_missing_chunk,
-        firmware_major,
-        firmware_minor,
-        firmware_patch,
-        battery_mv,
-        detail,
-    ) = struct.unpack_from("<BBHIIIBBHBBBHi", data, 0)
-    if update_id < 1:
+    fields = struct.unpack_from("<BBHIIIBBHBBBHi", data, 0)
+    if fields[5] < 1:
         raise WireError("range", 12)
-    return (
-        0x0B,
-        clock_source,
-        clock_uncertainty_ms,
-        recorded_time_s,
-        uptime_s,
-        update_id,
-        update_phase,
-        update_cause,
-        first_missing_chunk,
-        firmware_major,
-        firmware_minor,
-        firmware_patch,
-        battery_mv,
-        detail,
-    )
+    return fields
 
 
 def encode_sync(
@@ -1080,19 +868,12 @@ def _decode_sync(data: bytes, size: int) -> "tuple[Any, ...]":
         raise WireError("short", size)
     if size > 9:
         raise WireError("trailing", 9)
-    (
-        _,
-        sync_epoch,
-        oldest_sequence_low,
-        oldest_sequence_high,
-        next_sequence_low,
-        next_sequence_high,
-    ) = struct.unpack_from("<BHHBHB", data, 0)
+    fields = struct.unpack_from("<BHHBHB", data, 0)
     return (
         0x40,
-        sync_epoch,
-        oldest_sequence_low | oldest_sequence_high << 16,
-        next_sequence_low | next_sequence_high << 16,
+        fields[1],
+        fields[2] | fields[3] << 16,
+        fields[4] | fields[5] << 16,
     )
 
 
@@ -1129,18 +910,19 @@ def encode_acknowledgement(
         raise WireError("type", 9)
     if len(ranges) > 8:
         raise WireError("count", 9)
-    parts = [
-        struct.pack(
-            "<BHHBHBB",
-            0x80,
-            acknowledged_epoch,
-            stored_through & 0xFFFF,
-            stored_through >> 16,
-            delivered_through & 0xFFFF,
-            delivered_through >> 16,
-            len(ranges),
-        )
-    ]
+    out = bytearray(10 + 6 * len(ranges))
+    struct.pack_into(
+        "<BHHBHBB",
+        out,
+        0,
+        0x80,
+        acknowledged_epoch,
+        stored_through & 0xFFFF,
+        stored_through >> 16,
+        delivered_through & 0xFFFF,
+        delivered_through >> 16,
+        len(ranges),
+    )
     offset = 10
     for item in ranges:
         if not isinstance(item, (tuple, list)) or len(item) != 2:
@@ -1150,17 +932,17 @@ def encode_acknowledgement(
             _refuse(first, offset)
         if type(last) is not int or not 0 <= last <= 16777215:
             _refuse(last, offset + 3)
-        parts.append(
-            struct.pack(
-                "<HBHB",
-                first & 0xFFFF,
-                first >> 16,
-                last & 0xFFFF,
-                last >> 16,
-            )
+        struct.pack_into(
+            "<HBHB",
+            out,
+            offset,
+            first & 0xFFFF,
+            first >> 16,
+            last & 0xFFFF,
+            last >> 16,
         )
         offset += 6
-    return b"".join(parts)
+    return bytes(out)
 
 
 def _decode_acknowledgement(data: bytes, size: int) -> "tuple[Any, ...]":
@@ -1174,29 +956,20 @@ def _decode_acknowledgement(data: bytes, size: int) -> "tuple[Any, ...]":
         raise WireError("short", size)
     if size > end:
         raise WireError("trailing", end)
-    (
-        _,
-        acknowledged_epoch,
-        stored_through_low,
-        stored_through_high,
-        delivered_through_low,
-        delivered_through_high,
-        _,
-    ) = struct.unpack_from("<BHHBHBB", data, 0)
-    items = []
-    for offset in range(10, end, 6):
-        (
-            first_low,
-            first_high,
-            last_low,
-            last_high,
-        ) = struct.unpack_from("<HBHB", data, offset)
-        items.append((first_low | first_high << 16, last_low | last_high << 16))
+    fields = struct.unpack_from("<BHHBHBB", data, 0)
+    items: list[Any] = [None] * count
+    offset = 10
+    for index in range(count):
+        items[index] = (
+            data[offset] | data[offset + 1] << 8 | data[offset + 2] << 16,
+            data[offset + 3] | data[offset + 4] << 8 | data[offset + 5] << 16,
+        )
+        offset += 6
     return (
         0x80,
-        acknowledged_epoch,
-        stored_through_low | stored_through_high << 16,
-        delivered_through_low | delivered_through_high << 16,
+        fields[1],
+        fields[2] | fields[3] << 16,
+        fields[4] | fields[5] << 16,
         tuple(items),
     )
 
@@ -1227,20 +1000,10 @@ def _decode_time(data: bytes, size: int) -> "tuple[Any, ...]":
         raise WireError("short", size)
     if size > 9:
         raise WireError("trailing", 9)
-    (
-        _,
-        time_s,
-        millisecond,
-        uncertainty_ms,
-    ) = struct.unpack_from("<BIHH", data, 0)
-    if millisecond > 999:
+    fields = struct.unpack_from("<BIHH", data, 0)
+    if fields[2] > 999:
         raise WireError("range", 5)
-    return (
-        0x81,
-        time_s,
-        millisecond,
-        uncertainty_ms,
-    )
+    return fields
 
 
 def encode_configuration(
@@ -1269,19 +1032,20 @@ def encode_configuration(
         raise WireError("type", 13)
     if len(beacon_ids) > 8:
         raise WireError("count", 13)
-    parts = [
-        struct.pack(
-            "<BHHHHHHB",
-            0x82,
-            version,
-            report_interval_s,
-            fix_interval_s,
-            presence_window_s,
-            sample_interval_s,
-            status_interval_s,
-            len(beacon_ids),
-        )
-    ]
+    out = bytearray(14 + 20 * len(beacon_ids))
+    struct.pack_into(
+        "<BHHHHHHB",
+        out,
+        0,
+        0x82,
+        version,
+        report_interval_s,
+        fix_interval_s,
+        presence_window_s,
+        sample_interval_s,
+        status_interval_s,
+        len(beacon_ids),
+    )
     offset = 14
     for item in beacon_ids:
         if not isinstance(item, (tuple, list)) or len(item) != 2:
@@ -1291,15 +1055,15 @@ def encode_configuration(
             _refuse(beacon_id, offset)
         if not isinstance(key, (bytes, bytearray)) or len(key) != 16:
             _refuse_bytes(key, offset + 4)
-        parts.append(
-            struct.pack(
-                "<I16s",
-                beacon_id,
-                key,
-            )
+        struct.pack_into(
+            "<I16s",
+            out,
+            offset,
+            beacon_id,
+            key,
         )
         offset += 20
-    return b"".join(parts)
+    return bytes(out)
 
 
 def _decode_configuration(data: bytes, size: int) -> "tuple[Any, ...]":
@@ -1313,31 +1077,20 @@ def _decode_configuration(data: bytes, size: int) -> "tuple[Any, ...]":
         raise WireError("short", size)
     if size > end:
         raise WireError("trailing", end)
-    (
-        _,
-        version,
-        report_interval_s,
-        fix_interval_s,
-        presence_window_s,
-        sample_interval_s,
-        status_interval_s,
-        _,
-    ) = struct.unpack_from("<BHHHHHHB", data, 0)
-    items = []
-    for offset in range(14, end, 20):
-        (
-            beacon_id,
-            key,
-        ) = struct.unpack_from("<I16s", data, offset)
-        items.append((beacon_id, key))
+    fields = struct.unpack_from("<BHHHHHHB", data, 0)
+    items: list[Any] = [None] * count
+    offset = 14
+    for index in range(count):
+        items[index] = struct.unpack_from("<I16s", data, offset)
+        offset += 20
     return (
         0x82,
-        version,
-        report_interval_s,
-        fix_interval_s,
-        presence_window_s,
-        sample_interval_s,
-        status_interval_s,
+        fields[1],
+        fields[2],
+        fields[3],
+        fields[4],
+        fields[5],
+        fields[6],
         tuple(items),
     )
 
@@ -1389,104 +1142,11 @@ def encode_order_conditions(
         raise WireError("type", 34)
     if len(curfew_entries) > 42:
         raise WireError("count", 34)
-    parts = [
-        struct.pack(
-            "<BIHBIIhIhHHHHHB",
-            0x83,
-            activation_id,
-            order_version,
-            zone_count,
-            starts_s,
-            ends_s,
-            utc_offset_minutes,
-            offset_change_s,
-            next_utc_offset_minutes,
-            fix_interval_s,
-            violation_fix_interval_s,
-            violation_report_interval_s,
-            sample_interval_s,
-            raised_sample_interval_s,
-            len(curfew_entries),
-        )
-    ]
-    offset = 35
-    for item in curfew_entries:
-        if not isinstance(item, (tuple, list)) or len(item) != 4:
-            raise WireError("type", offset)
-        day_of_week, start_minute, end_minute, curfew_address = item
-        if type(day_of_week) is not int or not 1 <= day_of_week <= 7:
-            _refuse(day_of_week, offset)
-        if type(start_minute) is not int or not 0 <= start_minute <= 1439:
-            _refuse(start_minute, offset + 1)
-        if type(end_minute) is not int or not 0 <= end_minute <= 1439:
-            _refuse(end_minute, offset + 3)
-        if type(curfew_address) is not int or not 0 <= curfew_address <= 255:
-            _refuse(curfew_address, offset + 5)
-        parts.append(
-            struct.pack(
-                "<BHHB",
-                day_of_week,
-                start_minute,
-                end_minute,
-                curfew_address,
-            )
-        )
-        offset += 6
-    return b"".join(parts)
-
-
-def _decode_order_conditions(data: bytes, size: int) -> "tuple[Any, ...]":
-    if size < 35:
-        raise WireError("short", size)
-    count = data[34]
-    if count > 42:
-        raise WireError("count", 34)
-    end = 35 + 6 * count
-    if size < end:
-        raise WireError("short", size)
-    if size > end:
-        raise WireError("trailing", end)
-    (
-        _,
-        activation_id,
-        order_version,
-        zone_count,
-        starts_s,
-        ends_s,
-        utc_offset_minutes,
-        offset_change_s,
-        next_utc_offset_minutes,
-        fix_interval_s,
-        violation_fix_interval_s,
-        violation_report_interval_s,
-        sample_interval_s,
-        raised_sample_interval_s,
-        _,
-    ) = struct.unpack_from("<BIHBIIhIhHHHHHB", data, 0)
-    if order_version < 1:
-        raise WireError("range", 5)
-    if zone_count > 32:
-        raise WireError("range", 7)
-    if not -720 <= utc_offset_minutes <= 840:
-        raise WireError("range", 16)
-    if not -720 <= next_utc_offset_minutes <= 840:
-        raise WireError("range", 22)
-    items = []
-    for offset in range(35, end, 6):
-        (
-            day_of_week,
-            start_minute,
-            end_minute,
-            curfew_address,
-        ) = struct.unpack_from("<BHHB", data, offset)
-        if not 1 <= day_of_week <= 7:
-            raise WireError("range", offset)
-        if start_minute > 1439:
-            raise WireError("range", offset + 1)
-        if end_minute > 1439:
-            raise WireError("range", offset + 3)
-        items.append((day_of_week, start_minute, end_minute, curfew_address))
-    return (
+    out = bytearray(35 + 6 * len(curfew_entries))
+    struct.pack_into(
+        "<BIHBIIhIhHHHHHB",
+        out,
+        0,
         0x83,
         activation_id,
         order_version,
@@ -1501,6 +1161,81 @@ def _decode_order_conditions(data: bytes, size: int) -> "tuple[Any, ...]":
         violation_report_interval_s,
         sample_interval_s,
         raised_sample_interval_s,
+        len(curfew_entries),
+    )
+    offset = 35
+    for item in curfew_entries:
+        if not isinstance(item, (tuple, list)) or len(item) != 4:
+            raise WireError("type", offset)
+        day_of_week, start_minute, end_minute, curfew_address = item
+        if type(day_of_week) is not int or not 1 <= day_of_week <= 7:
+            _refuse(day_of_week, offset)
+        if type(start_minute) is not int or not 0 <= start_minute <= 1439:
+            _refuse(start_minute, offset + 1)
+        if type(end_minute) is not int or not 0 <= end_minute <= 1439:
+            _refuse(end_minute, offset + 3)
+        if type(curfew_address) is not int or not 0 <= curfew_address <= 255:
+            _refuse(curfew_address, offset + 5)
+        struct.pack_into(
+            "<BHHB",
+            out,
+            offset,
+            day_of_week,
+            start_minute,
+            end_minute,
+            curfew_address,
+        )
+        offset += 6
+    return bytes(out)
+
+
+def _decode_order_conditions(data: bytes, size: int) -> "tuple[Any, ...]":
+    if size < 35:
+        raise WireError("short", size)
+    count = data[34]
+    if count > 42:
+        raise WireError("count", 34)
+    end = 35 + 6 * count
+    if size < end:
+        raise WireError("short", size)
+    if size > end:
+        raise WireError("trailing", end)
+    fields = struct.unpack_from("<BIHBIIhIhHHHHHB", data, 0)
+    if fields[2] < 1:
+        raise WireError("range", 5)
+    if fields[3] > 32:
+        raise WireError("range", 7)
+    if not -720 <= fields[6] <= 840:
+        raise WireError("range", 16)
+    if not -720 <= fields[8] <= 840:
+        raise WireError("range", 22)
+    items: list[Any] = [None] * count
+    offset = 35
+    for index in range(count):
+        fields_of_item = struct.unpack_from("<BHHB", data, offset)
+        if not 1 <= fields_of_item[0] <= 7:
+            raise WireError("range", offset)
+        if fields_of_item[1] > 1439:
+            raise WireError("range", offset + 1)
+        if fields_of_item[2] > 1439:
+            raise WireError("range", offset + 3)
+        items[index] = fields_of_item
+        offset += 6
+    return (
+        0x83,
+        fields[1],
+        fields[2],
+        fields[3],
+        fields[4],
+        fields[5],
+        fields[6],
+        fields[7],
+        fields[8],
+        fields[9],
+        fields[10],
+        fields[11],
+        fields[12],
+        fields[13],
         tuple(items),
     )
 
@@ -1535,22 +1270,10 @@ def _decode_command(data: bytes, size: int) -> "tuple[Any, ...]":
         raise WireError("short", size)
     if size > 14:
         raise WireError("trailing", 14)
-    (
-        _,
-        command_number,
-        command_kind,
-        argument,
-        expires_s,
-    ) = struct.unpack_from("<BIBiI", data, 0)
-    if command_number < 1:
+    fields = struct.unpack_from("<BIBiI", data, 0)
+    if fields[1] < 1:
         raise WireError("range", 1)
-    return (
-        0x84,
-        command_number,
-        command_kind,
-        argument,
-        expires_s,
-    )
+    return fields
 
 
 def encode_update_manifest(
@@ -1619,44 +1342,14 @@ def _decode_update_manifest(data: bytes, size: int) -> "tuple[Any, ...]":
         raise WireError("short", size)
     if size > 119:
         raise WireError("trailing", 119)
-    (
-        _,
-        update_id,
-        device_model,
-        lowest_hardware_revision,
-        highest_hardware_revision,
-        firmware_major,
-        firmware_minor,
-        firmware_patch,
-        security_version,
-        install_from_s,
-        image_bytes,
-        chunk_bytes,
-        image_sha256,
-        signature,
-    ) = struct.unpack_from("<BIBBBBBBHIIH32s64s", data, 0)
-    if update_id < 1:
+    fields = struct.unpack_from("<BIBBBBBBHIIH32s64s", data, 0)
+    if fields[1] < 1:
         raise WireError("range", 1)
-    if not 1 <= image_bytes <= 62914560:
+    if not 1 <= fields[10] <= 62914560:
         raise WireError("range", 17)
-    if not 64 <= chunk_bytes <= 960:
+    if not 64 <= fields[11] <= 960:
         raise WireError("range", 21)
-    return (
-        0x85,
-        update_id,
-        device_model,
-        lowest_hardware_revision,
-        highest_hardware_revision,
-        firmware_major,
-        firmware_minor,
-        firmware_patch,
-        security_version,
-        install_from_s,
-        image_bytes,
-        chunk_bytes,
-        image_sha256,
-        signature,
-    )
+    return fields
 
 
 def encode_key_update(
@@ -1681,18 +1374,10 @@ def _decode_key_update(data: bytes, size: int) -> "tuple[Any, ...]":
         raise WireError("short", size)
     if size > 18:
         raise WireError("trailing", 18)
-    (
-        _,
-        slot,
-        key,
-    ) = struct.unpack_from("<BB16s", data, 0)
-    if slot > 3:
+    fields = struct.unpack_from("<BB16s", data, 0)
+    if fields[1] > 3:
         raise WireError("range", 1)
-    return (
-        0x86,
-        slot,
-        key,
-    )
+    return fields
 
 
 def encode_update_chunk(
@@ -1721,17 +1406,13 @@ def _decode_update_chunk(data: bytes, size: int) -> "tuple[Any, ...]":
         raise WireError("short", size)
     if size > 967:
         raise WireError("trailing", 967)
-    (
-        _,
-        update_id,
-        chunk_number,
-    ) = struct.unpack_from("<BIH", data, 0)
-    if update_id < 1:
+    fields = struct.unpack_from("<BIH", data, 0)
+    if fields[1] < 1:
         raise WireError("range", 1)
     return (
         0x87,
-        update_id,
-        chunk_number,
+        fields[1],
+        fields[2],
         bytes(data[7:]),
     )
 
@@ -1777,24 +1458,25 @@ def encode_order_zone(
         raise WireError("type", 23)
     if len(vertices) > 64:
         raise WireError("count", 23)
-    parts = [
-        struct.pack(
-            "<BIHBBBIIBHBBB",
-            0x88,
-            activation_id,
-            order_version,
-            zone_number,
-            zone_type,
-            zone_shape,
-            starts_s,
-            ends_s,
-            points_inside,
-            radius_m,
-            part_number,
-            part_count,
-            len(vertices),
-        )
-    ]
+    out = bytearray(24 + 8 * len(vertices))
+    struct.pack_into(
+        "<BIHBBBIIBHBBB",
+        out,
+        0,
+        0x88,
+        activation_id,
+        order_version,
+        zone_number,
+        zone_type,
+        zone_shape,
+        starts_s,
+        ends_s,
+        points_inside,
+        radius_m,
+        part_number,
+        part_count,
+        len(vertices),
+    )
     offset = 24
     for item in vertices:
         if not isinstance(item, (tuple, list)) or len(item) != 2:
@@ -1804,15 +1486,15 @@ def encode_order_zone(
             _refuse(latitude_microdegrees, offset)
         if type(longitude_microdegrees) is not int or not -180000000 <= longitude_microdegrees <= 180000000:
             _refuse(longitude_microdegrees, offset + 4)
-        parts.append(
-            struct.pack(
-                "<ii",
-                latitude_microdegrees,
-                longitude_microdegrees,
-            )
+        struct.pack_into(
+            "<ii",
+            out,
+            offset,
+            latitude_microdegrees,
+            longitude_microdegrees,
         )
         offset += 8
-    return b"".join(parts)
+    return bytes(out)
 
 
 def _decode_order_zone(data: bytes, size: int) -> "tuple[Any, ...]":
@@ -1826,55 +1508,40 @@ def _decode_order_zone(data: bytes, size: int) -> "tuple[Any, ...]":
         raise WireError("short", size)
     if size > end:
         raise WireError("trailing", end)
-    (
-        _,
-        activation_id,
-        order_version,
-        zone_number,
-        zone_type,
-        zone_shape,
-        starts_s,
-        ends_s,
-        points_inside,
-        radius_m,
-        part_number,
-        part_count,
-        _,
-    ) = struct.unpack_from("<BIHBBBIIBHBBB", data, 0)
-    if order_version < 1:
+    fields = struct.unpack_from("<BIHBBBIIBHBBB", data, 0)
+    if fields[2] < 1:
         raise WireError("range", 5)
-    if zone_number > 31:
+    if fields[3] > 31:
         raise WireError("range", 7)
-    if not 1 <= points_inside <= 5:
+    if not 1 <= fields[8] <= 5:
         raise WireError("range", 18)
-    if part_number > 3:
+    if fields[10] > 3:
         raise WireError("range", 21)
-    if not 1 <= part_count <= 4:
+    if not 1 <= fields[11] <= 4:
         raise WireError("range", 22)
-    items = []
-    for offset in range(24, end, 8):
-        (
-            latitude_microdegrees,
-            longitude_microdegrees,
-        ) = struct.unpack_from("<ii", data, offset)
-        if not -90000000 <= latitude_microdegrees <= 90000000:
+    items: list[Any] = [None] * count
+    offset = 24
+    for index in range(count):
+        fields_of_item = struct.unpack_from("<ii", data, offset)
+        if not -90000000 <= fields_of_item[0] <= 90000000:
             raise WireError("range", offset)
-        if not -180000000 <= longitude_microdegrees <= 180000000:
+        if not -180000000 <= fields_of_item[1] <= 180000000:
             raise WireError("range", offset + 4)
-        items.append((latitude_microdegrees, longitude_microdegrees))
+        items[index] = fields_of_item
+        offset += 8
     return (
         0x88,
-        activation_id,
-        order_version,
-        zone_number,
-        zone_type,
-        zone_shape,
-        starts_s,
-        ends_s,
-        points_inside,
-        radius_m,
-        part_number,
-        part_count,
+        fields[1],
+        fields[2],
+        fields[3],
+        fields[4],
+        fields[5],
+        fields[6],
+        fields[7],
+        fields[8],
+        fields[9],
+        fields[10],
+        fields[11],
         tuple(items),
     )
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from emwire import catalogue
-from emwire.generators.body import Dialect, decoded_values, decoder, encoder, exploded, indented
+from emwire.generators import device_body
+from emwire.generators.body import exploded, indented
 from emwire.generators.layout import HEADER, Layout, lay_out
-
-DIALECT = Dialect(owner="", item_class="", indent=4, precompiled=False)
 
 PREAMBLE = f'''"""Message codec of the devices: one encode function per message, `decode` to tuples.
 
@@ -65,15 +64,11 @@ def _encoder(layout: Layout) -> list[str]:
             [f"{field}: {kind}" for field, kind in layout.types('"Sequence[tuple[Any, ...]]"')],
             ") -> bytes:",
         )
-    return [*head, f'    """{layout.message.description}"""', *indented(encoder(layout, DIALECT))]
+    return [*head, f'    """{layout.message.description}"""', *indented(device_body.encode(layout))]
 
 
 def _decoder(layout: Layout) -> list[str]:
-    values = [f"return ({layout.type_byte},)"]
-    if layout.names:
-        values = exploded("return (", [layout.type_byte, *decoded_values(layout)], ")")
     return [
         f'def _decode_{layout.message.name}(data: bytes, size: int) -> "tuple[Any, ...]":',
-        *indented(decoder(layout, DIALECT)),
-        *indented(values),
+        *indented(device_body.decode(layout)),
     ]
