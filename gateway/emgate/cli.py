@@ -47,15 +47,40 @@ def backend_run(
 @app.command()
 def decode(
     frame: Annotated[
-        str, typer.Argument(metavar="HEX|-", help="A frame in hexadecimal, or - for one a line on stdin.")
-    ],
+        str | None, typer.Argument(metavar="[HEX|-]", help="A frame in hexadecimal, or - for one a line on stdin.")
+    ] = None,
     key: Annotated[str | None, typer.Option("--key", help="The device's key: 32 hexadecimal digits.")] = None,
-    device: Annotated[str | None, typer.Option("--device", help="Device id of a bare sealed frame (MQTT).")] = None,
+    keys: Annotated[
+        Path | None, typer.Option("--keys", metavar="FILE", help="The devices' keys: a registry file of the gateway.")
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option("--device", help="Device id of a bare sealed frame (MQTT); of a capture, the only one to show."),
+    ] = None,
+    pcap: Annotated[
+        Path | None,
+        typer.Option("--pcap", metavar="FILE", help="A capture of MQTT traffic (pcap, pcapng) instead of HEX."),
+    ] = None,
+    serial: Annotated[
+        Path | None, typer.Option("--serial", metavar="FILE", help="The bytes of a serial line instead of HEX.")
+    ] = None,
+    write: Annotated[
+        Path | None, typer.Option("--write", metavar="OUT", help="With a capture: write the opened messages as pcap.")
+    ] = None,
 ) -> None:
     """Decode frames to JSON lines. Malformed input gives an object with error and offset, and exit status 1."""
-    from emgate.decode import decode_lines
+    from emgate.decode import decode_lines, decode_pcap, decode_serial
 
-    raise typer.Exit(decode_lines(sys.stdin if frame == "-" else [frame], key, device))
+    if sum(source is not None for source in (frame, pcap, serial)) != 1:
+        raise typer.BadParameter("give one of HEX, - (stdin), --pcap FILE and --serial FILE")
+    if frame is not None:
+        if write is not None:
+            raise typer.BadParameter("--write needs --pcap or --serial")
+        raise typer.Exit(decode_lines(sys.stdin if frame == "-" else [frame], key, device, keys))
+    if pcap is not None:
+        raise typer.Exit(decode_pcap(pcap, key, keys, device, write))
+    if serial is not None:
+        raise typer.Exit(decode_serial(serial, key, keys, device, write))
 
 
 @app.command()

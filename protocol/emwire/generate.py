@@ -15,6 +15,7 @@ from emwire.generators import (
     reference_file,
     schema_file,
     vectors,
+    wireshark,
 )
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -26,6 +27,7 @@ OUTPUTS: dict[str, Callable[[], str]] = {
     "protocol/emwire/device_codec.py": device_file.write,
     "docs/protocol.md": reference_file.write,
     "protocol/c/emwire.h": c_header.write,
+    "protocol/wireshark/emtag.lua": wireshark.write,
     "protocol/schema/values.json": schema_file.values,
     "protocol/schema/decoded.json": schema_file.decoded,
     "protocol/schema/uplink.json": schema_file.uplink,
