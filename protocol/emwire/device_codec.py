@@ -7,6 +7,9 @@ import struct
 
 from emwire.errors import WireError
 
+_BYTES = (bytes, bytearray)
+_LISTS = (tuple, list)
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +21,7 @@ def _refuse(value: object, offset: int) -> None:
 
 
 def _refuse_bytes(value: object, offset: int) -> None:
-    raise WireError("length" if isinstance(value, (bytes, bytearray)) else "type", offset)
+    raise WireError("length" if isinstance(value, _BYTES) else "type", offset)
 
 
 def encode_hello(
@@ -133,7 +136,7 @@ def encode_position_block(
         _refuse(recorded_time_s, 4)
     if type(uptime_s) is not int or not 0 <= uptime_s <= 4294967295:
         _refuse(uptime_s, 8)
-    if not isinstance(block, (bytes, bytearray)) or not 1 <= len(block) <= 994:
+    if not isinstance(block, _BYTES) or not 1 <= len(block) <= 994:
         _refuse_bytes(block, 12)
     head = struct.pack(
         "<BBHII",
@@ -341,7 +344,7 @@ def encode_event(
         _refuse(subject_id, 18)
     if type(value) is not int or not -2147483648 <= value <= 2147483647:
         _refuse(value, 22)
-    if not isinstance(evidence, (bytes, bytearray)) or len(evidence) > 64:
+    if not isinstance(evidence, _BYTES) or len(evidence) > 64:
         _refuse_bytes(evidence, 26)
     head = struct.pack(
         "<BBHIIHIIiB",
@@ -559,7 +562,7 @@ def encode_listening(
         _refuse(period_start_s, 12)
     if type(period_duration_s) is not int or not 0 <= period_duration_s <= 65535:
         _refuse(period_duration_s, 16)
-    if not isinstance(receivers, (tuple, list)):
+    if not isinstance(receivers, _LISTS):
         raise WireError("type", 18)
     if len(receivers) > 16:
         raise WireError("count", 18)
@@ -579,7 +582,7 @@ def encode_listening(
     )
     offset = 19
     for item in receivers:
-        if not isinstance(item, (tuple, list)) or len(item) != 4:
+        if not isinstance(item, _LISTS) or len(item) != 4:
             raise WireError("type", offset)
         receiver, listened_s, deaf_s, deaf_cause = item
         if type(receiver) is not int or not 0 <= receiver <= 255:
@@ -651,7 +654,7 @@ def encode_log(
         _refuse(uptime_s, 8)
     if type(level) is not int or not 0 <= level <= 255:
         _refuse(level, 12)
-    if not isinstance(text, (bytes, bytearray)) or len(text) > 200:
+    if not isinstance(text, _BYTES) or len(text) > 200:
         _refuse_bytes(text, 13)
     head = struct.pack(
         "<BBHIIBB",
@@ -720,7 +723,7 @@ def encode_command_result(
         _refuse(finished_time_s, 18)
     if type(value) is not int or not -2147483648 <= value <= 2147483647:
         _refuse(value, 22)
-    if not isinstance(detail, (bytes, bytearray)) or len(detail) > 64:
+    if not isinstance(detail, _BYTES) or len(detail) > 64:
         _refuse_bytes(detail, 26)
     head = struct.pack(
         "<BBHIIIBBIiB",
@@ -906,7 +909,7 @@ def encode_acknowledgement(
         _refuse(stored_through, 3)
     if type(delivered_through) is not int or not 0 <= delivered_through <= 16777215:
         _refuse(delivered_through, 6)
-    if not isinstance(ranges, (tuple, list)):
+    if not isinstance(ranges, _LISTS):
         raise WireError("type", 9)
     if len(ranges) > 8:
         raise WireError("count", 9)
@@ -925,7 +928,7 @@ def encode_acknowledgement(
     )
     offset = 10
     for item in ranges:
-        if not isinstance(item, (tuple, list)) or len(item) != 2:
+        if not isinstance(item, _LISTS) or len(item) != 2:
             raise WireError("type", offset)
         first, last = item
         if type(first) is not int or not 0 <= first <= 16777215:
@@ -1028,7 +1031,7 @@ def encode_configuration(
         _refuse(sample_interval_s, 9)
     if type(status_interval_s) is not int or not 0 <= status_interval_s <= 65535:
         _refuse(status_interval_s, 11)
-    if not isinstance(beacon_ids, (tuple, list)):
+    if not isinstance(beacon_ids, _LISTS):
         raise WireError("type", 13)
     if len(beacon_ids) > 8:
         raise WireError("count", 13)
@@ -1048,12 +1051,12 @@ def encode_configuration(
     )
     offset = 14
     for item in beacon_ids:
-        if not isinstance(item, (tuple, list)) or len(item) != 2:
+        if not isinstance(item, _LISTS) or len(item) != 2:
             raise WireError("type", offset)
         beacon_id, key = item
         if type(beacon_id) is not int or not 0 <= beacon_id <= 4294967295:
             _refuse(beacon_id, offset)
-        if not isinstance(key, (bytes, bytearray)) or len(key) != 16:
+        if not isinstance(key, _BYTES) or len(key) != 16:
             _refuse_bytes(key, offset + 4)
         struct.pack_into(
             "<I16s",
@@ -1138,7 +1141,7 @@ def encode_order_conditions(
         _refuse(sample_interval_s, 30)
     if type(raised_sample_interval_s) is not int or not 0 <= raised_sample_interval_s <= 65535:
         _refuse(raised_sample_interval_s, 32)
-    if not isinstance(curfew_entries, (tuple, list)):
+    if not isinstance(curfew_entries, _LISTS):
         raise WireError("type", 34)
     if len(curfew_entries) > 42:
         raise WireError("count", 34)
@@ -1165,7 +1168,7 @@ def encode_order_conditions(
     )
     offset = 35
     for item in curfew_entries:
-        if not isinstance(item, (tuple, list)) or len(item) != 4:
+        if not isinstance(item, _LISTS) or len(item) != 4:
             raise WireError("type", offset)
         day_of_week, start_minute, end_minute, curfew_address = item
         if type(day_of_week) is not int or not 1 <= day_of_week <= 7:
@@ -1314,9 +1317,9 @@ def encode_update_manifest(
         _refuse(image_bytes, 17)
     if type(chunk_bytes) is not int or not 64 <= chunk_bytes <= 960:
         _refuse(chunk_bytes, 21)
-    if not isinstance(image_sha256, (bytes, bytearray)) or len(image_sha256) != 32:
+    if not isinstance(image_sha256, _BYTES) or len(image_sha256) != 32:
         _refuse_bytes(image_sha256, 23)
-    if not isinstance(signature, (bytes, bytearray)) or len(signature) != 64:
+    if not isinstance(signature, _BYTES) or len(signature) != 64:
         _refuse_bytes(signature, 55)
     return struct.pack(
         "<BIBBBBBBHIIH32s64s",
@@ -1359,7 +1362,7 @@ def encode_key_update(
     """A new key for another slot: the device keeps it, and seals everything under it from then on."""
     if type(slot) is not int or not 0 <= slot <= 3:
         _refuse(slot, 1)
-    if not isinstance(key, (bytes, bytearray)) or len(key) != 16:
+    if not isinstance(key, _BYTES) or len(key) != 16:
         _refuse_bytes(key, 2)
     return struct.pack(
         "<BB16s",
@@ -1390,7 +1393,7 @@ def encode_update_chunk(
         _refuse(update_id, 1)
     if type(chunk_number) is not int or not 0 <= chunk_number <= 65535:
         _refuse(chunk_number, 5)
-    if not isinstance(data, (bytes, bytearray)) or not 1 <= len(data) <= 960:
+    if not isinstance(data, _BYTES) or not 1 <= len(data) <= 960:
         _refuse_bytes(data, 7)
     head = struct.pack(
         "<BIH",
@@ -1454,7 +1457,7 @@ def encode_order_zone(
         _refuse(part_number, 21)
     if type(part_count) is not int or not 1 <= part_count <= 4:
         _refuse(part_count, 22)
-    if not isinstance(vertices, (tuple, list)):
+    if not isinstance(vertices, _LISTS):
         raise WireError("type", 23)
     if len(vertices) > 64:
         raise WireError("count", 23)
@@ -1479,7 +1482,7 @@ def encode_order_zone(
     )
     offset = 24
     for item in vertices:
-        if not isinstance(item, (tuple, list)) or len(item) != 2:
+        if not isinstance(item, _LISTS) or len(item) != 2:
             raise WireError("type", offset)
         latitude_microdegrees, longitude_microdegrees = item
         if type(latitude_microdegrees) is not int or not -90000000 <= latitude_microdegrees <= 90000000:

@@ -19,6 +19,7 @@ class Dialect:
     item_class: str  # what a list item is wrapped in; nothing for a tuple
     indent: int  # columns before a body, for the width of its lines
     precompiled: bool  # struct.Struct objects in constants, or formats in the call
+    byte_types: str = "(bytes, bytearray)"  # what a byte string may be
 
     def pack(self, name: str, form: str, values: Sequence[str]) -> tuple[str, list[str]]:
         """Opening and arguments of a pack call."""
@@ -78,7 +79,7 @@ def encoder(layout: Layout, dialect: Dialect) -> list[str]:
     wrong = f"not {shortest} <= {size} <= {tail.longest}" if shortest else f"{size} > {tail.longest}"
     return [
         *lines,
-        f"if not isinstance({tail_value}, (bytes, bytearray)) or {wrong}:",
+        f"if not isinstance({tail_value}, {dialect.byte_types}) or {wrong}:",
         f"    _refuse_bytes({tail_value}, {layout.size})",
         *exploded(f"head = {opening}", arguments, ")"),
         f"return head + {tail_value}",
@@ -110,6 +111,7 @@ def refuse(part: Part, expression: str, offset: str, dialect: Dialect) -> list[s
     width = WIDTH - dialect.indent
     function = "_refuse" if isinstance(part.field, Integer) else "_refuse_bytes"
     wrong_type, outside = part.refused(expression)
+    wrong_type = wrong_type.replace("(bytes, bytearray)", dialect.byte_types)
     # Broken where the formatter breaks it, so that formatting leaves generated files alone.
     if len(f"if {wrong_type} or {outside}:") <= width:
         condition = [f"if {wrong_type} or {outside}:"]

@@ -14,7 +14,8 @@ from emwire.fields import Integer, ItemList
 from emwire.generators.body import Dialect, encoder, exploded, indented, refuse, structure
 from emwire.generators.layout import Layout, Part
 
-DIALECT = Dialect(owner="", item_class="", indent=4, precompiled=False)
+# Constants of the module: a tuple written in place is made anew each time.
+DIALECT = Dialect(owner="", item_class="", indent=4, precompiled=False, byte_types="_BYTES")
 
 
 def encode(layout: Layout) -> list[str]:
@@ -29,7 +30,7 @@ def encode(layout: Layout) -> list[str]:
     name = layout.tail_name
     return [
         *lines,
-        f"if not isinstance({name}, (tuple, list)):",
+        f"if not isinstance({name}, _LISTS):",
         f'    raise WireError("type", {layout.size})',
         f"if len({name}) > {tail.most}:",
         f'    raise WireError("count", {layout.size})',
@@ -88,7 +89,7 @@ def _places(parts: Sequence[Part], first: int) -> dict[str, str]:
 
 def _encode_item(layout: Layout) -> list[str]:
     lines = [
-        f"if not isinstance(item, (tuple, list)) or len(item) != {len(layout.item)}:",
+        f"if not isinstance(item, _LISTS) or len(item) != {len(layout.item)}:",
         '    raise WireError("type", offset)',
         f"{', '.join(part.name for part in layout.item)} = item",
     ]

@@ -16,6 +16,9 @@ import struct
 
 from emwire.errors import WireError
 
+_BYTES = (bytes, bytearray)
+_LISTS = (tuple, list)
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +30,7 @@ def _refuse(value: object, offset: int) -> None:
 
 
 def _refuse_bytes(value: object, offset: int) -> None:
-    raise WireError("length" if isinstance(value, (bytes, bytearray)) else "type", offset)
+    raise WireError("length" if isinstance(value, _BYTES) else "type", offset)
 '''
 
 DECODE = '''

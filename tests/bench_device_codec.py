@@ -1,0 +1,30 @@
+"""Heap that the device codec takes on MicroPython, message by message: all of it, and what the results alone need."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "wire"))
+
+from allocation import measure
+
+INTERPRETER = Path(sys.executable).with_name("micropython")
+
+
+def main() -> None:
+    """Print the table; the ordinary form of each message."""
+    if not INTERPRETER.exists():
+        print("needs a MicroPython interpreter beside Python")
+        return
+    print(
+        f"{'bytes of heap, 64-bit':20} {'encode':>8} {'result':>8} {'beside':>8} {'decode':>8} {'result':>8} {'beside':>8}"
+    )
+    for entry in measure(str(INTERPRETER)):
+        if entry.case == "pattern":
+            print(
+                f"{entry.message:21} {entry.encoding:8} {entry.encoded:8} {entry.beside_encoding:8}"
+                f" {entry.decoding:8} {entry.decoded:8} {entry.beside_decoding:8}"
+            )
+
+
+if __name__ == "__main__":
+    main()
