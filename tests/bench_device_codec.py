@@ -15,9 +15,8 @@ def main() -> None:
     if not INTERPRETER.exists():
         print("needs a MicroPython interpreter beside Python")
         return
-    print(
-        f"{'bytes of heap, 64-bit':20} {'encode':>8} {'result':>8} {'beside':>8} {'decode':>8} {'result':>8} {'beside':>8}"
-    )
+    titles = "".join(f" {title:>8}" for title in ("encode", "result", "beside", "decode", "result", "beside"))
+    print(f"bytes of heap, 64-bit{titles}")
     for entry in measure(str(INTERPRETER)):
         if entry.case == "pattern":
             print(

@@ -14,6 +14,7 @@ from emwire.generators import (
     device_file,
     reference_file,
     schema_file,
+    transport_vectors,
     vectors,
     wireshark,
 )
@@ -38,6 +39,9 @@ OUTPUTS: dict[str, Callable[[], str]] = {
     "protocol/vectors/stream.json": vectors.stream,
     "protocol/vectors/fragments.json": vectors.ble_fragments,
     "protocol/vectors/frames.json": vectors.frames,
+    "protocol/vectors/refused_frames.json": transport_vectors.refused_frames,
+    "protocol/vectors/refused_fragments.json": transport_vectors.refused_fragments,
+    "protocol/vectors/topics.json": transport_vectors.topic_names,
     "protocol/vectors/beacons.json": vectors.beacons,
 }
 

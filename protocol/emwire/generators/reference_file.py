@@ -6,11 +6,15 @@ from typing import Any
 
 from emwire import catalogue
 from emwire.fields import Enumeration, FixedBytes, Integer, ItemList, Message, PrefixedBytes
+from emwire.generators import guide
 from emwire.generators.layout import HEADER, Part, lay_out
 
 INTRODUCTION = f"""<!-- {HEADER} -->
 
 # Protocol reference
+
+Everything on the wire, complete enough to write an encoder from. In this order: layers, errors, how a message is
+written, one message byte by byte, how a frame travels, evolution, vectors, every message, every enumeration.
 
 Little endian throughout. `time_s` is whole seconds since 2010-01-01T00:00:00Z (unix seconds less
 {catalogue.TIME_EPOCH_UNIX_S}); 0 is unknown.
@@ -20,7 +24,8 @@ Little endian throughout. `time_s` is whole seconds since 2010-01-01T00:00:00Z (
 | layer | bytes | code |
 |---|---|---|
 | message | `message_type u8`, fields | `emwire/catalogue.py` |
-| sealed frame | `control u8, epoch u16, counter u24`, AES-128-CCM of message, 8-byte tag | `emwire/envelope.py` |
+| sealed frame | up: `control u8, epoch u16, counter u24`, sealed message, 8-byte tag | `emwire/envelope.py` |
+| | down: `control u8, counter u40`, sealed message, 8-byte tag | |
 | datagram | `device_id u32`, sealed frame; at most 1024 bytes | |
 | serial | COBS(datagram, `crc u16`), `00` | `emwire/framing.py` |
 | BLE | `first 1 bit, last 1 bit, number 6 bits`, part of (datagram, `crc u16`) | `emwire/fragments.py` |
@@ -28,15 +33,8 @@ Little endian throughout. `time_s` is whole seconds since 2010-01-01T00:00:00Z (
 | beacon | AD structure with one AES-128 block | `emwire/beacon.py` |
 
 `control`: bits 7-5 version (1), bit 4 direction (1 down), bit 3 kind (1 link message), bit 2 alarm lane, bits 1-0 key
-slot (0). The nonce is device id, the six header bytes, three zero bytes; associated data is header and device id.
+slot. Frames are sealed with AES-128-CCM; [envelope.md](envelope.md) has nonce, associated data and keys.
 `crc` is CRC-16/CCITT-FALSE of the datagram. A stream frame has exactly one valid encoding.
-
-## Rules of evolution
-
-- A message type never changes its fields: trailing bytes are refused, a message grows by a new type.
-- Enumerations and masks are open: a value without a name is legal and stays a number. Old receivers pass it on.
-- A message of an unknown type is kept raw and passed on.
-- Ranges hold for sender and receiver alike, and are narrower than the type only where a value outside means nothing.
 
 ## Errors
 
@@ -56,20 +54,19 @@ this order: structure (`short`, `count` or `length`, `short`, `trailing`), then 
 | `excess` | COBS block that encodes nothing | of that block |
 | `oversize` | more than 1024 bytes of datagram | where the limit lies |
 | `checksum` | CRC differs | of the zero byte |
-| `version`, `key` | protocol version or key slot not known | 0 |
+| `version`, `key` | protocol version not known, or key slot not in use | 0 |
 | `authentication` | not sealed with this key, or changed | 6 in a frame, 0 in a beacon token |
-| `direction`, `counter`, `replay` | authentic, but not what may come now (`emwire/link.py`) | 0 |
+| `direction` | a frame from the own end | 0 |
+| `counter`, `replay` | no counter left to seal with; authentic, but seen before or of an earlier boot | in the header |
 | `topic` | not a topic of this protocol | first wrong character |
 
-Position blocks name their faults in words; see `emwire/positions.py`.
-
-## Messages
+Position blocks name their faults in words; see [positions.md](positions.md).
 """
 
 
 def write() -> str:
     """Text of docs/protocol.md."""
-    lines = [INTRODUCTION]
+    lines = [INTRODUCTION, guide.write(), "## Messages", ""]
     lines += ["| type | name | direction | kind | |", "|---|---|---|---|---|"]
     for message in catalogue.MESSAGES:
         kind = "record" if message.kind == "record" else "link message"

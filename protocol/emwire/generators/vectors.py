@@ -224,9 +224,25 @@ def from_json(value: Any) -> Any:
     return value
 
 
+# A strap that flickers, told 7 s later under satellite time; the example of the reference.
+EXAMPLE = {
+    "clock_source": 1,
+    "clock_uncertainty_ms": 20,
+    "recorded_time_s": 500_000_007,
+    "uptime_s": 86_400,
+    "event_type": 11,
+    "event_time_s": 500_000_000,
+    "subject_id": 0,
+    "value": 3,
+    "evidence": b"\x05\x00\xff",
+}
+
+
 def _cases(message: Message) -> Iterator[tuple[str, dict[str, Any]]]:
     for case in ("lowest", "highest", "pattern"):
         yield case, {name: _value(field, case, index) for index, (name, field) in enumerate(message.fields)}
+    if message.name == "event":
+        yield "example", EXAMPLE
     lowest = {name: _value(field, "lowest", 0) for name, field in message.fields}
     for name, field in message.fields:
         if isinstance(field, Integer):
