@@ -153,11 +153,7 @@ local function dissect_message(data, tree, pinfo)
     tree:add(message.rest.field, data(offset, math.min(size - offset, message.rest[2])))
   elseif offset and message.prefixed and size > offset then
     local length = math.min(data(offset, 1):uint(), size - offset - 1)
-    if length > 0 then
-      tree:add(message.prefixed.field, data(offset + 1, length))
-    else
-      tree:add(message.prefixed.field, data(offset, 1), "")
-    end
+    tree:add(message.prefixed.field, data(offset + 1, length))
   elseif offset and message.list and size > offset then
     local count = data(offset, 1):uint()
     tree:add(message.list.count, data(offset, 1))
@@ -173,8 +169,8 @@ local function dissect_message(data, tree, pinfo)
 end
 
 -- Header of a frame; what it is in words, or nothing if it is refused.
-local function dissect_header(data, tree, overhead)
-  local size = data:len()
+local function dissect_header(data, tree, opened)
+  local size, overhead = data:len(), opened and HEADER or HEADER + TAG
   if size < 1 then
     fault(tree, "frame", "truncated", 0)
     return nil
@@ -191,7 +187,7 @@ local function dissect_header(data, tree, overhead)
     fault(tree, "frame", "truncated", size)
     return nil
   end
-  if size - overhead > MAXIMUM_FRAME - HEADER - TAG then
+  if not opened and size > MAXIMUM_FRAME then
     fault(tree, "frame", "oversize", MAXIMUM_FRAME)
     return nil
   end
@@ -206,7 +202,7 @@ local function dissect_header(data, tree, overhead)
 end
 
 local function dissect_frame(data, tree, pinfo, opened)
-  local told = dissect_header(data, tree, opened and HEADER or HEADER + TAG)
+  local told = dissect_header(data, tree, opened)
   if not told then return "malformed frame" end
   if opened then
     -- A range of no bytes is no range: an empty message is told by itself.

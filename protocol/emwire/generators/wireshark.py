@@ -1,4 +1,4 @@
-"""Writes protocol/wireshark/emtag.lua: wireshark.lua, which knows how to dissect, with the catalogue's tables put in."""
+"""Writes protocol/wireshark/emtag.lua: wireshark.lua knows how to dissect, the catalogue's tables are put into it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from emwire import catalogue, envelope, framing
-from emwire.fields import Enumeration, FixedBytes, Integer, ItemList, PrefixedBytes, PrefixedText, RestBytes
+from emwire.fields import Enumeration, FixedBytes, ItemList, PrefixedBytes, PrefixedText, RestBytes
 from emwire.generators.layout import HEADER, Layout, Part, lay_out
 
 TEMPLATE = Path(__file__).with_name("wireshark.lua")
