@@ -43,7 +43,7 @@ class Peer:
             [interpreter, str(Path(__file__).parent / "device" / "wire_peer.py")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={"MICROPYPATH": str(ROOT / "protocol")},
+            env={"MICROPYPATH": f"{ROOT / 'protocol'}:{ROOT / 'firmware'}"},
         )
 
     def call(self, operation: str, *values: Any) -> Outcome:

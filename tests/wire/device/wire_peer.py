@@ -3,7 +3,7 @@
 import json
 import sys
 
-from emwire import beacon, device_codec, fragments, framing, topics
+from emwire import beacon, device_codec, envelope, fragments, framing, topics
 from emwire.errors import WireError
 
 
@@ -51,6 +51,12 @@ def judge(heard):
     return [watch.heard(counter, now_ms) for counter, now_ms in heard]
 
 
+def open_frame(key, device_id, frame):
+    from common.ccm import Ccm
+
+    return envelope.open_frame(Ccm(key), device_id, frame)
+
+
 OPERATIONS = {
     "encode": lambda name, values: getattr(device_codec, "encode_" + name)(*values),
     "decode": device_codec.decode,
@@ -60,6 +66,7 @@ OPERATIONS = {
     "feed": feed,
     "fragment": fragments.fragment,
     "reassemble": reassemble,
+    "open_frame": open_frame,
     "up": topics.up,
     "down": topics.down,
     "parse_topic": topics.parse,
