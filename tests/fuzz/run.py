@@ -1,9 +1,9 @@
-"""Coverage-guided fuzzing of every decoder with atheris (libFuzzer): `make fuzz`, or `run.py --seconds 600 stream codec`.
+"""Coverage-guided fuzzing of every decoder with atheris (libFuzzer): `make fuzz`, or `run.py --seconds 600 stream`.
 
-The time is shared evenly by the targets (fuzz_targets/*.py) and kept. Inputs that reach new code are kept in var/fuzz and
-start the next run, beside the seeds in corpus/. An input that makes a target raise ends that target; it is
-written to var/fuzz/crashes and told, and the exit status is 1. `--merge` puts the fewest kept inputs of all that reach
-the same code, up to 512 bytes each, among the seeds.
+The time is shared evenly by the targets (fuzz_targets/*.py). Inputs that reach new code are kept in var/fuzz and start
+the next run, beside the seeds in corpus/. An input that makes a target raise ends that target; it is written to
+var/fuzz/crashes and told, and the exit status is 1. `--merge` adds to the seeds the fewest kept inputs, of up to 512
+bytes, that reach what the seeds do not.
 """
 
 import argparse
@@ -19,12 +19,11 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 KEPT = ROOT / "var" / "fuzz"
-TARGETS = sorted(
-    path.stem for path in (HERE / "fuzz_targets").glob("*.py") if path.stem not in ("__init__", "open_aead")
-)
+HELPERS = {"__init__", "open_aead"}
+TARGETS = sorted({path.stem for path in (HERE / "fuzz_targets").glob("*.py")} - HELPERS)
 LONGEST = 4096  # no frame is longer than 1024 bytes; longer inputs only cost time
 LONGEST_SEED = 512
-# libFuzzer ends at its own limit; a target that hangs or grows is ended by libFuzzer (-timeout, -rss_limit_mb) or by us.
+# libFuzzer ends at its own limit and ends a target that hangs or grows (-timeout, -rss_limit_mb); if not, we do.
 INPUT_SECONDS = 10
 GRACE_SECONDS = 30
 PROGRESS = re.compile(r"#(\d+)\s.*?cov: (\d+).*?corp: (\d+)")
@@ -80,6 +79,10 @@ class Run:
             if seen:
                 self.inputs, self.coverage, self.corpus = map(int, seen.groups())
 
+    def said(self) -> str:
+        """What it has come to."""
+        return f"{self.inputs:,} inputs, {self.coverage} edges, {self.corpus} kept"
+
     def running(self) -> bool:
         """Whether it still runs; past its time it is ended."""
         if self.process.poll() is None and time.monotonic() > self._end:
@@ -112,12 +115,10 @@ def fuzz(targets: list[str], seconds: int) -> int:
             run = Run(target, share)
             begun = time.monotonic()
             while run.running():
-                said = f"{run.inputs:,} inputs, {run.coverage} edges, {run.corpus} kept"
-                progress.update(task, completed=min(share, time.monotonic() - begun), said=said)
+                progress.update(task, completed=min(share, time.monotonic() - begun), said=run.said())
                 time.sleep(0.2)
             status = run.close()
-            said = f"{run.inputs:,} inputs, {run.coverage} edges, {run.corpus} kept"
-            progress.update(task, completed=share, said=f"FAILED ({status})" if status else said)
+            progress.update(task, completed=share, said=f"FAILED ({status})" if status else run.said())
             if status:
                 failed += 1
                 progress.console.print("\n".join(run.lines), markup=False, highlight=False)
