@@ -17,7 +17,7 @@ OPENED = 0
 SEALED = 1
 
 # Searches of all boot epochs for a down frame that then does not open; each takes about 0.3 s.
-VAIN_SEARCHES = 8
+VAIN_SEARCHES = 2
 ALL_EPOCHS = range(0x10000)
 
 Keys = Callable[[int], Iterable[bytes]]

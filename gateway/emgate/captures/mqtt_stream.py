@@ -79,9 +79,9 @@ class MqttStream:
         return len(self._buffer) + self._skip
 
     @property
-    def offset(self) -> int:
-        """Where the packet begins that has not ended."""
-        return self._offset
+    def position(self) -> int:
+        """Offset in the stream up to which it was fed."""
+        return self._offset + len(self._buffer)
 
     def _length(self, start: int) -> tuple[int, int] | None:
         """Size of the fixed header and of what follows; None if it is not whole yet."""

@@ -140,7 +140,7 @@ class _MqttSessions:
             yield _fault("gap", piece.offset, "tcp", where), None
             stream.restart(piece.offset)
             return
-        if stream.offset + stream.unfinished != piece.offset:
+        if stream.position != piece.offset:
             stream.restart(piece.offset)
         try:
             for publish in stream.feed(piece.data):
@@ -163,7 +163,7 @@ class _MqttSessions:
         for flow, stream in self._streams.items():
             if stream and stream.unfinished:
                 where = {"source": flow.source, "destination": flow.destination}
-                yield _fault("truncated", stream.offset + stream.unfinished, "mqtt", where), None
+                yield _fault("truncated", stream.position, "mqtt", where), None
 
     def _recognised(self, piece: Piece) -> MqttStream | None:
         """A parser if the connection is MQTT: it begins with CONNECT, or uses MQTT's port."""
