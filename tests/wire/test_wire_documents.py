@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from emgate.decode import decode_lines
+from emgate.decode import decode_lines, decode_serial
 from emwire import catalogue, codec, constants, framing, positions, topics
 from emwire.fields import Integer, ItemList, Message
 from emwire.generators.vectors import from_json
@@ -120,6 +120,18 @@ def test_decode_prints_what_the_schema_says(capsys: pytest.CaptureFixture[str]) 
     for line in printed:
         DECODED.validate(line)
     assert {"fields" in line for line in printed} == {"error" in line for line in printed} == {True, False}
+
+
+def test_decoded_captures_are_valid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capture = tmp_path / "line.bin"
+    capture.write_bytes(b"".join(bytes.fromhex(vector["stream"]) for vector in FRAMES) + b"\x05noise\0\x09cut")
+    for key in (KEY.hex(), None):
+        decode_serial(capture, key, None, None, None)
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert sum("fields" in line for line in printed) == len(FRAMES)
+    assert len(printed) == 2 * (len(FRAMES) + 2)
+    for line in printed:
+        DECODED.validate(line)
 
 
 def broken(line: dict[str, Any]) -> Iterator[dict[str, Any]]:

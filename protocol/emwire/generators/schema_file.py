@@ -17,6 +17,9 @@ UPLINK_ID = "urn:emtag:v1:uplink"
 # 9999-12-31, the last that calendars of common languages can show.
 LAST_UNIX_MS = 253402300799999
 
+# u40: link counters of frames down; see docs/envelope.md.
+LAST_COUNTER = (1 << 40) - 1
+
 Schema = dict[str, Any]
 
 # One level of a topic: MQTT 3.1.1 §4.7.
@@ -27,6 +30,10 @@ def values() -> str:
     """Text of values.json: one $def a message, its fields as in protocol/vectors; byte strings are {"hex": …}."""
     definitions = {entry.name: _object(entry, _value) for entry in catalogue.MESSAGES}
     return _document(VALUES_ID, "Messages as plain values, one $def each", {"$defs": definitions})
+
+
+# Of a capture: what could not be opened, pcap file, one packet of it, TCP and MQTT streams, topic and frame at odds.
+CAPTURE_LAYERS = ("file", "write", "pcap", "packet", "tcp", "mqtt", "topic")
 
 
 def decoded() -> str:
@@ -51,7 +58,13 @@ def decoded() -> str:
     line: Schema = {
         "type": "object",
         "properties": {
-            "form": {"enum": ["stream", "datagram", "frame", "message"]},
+            "form": {"enum": ["stream", "datagram", "frame", "message", "opened"]},
+            "time": {"description": "Of a packet in a capture.", "type": "string"},
+            "source": {"description": "Address and port that sent it.", "type": "string"},
+            "destination": {"description": "Address and port it was sent to.", "type": "string"},
+            "topic": {"description": "MQTT topic.", "type": "string"},
+            "duplicate": {"description": "MQTT says that it may have been sent before.", "type": "boolean"},
+            "fileOffset": {"description": "Where it begins in a serial capture.", "type": "integer", "minimum": 0},
             "deviceId": _integer(0, 0xFFFFFFFF),
             "version": _integer(0, 7),
             "direction": {"enum": ["up", "down"]},
@@ -60,7 +73,7 @@ def decoded() -> str:
             "keySlot": _integer(0, 3),
             "epoch": {"description": "Boot epoch.", **_integer(0, 0xFFFF)},
             "sequence": {"description": "Of a record.", **_integer(0, envelope.MAXIMUM_COUNTER)},
-            "counter": {"description": "Of a link message.", **_integer(0, 0xFFFFFFFFFF)},
+            "counter": {"description": "Of a link message.", **_integer(0, LAST_COUNTER)},
             "sealedBytes": _integer(0, envelope.MAXIMUM_PLAINTEXT),
             "message": {"type": "string"},
             "messageType": _integer(0, 255),
@@ -68,7 +81,7 @@ def decoded() -> str:
             "raw": _hex(0, None),
             "error": {"description": "Reason of a refusal.", "type": "string"},
             "offset": {"description": "Where in its layer.", "type": "integer", "minimum": 0},
-            "layer": {"enum": ["arguments", "hex", "stream", "datagram", "frame", "message"]},
+            "layer": {"description": "Layer that refused: frame, message, a layer of the capture.", "type": "string"},
         },
         "dependentRequired": {"error": ["offset", "layer"], "offset": ["error"], "layer": ["error"]},
         "anyOf": [*known, unknown, sealed],
