@@ -92,7 +92,7 @@ local names_update_cause = {[0] = "NONE", [1] = "OTHER_MODEL", [2] = "OLDER", [3
 
 -- A field: name, size, ProtoField, and of these what it has: lowest and highest if narrower than the type, special
 -- values with their meaning, unit, `time` (seconds of the wire), `flags` of a mask, `signed`, `bytes`.
--- A message: name, size with its type byte and the count byte of what follows, fields, and its end if that is of
+-- A message: name, `down` and `link` (what carries it), size with its type byte and the count byte of what follows, fields, and its end if that is of
 -- variable size: `rest` {least, most}, `prefixed` {most}, `list` {most, size of an item, fields of an item}.
 local message_fields = {}
 local function new(field)
@@ -277,7 +277,7 @@ fields["emtag.order_zone.vertices.longitude_microdegrees"] = new(ProtoField.int3
 
 local messages = {
   [0x01] = {
-    name = "hello", size = 31,
+    name = "hello", down = false, link = false, size = 31,
     fields = {
       {field = fields["emtag.record.clock_source"], size = 1},
       {field = fields["emtag.record.clock_uncertainty_ms"], size = 2, unit = "ms", special = {[65535] = "unknown or more"}},
@@ -297,7 +297,7 @@ local messages = {
     },
   },
   [0x02] = {
-    name = "position_block", size = 12,
+    name = "position_block", down = false, link = false, size = 12,
     fields = {
       {field = fields["emtag.record.clock_source"], size = 1},
       {field = fields["emtag.record.clock_uncertainty_ms"], size = 2, unit = "ms", special = {[65535] = "unknown or more"}},
@@ -307,7 +307,7 @@ local messages = {
     rest = {1, 994, field = fields["emtag.position_block.block"]},
   },
   [0x03] = {
-    name = "presence", size = 38,
+    name = "presence", down = false, link = false, size = 38,
     fields = {
       {field = fields["emtag.record.clock_source"], size = 1},
       {field = fields["emtag.record.clock_uncertainty_ms"], size = 2, unit = "ms", special = {[65535] = "unknown or more"}},
@@ -330,7 +330,7 @@ local messages = {
     },
   },
   [0x04] = {
-    name = "alcohol_reading", size = 28,
+    name = "alcohol_reading", down = false, link = false, size = 28,
     fields = {
       {field = fields["emtag.record.clock_source"], size = 1},
       {field = fields["emtag.record.clock_uncertainty_ms"], size = 2, unit = "ms", special = {[65535] = "unknown or more"}},
@@ -345,7 +345,7 @@ local messages = {
     },
   },
   [0x05] = {
-    name = "event", size = 27,
+    name = "event", down = false, link = false, size = 27,
     fields = {
       {field = fields["emtag.record.clock_source"], size = 1},
       {field = fields["emtag.record.clock_uncertainty_ms"], size = 2, unit = "ms", special = {[65535] = "unknown or more"}},
@@ -359,7 +359,7 @@ local messages = {
     prefixed = {64, field = fields["emtag.event.evidence"]},
   },
   [0x06] = {
-    name = "status", size = 50,
+    name = "status", down = false, link = false, size = 50,
     fields = {
       {field = fields["emtag.record.clock_source"], size = 1},
       {field = fields["emtag.record.clock_uncertainty_ms"], size = 2, unit = "ms", special = {[65535] = "unknown or more"}},
@@ -381,7 +381,7 @@ local messages = {
     },
   },
   [0x07] = {
-    name = "gap", size = 21,
+    name = "gap", down = false, link = false, size = 21,
     fields = {
       {field = fields["emtag.record.clock_source"], size = 1},
       {field = fields["emtag.record.clock_uncertainty_ms"], size = 2, unit = "ms", special = {[65535] = "unknown or more"}},
@@ -394,7 +394,7 @@ local messages = {
     },
   },
   [0x08] = {
-    name = "listening", size = 19,
+    name = "listening", down = false, link = false, size = 19,
     fields = {
       {field = fields["emtag.record.clock_source"], size = 1},
       {field = fields["emtag.record.clock_uncertainty_ms"], size = 2, unit = "ms", special = {[65535] = "unknown or more"}},
@@ -411,7 +411,7 @@ local messages = {
     }, count = fields["emtag.listening.receivers.count"], name = "receiver_time"},
   },
   [0x09] = {
-    name = "log", size = 14,
+    name = "log", down = false, link = false, size = 14,
     fields = {
       {field = fields["emtag.record.clock_source"], size = 1},
       {field = fields["emtag.record.clock_uncertainty_ms"], size = 2, unit = "ms", special = {[65535] = "unknown or more"}},
@@ -422,7 +422,7 @@ local messages = {
     prefixed = {200, field = fields["emtag.log.text"]},
   },
   [0x0A] = {
-    name = "command_result", size = 27,
+    name = "command_result", down = false, link = false, size = 27,
     fields = {
       {field = fields["emtag.record.clock_source"], size = 1},
       {field = fields["emtag.record.clock_uncertainty_ms"], size = 2, unit = "ms", special = {[65535] = "unknown or more"}},
@@ -437,7 +437,7 @@ local messages = {
     prefixed = {64, field = fields["emtag.command_result.detail"]},
   },
   [0x0B] = {
-    name = "update_state", size = 29,
+    name = "update_state", down = false, link = false, size = 29,
     fields = {
       {field = fields["emtag.record.clock_source"], size = 1},
       {field = fields["emtag.record.clock_uncertainty_ms"], size = 2, unit = "ms", special = {[65535] = "unknown or more"}},
@@ -455,7 +455,7 @@ local messages = {
     },
   },
   [0x40] = {
-    name = "sync", size = 9,
+    name = "sync", down = false, link = true, size = 9,
     fields = {
       {field = fields["emtag.sync.sync_epoch"], size = 2},
       {field = fields["emtag.sync.oldest_sequence"], size = 3},
@@ -463,12 +463,12 @@ local messages = {
     },
   },
   [0x41] = {
-    name = "poll", size = 1,
+    name = "poll", down = false, link = true, size = 1,
     fields = {
     },
   },
   [0x80] = {
-    name = "acknowledgement", size = 10,
+    name = "acknowledgement", down = true, link = true, size = 10,
     fields = {
       {field = fields["emtag.acknowledgement.acknowledged_epoch"], size = 2},
       {field = fields["emtag.acknowledgement.stored_through"], size = 3},
@@ -480,7 +480,7 @@ local messages = {
     }, count = fields["emtag.acknowledgement.ranges.count"], name = "acknowledged_range"},
   },
   [0x81] = {
-    name = "time", size = 9,
+    name = "time", down = true, link = true, size = 9,
     fields = {
       {field = fields["emtag.time.time_s"], size = 4, time = true, special = {[0] = "unknown"}},
       {field = fields["emtag.time.millisecond"], size = 2, highest = 999, unit = "ms"},
@@ -488,7 +488,7 @@ local messages = {
     },
   },
   [0x82] = {
-    name = "configuration", size = 14,
+    name = "configuration", down = true, link = true, size = 14,
     fields = {
       {field = fields["emtag.configuration.version"], size = 2, special = {[0] = "built-in defaults"}},
       {field = fields["emtag.configuration.report_interval_s"], size = 2, unit = "s"},
@@ -503,7 +503,7 @@ local messages = {
     }, count = fields["emtag.configuration.beacon_ids.count"], name = "beacon_key"},
   },
   [0x83] = {
-    name = "order_conditions", size = 35,
+    name = "order_conditions", down = true, link = true, size = 35,
     fields = {
       {field = fields["emtag.order_conditions.activation_id"], size = 4},
       {field = fields["emtag.order_conditions.order_version"], size = 2, lowest = 1},
@@ -527,7 +527,7 @@ local messages = {
     }, count = fields["emtag.order_conditions.curfew_entries.count"], name = "curfew_entry"},
   },
   [0x84] = {
-    name = "command", size = 14,
+    name = "command", down = true, link = true, size = 14,
     fields = {
       {field = fields["emtag.command.command_number"], size = 4, lowest = 1},
       {field = fields["emtag.command.command_kind"], size = 1},
@@ -536,7 +536,7 @@ local messages = {
     },
   },
   [0x85] = {
-    name = "update_manifest", size = 119,
+    name = "update_manifest", down = true, link = true, size = 119,
     fields = {
       {field = fields["emtag.update_manifest.update_id"], size = 4, lowest = 1},
       {field = fields["emtag.update_manifest.device_model"], size = 1},
@@ -554,14 +554,14 @@ local messages = {
     },
   },
   [0x86] = {
-    name = "key_update", size = 18,
+    name = "key_update", down = true, link = true, size = 18,
     fields = {
       {field = fields["emtag.key_update.slot"], size = 1, highest = 3},
       {field = fields["emtag.key_update.key"], size = 16, bytes = true},
     },
   },
   [0x87] = {
-    name = "update_chunk", size = 7,
+    name = "update_chunk", down = true, link = true, size = 7,
     fields = {
       {field = fields["emtag.update_chunk.update_id"], size = 4, lowest = 1},
       {field = fields["emtag.update_chunk.chunk_number"], size = 2},
@@ -569,7 +569,7 @@ local messages = {
     rest = {1, 960, field = fields["emtag.update_chunk.data"]},
   },
   [0x88] = {
-    name = "order_zone", size = 24,
+    name = "order_zone", down = true, link = true, size = 24,
     fields = {
       {field = fields["emtag.order_zone.activation_id"], size = 4},
       {field = fields["emtag.order_zone.order_version"], size = 2, lowest = 1},
@@ -651,8 +651,8 @@ local function structure(data, message)
   return nil
 end
 
--- Adds the fields that are there, and the first fault.
-local function dissect_message(data, tree, pinfo)
+-- Adds the fields that are there, and the first fault. `down` and `link` are what the frame's header says of itself.
+local function dissect_message(data, tree, down, link)
   local size = data:len()
   if size < 1 then
     fault(tree, "message", "short", 0)
@@ -692,6 +692,7 @@ local function dissect_message(data, tree, pinfo)
       offset = add(row, message.list[3], offset)
     end
   end
+  if not reason and (message.down ~= down or message.link ~= link) then reason, wrong = "kind", 0 end
   if reason then fault(item, "message", reason, wrong) end
   return message.name
 end
@@ -722,15 +723,16 @@ local function dissect_header(data, tree, opened)
   local down, link = math.floor(control / 16) % 2 == 1, math.floor(control / 8) % 2 == 1
   if down then
     tree:add_le(f.counter, data(1, 5))
-    return string.format("down counter %s", data(1, 5):le_uint64())
+    return string.format("down counter %s", data(1, 5):le_uint64()), down, link
   end
   tree:add_le(f.epoch, data(1, 2))
   tree:add_le(link and f.counter or f.sequence, data(3, 3))
-  return string.format("up %s %d/%d", link and "link" or "record", data(1, 2):le_uint(), data(3, 3):le_uint())
+  return string.format("up %s %d/%d", link and "link" or "record", data(1, 2):le_uint(), data(3, 3):le_uint()),
+    down, link
 end
 
-local function dissect_frame(data, tree, pinfo, opened)
-  local told = dissect_header(data, tree, opened)
+local function dissect_frame(data, tree, opened)
+  local told, down, link = dissect_header(data, tree, opened)
   if not told then return "malformed frame" end
   if opened then
     -- A range of no bytes is no range: an empty message is told by itself.
@@ -738,7 +740,7 @@ local function dissect_frame(data, tree, pinfo, opened)
       fault(tree, "message", "short", 0)
       return told .. " malformed"
     end
-    return told .. " " .. dissect_message(data(HEADER):tvb(), tree, pinfo)
+    return told .. " " .. dissect_message(data(HEADER):tvb(), tree, down, link)
   end
   local sealed = data:len() - HEADER - TAG
   if sealed > 0 then tree:add(f.sealed, data(HEADER, sealed)) end
@@ -756,7 +758,7 @@ local function tell(pinfo, text)
   end
 end
 
-local function dissect_datagram(data, tree, pinfo, opened)
+local function dissect_datagram(data, tree, opened)
   if data:len() < 4 then
     fault(tree, "datagram", "truncated", data:len())
     return "malformed datagram"
@@ -767,7 +769,7 @@ local function dissect_datagram(data, tree, pinfo, opened)
     fault(tree, "frame", "truncated", 0)
     return device .. " malformed frame"
   end
-  return device .. " " .. dissect_frame(data(4):tvb(), tree, pinfo, opened)
+  return device .. " " .. dissect_frame(data(4):tvb(), tree, opened)
 end
 
 function emtag.dissector(data, pinfo, root)
@@ -778,12 +780,12 @@ function emtag.dissector(data, pinfo, root)
   end
   local opened = data(0, 1):uint() == 0
   tree:add(f.opened, data(0, 1), opened)
-  tell(pinfo, dissect_datagram(data(1):tvb(), tree, pinfo, opened))
+  tell(pinfo, dissect_datagram(data(1):tvb(), tree, opened))
 end
 
 function emtag_datagram.dissector(data, pinfo, root)
   local tree = root:add(emtag, data())
-  tell(pinfo, dissect_datagram(data, tree, pinfo, false))
+  tell(pinfo, dissect_datagram(data, tree, false))
   return data:len()
 end
 
@@ -850,7 +852,7 @@ function emtag_stream.dissector(data, pinfo, root)
   local whole = bytes:tvb("emtag datagram")
   local size = whole:len() - 2
   tree:add_le(f.crc, whole(size, 2))
-  tell(pinfo, dissect_datagram(whole(0, size):tvb(), tree, pinfo, false))
+  tell(pinfo, dissect_datagram(whole(0, size):tvb(), tree, false))
 end
 
 -- The heuristic's caller knows the topic; here it is read back from the tree, the last one being that of this message.
@@ -863,7 +865,7 @@ local function dissect_mqtt(data, pinfo, root)
   if way ~= "up" and way ~= "down" then return false end
   local tree = root:add(emtag, data())
   tree:add(f.device_id, data(0, 0), tonumber(device, 16)):set_generated()
-  tell(pinfo, device .. " " .. dissect_frame(data, tree, pinfo, false))
+  tell(pinfo, device .. " " .. dissect_frame(data, tree, false))
   return true
 end
 

@@ -18,11 +18,15 @@ from emgate.sealing import Ccm
 from emwire import codec, envelope, framing, topics
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
 KEY = bytes(range(16))
 OTHER_KEY = bytes(range(16, 32))
 DEVICE = 0x11223344
 EPOCH = 300
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+DECODED = Draft202012Validator(json.loads((ROOT / "protocol" / "schema" / "decoded.json").read_text()))
 
 relaxed = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -42,7 +46,8 @@ def up(counter: int, **options: Any) -> bytes:
 def read(file: bytes, key: bytes | None = KEY, counters: Counter[str] | None = None) -> list[dict[str, Any]]:
     reader = FrameReader(lambda _: [key] if key else [])
     entries = [told for told, _ in read_pcap(io.BytesIO(file), reader, Counter() if counters is None else counters)]
-    json.dumps(entries)
+    for line in json.loads(json.dumps(entries)):
+        DECODED.validate(line)
     return entries
 
 

@@ -129,9 +129,26 @@ def test_refused_bytes_are_told_with_reason_and_offset(tshark: Any, tmp_path: Pa
     cases = vectors("refused_bytes.json")
     file = tmp_path / "refused.pcap"
     poll = catalogue.BY_NAME["poll"]
-    file.write_bytes(pcap([(0, opened(poll, bytes.fromhex(case["hex"]))) for case in cases], USER0))
+    refused = [bytes.fromhex(case["hex"]) for case in cases]
+    file.write_bytes(pcap([(0, opened(catalogue.BY_TYPE[d[0]] if d else poll, d)) for d in refused], USER0))
     for case, fields in zip(cases, tshark(file), strict=True):
         assert faults(fields) == [("message", case["reason"], case["offset"])], case["case"]
+
+
+def test_a_message_in_the_wrong_kind_of_frame_is_told(tshark: Any, tmp_path: Path) -> None:
+    event = next(bytes.fromhex(case["hex"]) for case in vectors("messages.json") if case["message"] == "event")
+    file = tmp_path / "kind.pcap"
+    file.write_bytes(pcap([(0, opened(catalogue.BY_NAME[name], event)) for name in ("poll", "time", "gap")], USER0))
+    assert [faults(fields) for fields in tshark(file)] == [[("message", "kind", 0)], [("message", "kind", 0)], []]
+
+
+def test_refused_frames_are_told_as_far_as_can_be_seen(tshark: Any, tmp_path: Path) -> None:
+    cases = vectors("refused_frames.json")
+    file = tmp_path / "refused.pcap"
+    file.write_bytes(pcap([(0, HEAD + bytes.fromhex(case["frame"])) for case in cases], USER1))
+    for case, fields in zip(cases, tshark(file), strict=True):
+        seen = [] if case["reason"] == "authentication" else [("frame", case["reason"], case["offset"])]
+        assert faults(fields) == seen, case["case"]
 
 
 def test_an_unknown_message_is_shown_raw(tshark: Any, tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ emtag.experts = {malformed}
 
 -- A field: name, size, ProtoField, and of these what it has: lowest and highest if narrower than the type, special
 -- values with their meaning, unit, `time` (seconds of the wire), `flags` of a mask, `signed`, `bytes`.
--- A message: name, size with its type byte and the count byte of what follows, fields, and its end if that is of
+-- A message: name, `down` and `link` (what carries it), size with its type byte and the count byte of what follows, fields, and its end if that is of
 -- variable size: `rest` {least, most}, `prefixed` {most}, `list` {most, size of an item, fields of an item}.
 @FIELDS@
 
@@ -123,8 +123,8 @@ local function structure(data, message)
   return nil
 end
 
--- Adds the fields that are there, and the first fault.
-local function dissect_message(data, tree, pinfo)
+-- Adds the fields that are there, and the first fault. `down` and `link` are what the frame's header says of itself.
+local function dissect_message(data, tree, down, link)
   local size = data:len()
   if size < 1 then
     fault(tree, "message", "short", 0)
@@ -164,6 +164,7 @@ local function dissect_message(data, tree, pinfo)
       offset = add(row, message.list[3], offset)
     end
   end
+  if not reason and (message.down ~= down or message.link ~= link) then reason, wrong = "kind", 0 end
   if reason then fault(item, "message", reason, wrong) end
   return message.name
 end
@@ -194,15 +195,16 @@ local function dissect_header(data, tree, opened)
   local down, link = math.floor(control / 16) % 2 == 1, math.floor(control / 8) % 2 == 1
   if down then
     tree:add_le(f.counter, data(1, 5))
-    return string.format("down counter %s", data(1, 5):le_uint64())
+    return string.format("down counter %s", data(1, 5):le_uint64()), down, link
   end
   tree:add_le(f.epoch, data(1, 2))
   tree:add_le(link and f.counter or f.sequence, data(3, 3))
-  return string.format("up %s %d/%d", link and "link" or "record", data(1, 2):le_uint(), data(3, 3):le_uint())
+  return string.format("up %s %d/%d", link and "link" or "record", data(1, 2):le_uint(), data(3, 3):le_uint()),
+    down, link
 end
 
-local function dissect_frame(data, tree, pinfo, opened)
-  local told = dissect_header(data, tree, opened)
+local function dissect_frame(data, tree, opened)
+  local told, down, link = dissect_header(data, tree, opened)
   if not told then return "malformed frame" end
   if opened then
     -- A range of no bytes is no range: an empty message is told by itself.
@@ -210,7 +212,7 @@ local function dissect_frame(data, tree, pinfo, opened)
       fault(tree, "message", "short", 0)
       return told .. " malformed"
     end
-    return told .. " " .. dissect_message(data(HEADER):tvb(), tree, pinfo)
+    return told .. " " .. dissect_message(data(HEADER):tvb(), tree, down, link)
   end
   local sealed = data:len() - HEADER - TAG
   if sealed > 0 then tree:add(f.sealed, data(HEADER, sealed)) end
@@ -228,7 +230,7 @@ local function tell(pinfo, text)
   end
 end
 
-local function dissect_datagram(data, tree, pinfo, opened)
+local function dissect_datagram(data, tree, opened)
   if data:len() < 4 then
     fault(tree, "datagram", "truncated", data:len())
     return "malformed datagram"
@@ -239,7 +241,7 @@ local function dissect_datagram(data, tree, pinfo, opened)
     fault(tree, "frame", "truncated", 0)
     return device .. " malformed frame"
   end
-  return device .. " " .. dissect_frame(data(4):tvb(), tree, pinfo, opened)
+  return device .. " " .. dissect_frame(data(4):tvb(), tree, opened)
 end
 
 function emtag.dissector(data, pinfo, root)
@@ -250,12 +252,12 @@ function emtag.dissector(data, pinfo, root)
   end
   local opened = data(0, 1):uint() == 0
   tree:add(f.opened, data(0, 1), opened)
-  tell(pinfo, dissect_datagram(data(1):tvb(), tree, pinfo, opened))
+  tell(pinfo, dissect_datagram(data(1):tvb(), tree, opened))
 end
 
 function emtag_datagram.dissector(data, pinfo, root)
   local tree = root:add(emtag, data())
-  tell(pinfo, dissect_datagram(data, tree, pinfo, false))
+  tell(pinfo, dissect_datagram(data, tree, false))
   return data:len()
 end
 
@@ -322,7 +324,7 @@ function emtag_stream.dissector(data, pinfo, root)
   local whole = bytes:tvb("emtag datagram")
   local size = whole:len() - 2
   tree:add_le(f.crc, whole(size, 2))
-  tell(pinfo, dissect_datagram(whole(0, size):tvb(), tree, pinfo, false))
+  tell(pinfo, dissect_datagram(whole(0, size):tvb(), tree, false))
 end
 
 -- The heuristic's caller knows the topic; here it is read back from the tree, the last one being that of this message.
@@ -335,7 +337,7 @@ local function dissect_mqtt(data, pinfo, root)
   if way ~= "up" and way ~= "down" then return false end
   local tree = root:add(emtag, data())
   tree:add(f.device_id, data(0, 0), tonumber(device, 16)):set_generated()
-  tell(pinfo, device .. " " .. dissect_frame(data, tree, pinfo, false))
+  tell(pinfo, device .. " " .. dissect_frame(data, tree, false))
   return true
 end
 

@@ -59,7 +59,8 @@ class _Tables:
         message = layout.message
         shared = len(catalogue.RECORD_HEADER) if message.kind == "record" else 0
         yield f"  [{layout.type_byte}] = {{"
-        yield f"    name = {_text(message.name)}, size = {layout.size + layout.counted},"
+        down, link = str(message.direction == "down").lower(), str(message.kind == "link").lower()
+        yield f"    name = {_text(message.name)}, down = {down}, link = {link}, size = {layout.size + layout.counted},"
         yield "    fields = {"
         for index, part in enumerate(layout.head):
             prefix = "emtag.record" if index < shared else f"emtag.{message.name}"
