@@ -81,7 +81,7 @@ def decoded() -> str:
             "raw": _hex(0, None),
             "error": {"description": "Reason of a refusal.", "type": "string"},
             "offset": {"description": "Where in its layer.", "type": "integer", "minimum": 0},
-            "layer": {"description": "Layer that refused: frame, message, a layer of the capture.", "type": "string"},
+            "layer": {"enum": ["arguments", "hex", "stream", "datagram", "frame", "message", *CAPTURE_LAYERS]},
         },
         "dependentRequired": {"error": ["offset", "layer"], "offset": ["error"], "layer": ["error"]},
         "anyOf": [*known, unknown, sealed],
