@@ -1215,14 +1215,14 @@ def _decode_order_conditions(data: bytes, size: int) -> "tuple[Any, ...]":
     items: list[Any] = [None] * count
     offset = 35
     for index in range(count):
-        fields_of_item = struct.unpack_from("<BHHB", data, offset)
-        if not 1 <= fields_of_item[0] <= 7:
+        parts = struct.unpack_from("<BHHB", data, offset)
+        if not 1 <= parts[0] <= 7:
             raise WireError("range", offset)
-        if fields_of_item[1] > 1439:
+        if parts[1] > 1439:
             raise WireError("range", offset + 1)
-        if fields_of_item[2] > 1439:
+        if parts[2] > 1439:
             raise WireError("range", offset + 3)
-        items[index] = fields_of_item
+        items[index] = parts
         offset += 6
     return (
         0x83,
@@ -1525,12 +1525,12 @@ def _decode_order_zone(data: bytes, size: int) -> "tuple[Any, ...]":
     items: list[Any] = [None] * count
     offset = 24
     for index in range(count):
-        fields_of_item = struct.unpack_from("<ii", data, offset)
-        if not -90000000 <= fields_of_item[0] <= 90000000:
+        parts = struct.unpack_from("<ii", data, offset)
+        if not -90000000 <= parts[0] <= 90000000:
             raise WireError("range", offset)
-        if not -180000000 <= fields_of_item[1] <= 180000000:
+        if not -180000000 <= parts[1] <= 180000000:
             raise WireError("range", offset + 4)
-        items[index] = fields_of_item
+        items[index] = parts
         offset += 8
     return (
         0x88,

@@ -70,6 +70,15 @@ def test_the_page_names_every_vector_file() -> None:
     assert {path.name for path in VECTORS.glob("*.json")} == set(re.findall(r"^\| `(\w+\.json)`", text, re.M))
 
 
+def test_every_reason_on_the_page_has_a_vector() -> None:
+    """But those that need a session to come about: tests/link has them."""
+    text = PAGE.read_text(encoding="utf-8").split("## Errors")[1].split("\n## ")[0]
+    reasons = {name for row in re.findall(r"^\| (`.*?`) \|", text, re.M) for name in re.findall(r"`(\w+)`", row)}
+    given = {entry["reason"] for path in VECTORS.glob("*.json") for entry in vectors(path.name) if "reason" in entry}
+    assert reasons - given == {"key", "direction", "counter", "replay"}
+    assert given <= reasons
+
+
 def test_message_types_are_in_their_ranges() -> None:
     assigned = {("up", "record"): (0x01, 0x2F), ("up", "link"): (0x40, 0x6F), ("down", "link"): (0x80, 0xBF)}
     text = PAGE.read_text(encoding="utf-8")

@@ -114,14 +114,13 @@ def _decode_item(layout: Layout) -> list[str]:
             if part.outside(""):
                 raise TypeError(f"{part.name}: a part beside a 24-bit one has no narrower range")
         return lines
-    outside = [line for part in layout.item for line in _outside(part, _places(layout.item, 0)[part.name], "")]
-    if not outside:
-        return [f"items[index] = {unpack}"]
-    lines = [f"fields_of_item = {unpack}"]
+    checks = []
     for part in layout.item:
-        place = _places(layout.item, 0)[part.name].replace("fields", "fields_of_item")
-        lines += _outside(part, place, _plus(part.offset))
-    return [*lines, "items[index] = fields_of_item"]
+        place = _places(layout.item, 0)[part.name].replace("fields", "parts")
+        checks += _outside(part, place, _plus(part.offset))
+    if not checks:
+        return [f"items[index] = {unpack}"]
+    return [f"parts = {unpack}", *checks, "items[index] = parts"]
 
 
 def _bytewise(part: Part) -> str:
