@@ -59,7 +59,7 @@ from emwire.fields import (
 # bracelets made since then can be replayed through the whole stack.
 TIME_EPOCH_UNIX_S = 1262304000
 
-# Part of what readers of the catalogue need.
+# For readers of the catalogue, beside MESSAGES and ENUMERATIONS.
 TIME = declare.TIME
 RECORD_HEADER = declare.RECORD_HEADER
 
