@@ -18,7 +18,7 @@ from emgate.captures import pcap_file
 from emgate.captures.frames import OPENED, SEALED, FrameReader, explain_message
 from emgate.captures.mqtt_stream import MqttStream, is_connect
 from emgate.captures.pcap_file import CaptureError, Packet, read_packets
-from emgate.captures.tcp_streams import Flow, Piece, TcpStreams
+from emgate.captures.tcp_streams import MAXIMUM_FLOWS, Flow, Piece, TcpStreams
 
 MQTT_PORT = 1883
 CHUNK = 1 << 16
@@ -130,6 +130,8 @@ class _MqttSessions:
             self._streams.pop(flow, None)
             return
         if flow not in self._streams:
+            if len(self._streams) >= MAXIMUM_FLOWS:
+                self._streams.pop(next(iter(self._streams)))
             self._streams[flow] = self._recognised(piece)
         stream = self._streams[flow]
         if stream is None:

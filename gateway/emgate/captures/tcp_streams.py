@@ -6,6 +6,7 @@ capture lost a packet) is told as soon as what waits behind it is more than a wi
 
 from __future__ import annotations
 
+import heapq
 import struct
 from collections import Counter
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from emgate.captures.pcap_file import Packet
 
 # What waits behind a hole; a TCP window without scaling is 64 KiB, loopback uses a few of them.
 MAXIMUM_WAITING = 1 << 20
+# What a waiting segment costs besides its bytes.
+OVERHEAD = 128
 MAXIMUM_FLOWS = 4096
 
 _IP4, _IP6 = 0x0800, 0x86DD
@@ -51,7 +54,7 @@ class Piece(NamedTuple):
 class _State:
     expected: int  # sequence number
     offset: int = 0
-    waiting: dict[int, tuple[int, bytes]] = field(default_factory=dict)  # by sequence number: time, bytes
+    waiting: list[tuple[int, int, bytes]] = field(default_factory=list)  # heap of offset, time, bytes
     waiting_bytes: int = 0
 
 
@@ -151,10 +154,8 @@ class TcpStreams:
                 return
             ahead = 0
         if ahead:
-            known = state.waiting.get(sequence)
-            if known is None or len(known[1]) < len(data):
-                state.waiting_bytes += len(data) - (len(known[1]) if known else 0)
-                state.waiting[sequence] = (time_us, data)
+            heapq.heappush(state.waiting, (state.offset + ahead, time_us, data))
+            state.waiting_bytes += len(data) + OVERHEAD
             while state.waiting_bytes > MAXIMUM_WAITING:
                 yield from self._jump(flow, state)
             return
@@ -169,30 +170,19 @@ class TcpStreams:
 
     def _follow(self, flow: Flow, state: _State) -> Iterator[Piece]:
         """What waited and now has its place."""
-        while state.waiting:
-            sequence = min(state.waiting, key=lambda number: self._distance(state, number))
-            distance = self._distance(state, sequence)
-            if distance > 0:
-                return
-            time_us, data = state.waiting.pop(sequence)
-            state.waiting_bytes -= len(data)
-            if fresh := data[-distance:]:
+        while state.waiting and state.waiting[0][0] <= state.offset:
+            offset, time_us, data = heapq.heappop(state.waiting)
+            state.waiting_bytes -= len(data) + OVERHEAD
+            if fresh := data[state.offset - offset :]:
                 yield self._take(flow, state, time_us, fresh)
 
     def _jump(self, flow: Flow, state: _State) -> Iterator[Piece]:
         """Over the hole in front of what waits."""
-        sequence = min(state.waiting, key=lambda number: self._distance(state, number))
-        distance = self._distance(state, sequence)
-        yield Piece(flow, "gap", state.waiting[sequence][0], b"", state.offset)
-        state.expected = sequence
-        state.offset += distance
+        offset, time_us, _ = state.waiting[0]
+        yield Piece(flow, "gap", time_us, b"", state.offset)
+        state.expected = (state.expected + offset - state.offset) & 0xFFFFFFFF
+        state.offset = offset
         yield from self._follow(flow, state)
-
-    @staticmethod
-    def _distance(state: _State, sequence: int) -> int:
-        """From the expected number to this one, which may lie behind."""
-        ahead = (sequence - state.expected) & 0xFFFFFFFF
-        return ahead if ahead < 0x80000000 else ahead - 0x100000000
 
 
 def _name(address: bytes, port: int) -> str:
