@@ -21,7 +21,7 @@ from c_peer import (
     representable,
     tuples,
 )
-from emwire import catalogue
+from emwire import catalogue, codec, constants
 from emwire.fields import FixedBytes, Integer, ItemList, Message, PrefixedBytes
 from emwire.generators import c_header
 from emwire.generators.vectors import from_json
@@ -181,3 +181,15 @@ def test_numbers_are_those_of_the_catalogue(tmp_path: Path) -> None:
 def test_words_of_c_are_no_members() -> None:
     assert c_header._identifier("default") == "default_"
     assert c_header._identifier("first") == "first"
+
+
+def test_the_example_of_the_documentation_runs(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "interop.md").read_text()
+    example = text.partition("```c\n")[2].partition("```")[0].replace('#include "emwire.h"\n', "")
+    file = tmp_path / "example.c"
+    shown = 'for (size_t index = 0; index < size; index++)\n    printf("%02x", out[index]);\nreturn 0;\n'
+    file.write_text(f'#include <stdio.h>\n#include "emwire.h"\nint main(void)\n{{\n{example}{shown}}}\n')
+    subprocess.run([compiler(), *STRICT, f"-I{INCLUDE}", str(file), "-o", str(tmp_path / "example")], check=True)
+    printed = subprocess.run([tmp_path / "example"], capture_output=True, text=True, check=True).stdout
+    expected = codec.Gap(0, 0, 528000000, 0, 0, 7, 9, constants.GAP_STORAGE_FULL)
+    assert codec.decode(bytes.fromhex(printed)) == expected
