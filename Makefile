@@ -10,7 +10,7 @@ DEMO ?=
 # Tests run on every core; give PYTEST='-x -q tests/wire' for a part.
 PYTEST ?= -n auto --dist loadgroup
 
-.PHONY: demo test install lint format types generated bench docs lock clean
+.PHONY: demo test install lint format types generated bench fuzz docs lock clean
 
 demo: install
 	$(BIN)/emtag demo $(DEMO)
@@ -49,6 +49,11 @@ generated: install
 bench: install
 	@for bench in tests/bench_*.py; do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
 
+# Bounded: each target gets its share of FUZZ_SECONDS.
+FUZZ_SECONDS ?= 120
+fuzz: install
+	$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS)
+
 docs: install
 	$(BIN)/emtag generate
 
@@ -56,8 +61,8 @@ docs: install
 LOCK := $(BIN)/pip-compile --quiet --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
 	--no-emit-options --no-header --strip-extras --allow-unsafe
 lock: install
-	$(LOCK) --extra rig --extra dev -o requirements/dev.txt pyproject.toml
-	$(LOCK) -o requirements/gateway.txt pyproject.toml
+	$(LOCK) --extra gateway --extra rig --extra dev -o requirements/dev.txt pyproject.toml
+	$(LOCK) --extra gateway -o requirements/gateway.txt pyproject.toml
 	echo micropython-unix-stubs | $(LOCK) --no-annotate -o requirements/stubs.txt -
 
 clean:

@@ -7,7 +7,11 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import typer
+try:
+    import typer
+except ImportError:
+    # The package emwire stands alone; the command is part of what the extra brings.
+    sys.exit("emtag: the command needs the extra gateway, its demo the extra rig: pip install 'emtag[gateway,rig]'")
 
 app = typer.Typer(
     name="emtag",
