@@ -148,7 +148,7 @@ class Hello:
                     previous_epoch_records >> 16,
                     storage_dropped,
                 )
-        except (StructError, TypeError):
+        except (StructError, TypeError, IndexError):
             pass
         raise _fault(
             (clock_source, 1, int, 0, 255),
@@ -236,7 +236,7 @@ class PositionBlock:
                     )
                     + block
                 )
-        except (StructError, TypeError):
+        except (StructError, TypeError, IndexError):
             pass
         raise _fault(
             (clock_source, 1, int, 0, 255),
@@ -361,7 +361,7 @@ class Presence:
                     beacon_battery_percent,
                     beacon_strap,
                 )
-        except (StructError, TypeError):
+        except (StructError, TypeError, IndexError):
             pass
         raise _fault(
             (clock_source, 1, int, 0, 255),
@@ -476,7 +476,7 @@ class AlcoholReading:
                     motion_count,
                     quality,
                 )
-        except (StructError, TypeError):
+        except (StructError, TypeError, IndexError):
             pass
         raise _fault(
             (clock_source, 1, int, 0, 255),
@@ -513,8 +513,7 @@ def _decode_alcohol_reading(data: bytes) -> AlcoholReading:
     return message
 
 
-_EVENT = Struct("<BBHIIHIIiB")
-_EVENT_BY_COUNT = [Struct(f"<xBHIIHIIix{count}s") for count in range(65)]
+_EVENT_BY_COUNT = [Struct(f"<BBHIIHIIiB{count}s") for count in range(65)]
 
 
 @dataclass(slots=True)
@@ -556,25 +555,21 @@ class Event:
                 is type(subject_id)
                 is type(value)
                 is int
-                and isinstance(evidence, (bytes, bytearray))
-                and len(evidence) <= 64
             ):
-                return (
-                    _EVENT.pack(
-                        0x05,
-                        clock_source,
-                        clock_uncertainty_ms,
-                        recorded_time_s,
-                        uptime_s,
-                        event_type,
-                        event_time_s,
-                        subject_id,
-                        value,
-                        len(evidence),
-                    )
-                    + evidence
+                return _EVENT_BY_COUNT[len(evidence)].pack(
+                    0x05,
+                    clock_source,
+                    clock_uncertainty_ms,
+                    recorded_time_s,
+                    uptime_s,
+                    event_type,
+                    event_time_s,
+                    subject_id,
+                    value,
+                    len(evidence),
+                    evidence,
                 )
-        except (StructError, TypeError):
+        except (StructError, TypeError, IndexError):
             pass
         raise _fault(
             (clock_source, 1, int, 0, 255),
@@ -593,6 +588,7 @@ def _decode_event(data: bytes) -> Event:
     message = _new(Event)
     try:
         (
+            _,
             message.clock_source,
             message.clock_uncertainty_ms,
             message.recorded_time_s,
@@ -601,6 +597,7 @@ def _decode_event(data: bytes) -> Event:
             message.event_time_s,
             message.subject_id,
             message.value,
+            _,
             message.evidence,
         ) = _EVENT_BY_COUNT[data[26]].unpack(data)
     except (StructError, IndexError):
@@ -699,7 +696,7 @@ class Status:
                     configuration_version,
                     clock_error_ms,
                 )
-        except (StructError, TypeError):
+        except (StructError, TypeError, IndexError):
             pass
         raise _fault(
             (clock_source, 1, int, 0, 255),
@@ -808,7 +805,7 @@ class Gap:
                     last_sequence >> 16,
                     cause,
                 )
-        except (StructError, TypeError):
+        except (StructError, TypeError, IndexError):
             pass
         raise _fault(
             (clock_source, 1, int, 0, 255),
@@ -970,8 +967,7 @@ def _decode_listening(data: bytes) -> Listening:
     )
 
 
-_LOG = Struct("<BBHIIBB")
-_LOG_BY_COUNT = [Struct(f"<xBHIIBx{count}s") for count in range(201)]
+_LOG_BY_COUNT = [Struct(f"<BBHIIBB{count}s") for count in range(201)]
 
 
 @dataclass(slots=True)
@@ -1004,22 +1000,18 @@ class Log:
                 is type(uptime_s)
                 is type(level)
                 is int
-                and isinstance(text, (bytes, bytearray))
-                and len(text) <= 200
             ):
-                return (
-                    _LOG.pack(
-                        0x09,
-                        clock_source,
-                        clock_uncertainty_ms,
-                        recorded_time_s,
-                        uptime_s,
-                        level,
-                        len(text),
-                    )
-                    + text
+                return _LOG_BY_COUNT[len(text)].pack(
+                    0x09,
+                    clock_source,
+                    clock_uncertainty_ms,
+                    recorded_time_s,
+                    uptime_s,
+                    level,
+                    len(text),
+                    text,
                 )
-        except (StructError, TypeError):
+        except (StructError, TypeError, IndexError):
             pass
         raise _fault(
             (clock_source, 1, int, 0, 255),
@@ -1035,11 +1027,13 @@ def _decode_log(data: bytes) -> Log:
     message = _new(Log)
     try:
         (
+            _,
             message.clock_source,
             message.clock_uncertainty_ms,
             message.recorded_time_s,
             message.uptime_s,
             message.level,
+            _,
             message.text,
         ) = _LOG_BY_COUNT[data[13]].unpack(data)
     except (StructError, IndexError):
@@ -1047,8 +1041,7 @@ def _decode_log(data: bytes) -> Log:
     return message
 
 
-_COMMAND_RESULT = Struct("<BBHIIIBBIiB")
-_COMMAND_RESULT_BY_COUNT = [Struct(f"<xBHIIIBBIix{count}s") for count in range(65)]
+_COMMAND_RESULT_BY_COUNT = [Struct(f"<BBHIIIBBIiB{count}s") for count in range(65)]
 
 
 @dataclass(slots=True)
@@ -1094,26 +1087,22 @@ class CommandResult:
                 is type(value)
                 is int
                 and 1 <= command_number <= 4294967295
-                and isinstance(detail, (bytes, bytearray))
-                and len(detail) <= 64
             ):
-                return (
-                    _COMMAND_RESULT.pack(
-                        0x0A,
-                        clock_source,
-                        clock_uncertainty_ms,
-                        recorded_time_s,
-                        uptime_s,
-                        command_number,
-                        command_kind,
-                        outcome,
-                        finished_time_s,
-                        value,
-                        len(detail),
-                    )
-                    + detail
+                return _COMMAND_RESULT_BY_COUNT[len(detail)].pack(
+                    0x0A,
+                    clock_source,
+                    clock_uncertainty_ms,
+                    recorded_time_s,
+                    uptime_s,
+                    command_number,
+                    command_kind,
+                    outcome,
+                    finished_time_s,
+                    value,
+                    len(detail),
+                    detail,
                 )
-        except (StructError, TypeError):
+        except (StructError, TypeError, IndexError):
             pass
         raise _fault(
             (clock_source, 1, int, 0, 255),
@@ -1133,6 +1122,7 @@ def _decode_command_result(data: bytes) -> CommandResult:
     message = _new(CommandResult)
     try:
         (
+            _,
             message.clock_source,
             message.clock_uncertainty_ms,
             message.recorded_time_s,
@@ -1142,6 +1132,7 @@ def _decode_command_result(data: bytes) -> CommandResult:
             message.outcome,
             message.finished_time_s,
             message.value,
+            _,
             message.detail,
         ) = _COMMAND_RESULT_BY_COUNT[data[26]].unpack(data)
     except (StructError, IndexError):
@@ -1224,7 +1215,7 @@ class UpdateState:
                     battery_mv,
                     detail,
                 )
-        except (StructError, TypeError):
+        except (StructError, TypeError, IndexError):
             pass
         raise _fault(
             (clock_source, 1, int, 0, 255),
@@ -1298,7 +1289,7 @@ class Sync:
                     next_sequence & 0xFFFF,
                     next_sequence >> 16,
                 )
-        except (StructError, TypeError):
+        except (StructError, TypeError, IndexError):
             pass
         raise _fault(
             (sync_epoch, 1, int, 0, 65535),
@@ -1483,7 +1474,7 @@ class Time:
                     millisecond,
                     uncertainty_ms,
                 )
-        except (StructError, TypeError):
+        except (StructError, TypeError, IndexError):
             pass
         raise _fault(
             (time_s, 1, int, 0, 4294967295),
@@ -1837,7 +1828,7 @@ class Command:
                     argument,
                     expires_s,
                 )
-        except (StructError, TypeError):
+        except (StructError, TypeError, IndexError):
             pass
         raise _fault(
             (command_number, 1, int, 1, 4294967295),
@@ -1941,7 +1932,7 @@ class UpdateManifest:
                     image_sha256,
                     signature,
                 )
-        except (StructError, TypeError):
+        except (StructError, TypeError, IndexError):
             pass
         raise _fault(
             (update_id, 1, int, 1, 4294967295),
@@ -2014,7 +2005,7 @@ class KeyUpdate:
                     slot,
                     key,
                 )
-        except (StructError, TypeError):
+        except (StructError, TypeError, IndexError):
             pass
         raise _fault(
             (slot, 1, int, 0, 3),
@@ -2071,7 +2062,7 @@ class UpdateChunk:
                     )
                     + data
                 )
-        except (StructError, TypeError):
+        except (StructError, TypeError, IndexError):
             pass
         raise _fault(
             (update_id, 1, int, 1, 4294967295),

@@ -17,8 +17,9 @@ BYTES = "(bytes, bytearray)"
 
 
 def is_plain(layout: Layout) -> bool:
-    """Whether these writers know the message: integers and byte strings, at least one field."""
-    return bool(layout.names) and (layout.tail is None or isinstance(layout.tail, RestBytes | PrefixedBytes))
+    """Whether these writers know the message: integers, at least one, and byte strings."""
+    known = layout.tail is None or isinstance(layout.tail, RestBytes | PrefixedBytes)
+    return known and any(part.type == "int" for part in layout.head)
 
 
 def encoder(layout: Layout) -> list[str]:
@@ -27,29 +28,31 @@ def encoder(layout: Layout) -> list[str]:
     values = [layout.type_byte]
     for part in layout.head:
         values += part.packed(part.name)
-    if layout.counted:
-        values.append(f"len({layout.tail_name})")
     pack = f"_{layout.message.name.upper()}.pack("
     if layout.tail is None:
         give = exploded(f"return {pack}", values, ")")
+    elif isinstance(layout.tail, PrefixedBytes):
+        # struct judges type and length of the bytes too.
+        size = f"len({layout.tail_name})"
+        give = exploded(f"return {_by_count(layout)}[{size}].pack(", [*values, size, str(layout.tail_name)], ")")
     else:
         give = ["return (", *indented([*exploded(pack, values, ")"), f"+ {layout.tail_name}"]), ")"]
     return [
         *lines,
         "try:",
         *indented([*_with_special(layout), *_condition(_accepted(layout)), *indented(give)]),
-        "except (StructError, TypeError):",
+        "except (StructError, TypeError, IndexError):",
         "    pass",
         *exploded("raise _fault(", [_blame(part) for part in layout.head] + _blame_tail(layout), ")"),
     ]
 
 
 def constants(layout: Layout) -> list[str]:
-    """Of a message with counted bytes: a Struct for each of their lengths, so that one unpacking gives all fields."""
-    if not isinstance(layout.tail, PrefixedBytes):
-        return []
-    form = "<x" + "".join(part.code for part in layout.head) + "x{count}s"
-    return [f'{_by_count(layout)} = [Struct(f"{form}") for count in range({layout.tail.longest + 1})]']
+    """The Structs: for counted bytes one for each of their lengths, so that one call packs or unpacks it all."""
+    if not (is_plain(layout) and isinstance(layout.tail, PrefixedBytes)):
+        return [f'_{layout.message.name.upper()} = Struct("{layout.format}")']
+    struct = f'Struct(f"{layout.format}{{count}}s")'
+    return [f"{_by_count(layout)} = [{struct} for count in range({layout.tail.longest + 1})]"]
 
 
 def _by_count(layout: Layout) -> str:
@@ -82,18 +85,16 @@ def decoder(layout: Layout) -> list[str]:
         call, misfit = f"{struct}.unpack_from(data)", f"_misfit(len(data), {size})"
     elif isinstance(tail, PrefixedBytes):
         errors = "(StructError, IndexError)"
-        targets.append(f"message.{layout.tail_name}")
+        targets += ["_", f"message.{layout.tail_name}"]
         call = f"{_by_count(layout)}[data[{size}]].unpack(data)"
         misfit = f"_misfit_counted(data, {size}, {tail.longest})"
     else:
         call, misfit = f"{struct}.unpack(data)", f"_misfit(len(data), {size})"
-    if not isinstance(tail, PrefixedBytes):
-        targets.insert(0, "_")
     return [
         f"message = _new({layout.message.class_name})",
         *before,
         "try:",
-        *indented(exploded("(", targets, f") = {call}")),
+        *indented(exploded("(", ["_", *targets], f") = {call}")),
         f"except {errors}:",
         f"    raise {misfit} from None",
         *joins,
@@ -113,10 +114,9 @@ def _accepted(layout: Layout) -> list[str]:
         elif part.outside(part.name):
             conditions.append(_within(part))
     tail = layout.tail
-    if tail is not None:
-        shortest = tail.shortest if isinstance(tail, RestBytes) else 0
-        length = f"len({layout.tail_name}) <= {tail.longest}"
-        conditions += [f"isinstance({layout.tail_name}, {BYTES})", f"{shortest} <= {length}" if shortest else length]
+    if isinstance(tail, RestBytes):
+        length = f"{tail.shortest} <= len({layout.tail_name}) <= {tail.longest}"
+        conditions += [f"isinstance({layout.tail_name}, {BYTES})", length]
     return conditions
 
 

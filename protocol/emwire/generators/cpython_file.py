@@ -119,7 +119,7 @@ def _union(name: str, classes: list[str]) -> list[str]:
 
 def _class(layout: Layout) -> list[str]:
     message = layout.message
-    lines = [f'_{message.name.upper()} = Struct("{layout.format}")', *cpython_body.constants(layout)]
+    lines = cpython_body.constants(layout)
     dialect = Dialect(owner="self.", item_class="", indent=8, precompiled=True)
     if isinstance(layout.tail, ItemList):
         lines += [f'_{layout.tail.item_name.upper()} = Struct("{layout.item_format}")', "", ""]
