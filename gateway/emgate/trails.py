@@ -156,7 +156,10 @@ def _read_csv(path: Path) -> Iterator[Segment]:
     """A header naming time, latitude and longitude, in any order among others; `,` or `;` between values."""
     with path.open(encoding="utf-8-sig", newline="") as lines:
         header = lines.readline()
-        names = next(csv.reader([header], delimiter=_delimiter(header)), [])
+        try:
+            names = next(csv.reader([header], delimiter=_delimiter(header)), [])
+        except csv.Error as error:
+            raise TrailError(path, 1, str(error)) from error
         columns = [_csv_column(path, names, usual) for usual in (_CSV_TIME, _CSV_LATITUDE, _CSV_LONGITUDE)]
         rows = csv.reader(lines, delimiter=_delimiter(header))
         segment: Segment = []
@@ -262,8 +265,10 @@ def _time_s(text: str) -> int:
         return 0
     time_s: int | Decimal
     try:
-        time_s = Decimal(text) - _EPOCH_UNIX_S
-        outside = not -_TIME_LIMIT_S <= time_s < _TIME_LIMIT_S
+        unix_s = Decimal(text)
+        outside = not _EPOCH_UNIX_S - _TIME_LIMIT_S <= unix_s < _EPOCH_UNIX_S + _TIME_LIMIT_S
+        # The difference of the largest numbers overflows.
+        time_s = 0 if outside else unix_s - _EPOCH_UNIX_S
     except InvalidOperation:
         try:
             time = datetime.fromisoformat(text)

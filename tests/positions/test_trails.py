@@ -103,6 +103,8 @@ def test_csv_under_usual_names(tmp_path: Path, text: str) -> None:
         ("a.csv", "time,lat,lon\n1262304060,1,2\n1577836860,1\n", 3, "2 values where the header has 3"),
         ("a.csv", "time,lat,lon\n1262304060000,1,2\n", 2, "are these milliseconds"),
         ("a.csv", "time,lat,lon\nnoon,1,2\n", 2, "time 'noon'"),
+        ("a.csv", f"time,lat,lon\n{'9' * 30}E+999999,1,2\n", 2, "lies outside"),
+        ("a.csv", "a" * 200000 + ",time,lat,lon\n", 1, "field larger than"),
     ],
 )
 def test_malformed_recordings(tmp_path: Path, name: str, text: str, line: int, problem: str) -> None:
