@@ -1,15 +1,14 @@
 # What every model is made of: identity, boot epoch, journal, clock, settings, link, and the tasks they all need.
 import struct
-from binascii import unhexlify
 
 from emwire import constants
 from emwire.device_link import DeviceLink
 
-from common.ccm import Ccm
 from common.clock import Clock
 from common.epoch import begin_epoch
 from common.health import Health
 from common.journal import Journal
+from common.keys import Keys
 from common.records import Records
 from common.settings import Settings
 from common.supervisor import Supervisor
@@ -32,11 +31,10 @@ class Device:
         self.capabilities = capabilities
         self.identity = board.identity
         self.device_id = board.identity["device_id"]
-        self.key = unhexlify(board.identity["key"])
         self.ticks_ms = board.clock.ticks_ms
         self.log = board.log
         # Before anything else: no frame may be sealed under an epoch that is not on flash.
-        self.epoch = begin_epoch(board.storage_path)
+        self.epoch = begin_epoch(board.storage_path, first_epoch=board.identity.get("first_epoch", 1))
         self.clock = Clock(self.ticks_ms, self._on_clock_jump)
         self.records = Records(self.clock)
         self.journal = Journal(
@@ -87,7 +85,8 @@ class Device:
 
     def link_over(self, transport, periodic=False):
         """Report over this transport: always, or every report interval and for alarms."""
-        self.link = DeviceLink(self.device_id, self.epoch, Ccm(self.key), self.journal)
+        keys = Keys(self.board.storage_path, self.identity)
+        self.link = DeviceLink(self.device_id, self.epoch, keys, self.journal)
         settings = self.settings if periodic else None
         self.uplink = Uplink(self.link, transport, self.board.clock, self._on_message, settings)
         self.timekeeper = Timekeeper(self.clock, self.link, self.uplink)

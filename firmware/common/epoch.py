@@ -10,8 +10,10 @@ LAST_EPOCH = 0xFFFF
 DAMAGE_MARGIN = 64
 
 
-def begin_epoch(storage_path, journal_folder="journal"):
-    """Count this boot: the new epoch, durable on return. OSError if it cannot be kept: then nothing may be sealed."""
+def begin_epoch(storage_path, journal_folder="journal", first_epoch=1):
+    """Count this boot: the new epoch, durable on return. OSError if it cannot be kept: then nothing may be sealed.
+
+    `first_epoch`: of a device provisioned anew after its flash was wiped, so that no record's identity comes twice."""
     slots = Slots(storage_path + "/epoch.")
     last = 0
     if slots.value is not None:
@@ -20,7 +22,7 @@ def begin_epoch(storage_path, journal_folder="journal"):
     journalled = _newest_journalled(storage_path + "/" + journal_folder)
     if slots.value is None and (slots.damaged or journalled):
         last = journalled + DAMAGE_MARGIN
-    epoch = max(last, journalled) + 1
+    epoch = max(max(last, journalled) + 1, first_epoch)
     if epoch > LAST_EPOCH:
         raise OSError("boot epochs exhausted: the device needs a new key")
     slots.write(struct.pack("<H", epoch))

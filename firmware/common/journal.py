@@ -417,6 +417,41 @@ class Journal:
                 marks.delivered = through
                 self._free()
 
+    def forgotten(self, epoch: int, through: int, sent: "tuple[int, int]") -> bool:
+        """The gateway's newest word is that it lacks the record `through`, which is not under way.
+
+        `sent`: per lane the newest sequence sent on this connection, -1 for none. True if the record is here and was
+        taken for stored: the gateway's store is older than it was, and all from there counts as not stored again."""
+        marks = self._marks.get(epoch)
+        if marks is None or through >= marks.next:
+            return False
+        taken = (max(marks.stored, sent[0] + 1), max(marks.stored, marks.alarms, sent[1] + 1))
+        for lane in (0, 1):
+            if through < taken[lane] and self._holds(lane, epoch, through):
+                marks.stored = min(marks.stored, through)
+                marks.alarms = min(marks.alarms, through)
+                return True
+        return False
+
+    def _holds(self, lane, epoch, sequence):
+        for segment in self._lanes[lane]:
+            if segment.epoch == epoch and segment.records and segment.first <= sequence < segment.next:
+                file = self._open_reader(segment)
+                if file is None:
+                    return False
+                for start, found, _ in Reader(file, lane, epoch):
+                    if found >= sequence or start >= segment.size:
+                        return found == sequence and start < segment.size
+        return False
+
+    def tell_again(self, epoch: int, sequence: int):
+        """The gateway has all alarms, and still waits for this sequence: if it is lost, a new gap record tells so."""
+        for lost in self._lost:
+            if lost[0] == epoch and lost[1] <= sequence <= lost[2] and lost[4] == _TOLD:
+                lost[4] = _UNTOLD
+                self.retry()
+                return
+
     def _free(self):
         # Before the first record of a boot nothing goes: the last segments tell hello how many records there were.
         if not self.next_sequence:

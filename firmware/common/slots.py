@@ -18,13 +18,14 @@ def sync(file):
 
 
 class Slots:
-    """`value` is the newest readable one, None if there is none; `damaged` counts unreadable slots found."""
+    """`value` is the newest readable one, None if there is none; `copies` slots held it, `damaged` were unreadable."""
 
     def __init__(self, path):
         self._path = path
         self._generation = 0
         self.value = None
         self.damaged = 0
+        self.copies = 0
         for name in ("0", "1"):
             self._read(path + name)
 
@@ -38,9 +39,13 @@ class Slots:
             self.damaged += 1
             return
         generation = struct.unpack("<I", data[4:8])[0]
+        same = data[8:-4] == self.value
         if generation > self._generation:
             self._generation = generation
             self.value = data[8:-4]
+            self.copies = self.copies + 1 if same else 1
+        elif same:
+            self.copies += 1
 
     def write(self, value):
         """Durable on return; OSError leaves the value before in place."""

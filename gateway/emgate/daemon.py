@@ -195,6 +195,8 @@ class Gateway:
                     "lastRecordedMs": status.last_recorded_ms,
                     "batteryPercent": status.battery_percent,
                     "configurationVersion": status.configuration_version,
+                    "keySlot": link.slot,
+                    "keyChangePending": link.offered is not None,
                     "epoch": link.epoch,
                     "storedThrough": None if link.epoch is None else link.watermarks(link.epoch)[0],
                     "deliveredThrough": None if link.epoch is None else link.watermarks(link.epoch)[1],

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+from emwire.envelope import SLOTS
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
 from emgate.errors import ConfigError, explain
 
@@ -28,6 +29,9 @@ def _key(value: object) -> bytes:
 
 
 Key = Annotated[bytes, BeforeValidator(_key), PlainSerializer(lambda _: "…", return_type=str), Field(repr=False)]
+NextKey = Annotated[
+    bytes | None, BeforeValidator(_key), PlainSerializer(lambda _: "…", return_type=str), Field(repr=False)
+]
 
 
 class Beacon(BaseModel):
@@ -52,13 +56,28 @@ class Settings(BaseModel):
 
 
 class Device(BaseModel):
-    """One device. `configuration` is sent when the device reports an older version."""
+    """One device. `configuration` is sent when the device reports an older version.
+
+    `next_key` is given to the device for the slot after `key_slot`, and replaces `key` once the device uses it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     device_id: Uint32
     model: Literal["ankle_gps", "home_unit", "alcohol", "pid"]
     key: Key
+    key_slot: Annotated[int, Field(ge=0, lt=SLOTS)] = 0
+    next_key: NextKey = None
     configuration: Settings | None = None
+
+    @model_validator(mode="after")
+    def _another_key(self) -> "Device":
+        if self.next_key == self.key:
+            raise ValueError("next_key is the key itself: a change of keys needs a new one")
+        return self
+
+    @property
+    def next_slot(self) -> int:
+        """The slot that `next_key` is for."""
+        return (self.key_slot + 1) % SLOTS
 
 
 class DeviceFile(BaseModel):

@@ -4,7 +4,7 @@ import struct
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESCCM
-from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hashes import SHA256, Hash
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from emwire.envelope import HEADER_SIZE, TAG_SIZE
 from emwire.errors import WireError
@@ -37,7 +37,16 @@ class Ccm:
             raise WireError("authentication", HEADER_SIZE) from None
 
 
-def derive_device_key(master: bytes, device_id: int) -> bytes:
-    """The 16-byte key of a device: HKDF-SHA256 (RFC 5869) of the master key, bound to the device's number."""
-    info = b"emtag device key 1" + struct.pack("<I", device_id)
+def derive_device_key(master: bytes, device_id: int, generation: int = 0) -> bytes:
+    """The 16-byte key of a device: HKDF-SHA256 (RFC 5869) of the master key, bound to device and generation.
+
+    Each provisioning and each change of a device's key takes the next generation: none is ever used again."""
+    info = b"emtag device key 1" + struct.pack("<II", device_id, generation)
     return HKDF(algorithm=SHA256(), length=KEY_SIZE, salt=None, info=info).derive(master)
+
+
+def fingerprint(key: bytes) -> bytes:
+    """Tells keys apart without telling them: the first 8 bytes of a domain-separated SHA-256."""
+    digest = Hash(SHA256())
+    digest.update(b"emtag key fingerprint" + key)
+    return digest.finalize()[:8]

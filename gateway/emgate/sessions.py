@@ -13,22 +13,25 @@ from functools import partial
 import structlog
 from emwire import codec, constants, envelope
 from emwire.errors import WireError
-from emwire.link import GatewayLink, Received, lost_range
+from emwire.link import GatewayLink, Received, first_counter, lost_range
 
 from emgate.clock import Clock
 from emgate.links import Link
 from emgate.registry import Device, Registry
-from emgate.sealing import Ccm
+from emgate.sealing import Ccm, fingerprint
 from emgate.store import Outcome, Record, Store
 
 log = structlog.get_logger(__name__)
 
 COUNTER_BLOCK = 256
-"""Down counters reserved in one commit; a restart skips at most so many of the 16 million of an epoch."""
+"""Down counters reserved in one commit. They never start below the time (docs/envelope.md), so that a store put back
+from an older copy repeats none."""
 COUNTERS_LOW = 48
 """Reserve anew below this: one flush seals time, configuration and the acknowledgements of several epochs."""
 CONFIGURATION_AGAIN_MS = 60_000
 """How long a configuration in flight may take to show as applied in a record before it is sent again."""
+KEY_AGAIN_MS = 60_000
+"""How long a new key may take to show in a frame before it is sent again."""
 QUARANTINE_PER_S, QUARANTINE_BURST = 10.0, 100.0
 """Evidence enough of a wrong key or a stranger, and no way to fill a disk: 10 kB/s at most."""
 
@@ -71,17 +74,30 @@ class Session:
 
     def __init__(self, device: Device) -> None:
         self.device = device
-        self.link = GatewayLink(device.device_id, Ccm(device.key))
+        self.link = GatewayLink(device.device_id, Ccm(device.key), slot=device.key_slot)
         self.status = DeviceStatus()
         self.via: Link | None = None  # where the last authentic frame came from
         self.committing: dict[tuple[int, int], asyncio.Future[bool]] = {}
         self.send_time = False
         self.send_configuration = False
         self.configuration_sent_ms: int | None = None
+        self.send_key = False
+        self.key_sent_ms: int | None = None
+        self.noting_key = False
         self.up_counter_noted: tuple[int, int] | None = None
         self.due = False  # something is to be sent
         self.timer: asyncio.TimerHandle | None = None
         self.flushing: asyncio.Task[None] | None = None
+
+    def take_keys(self, in_use: tuple[int, bytes] | None) -> None:
+        """Go by the registry, and by what the store knows of the key in use: one that was replaced never returns."""
+        device = self.device
+        if device.next_key is None:
+            return
+        if in_use == (device.next_slot, fingerprint(device.next_key)):
+            self.link = GatewayLink(device.device_id, Ccm(device.next_key), slot=device.next_slot)
+        else:
+            self.link.offer(device.next_slot, Ccm(device.next_key))
 
 
 class Sessions:
@@ -106,7 +122,9 @@ class Sessions:
     async def load(self) -> None:
         """Go on from where the store says the last run ended. Before any link starts."""
         counts = await self._store.counts()
+        keys = await self._store.keys_in_use()
         for device_id, session in self._sessions.items():
+            session.take_keys(keys.get(device_id))
             link = session.link
             session.status.stored, session.status.delivered = counts.get(device_id, (0, 0))
             for state in await self._store.epochs(device_id):
@@ -148,6 +166,7 @@ class Sessions:
             return self._done(True)
         session.via = link
         session.status.link = link.kind
+        self._consider_key(session)
         if received.kind == envelope.LINK:
             return self._link_message(session, received)
         return self._record(session, link, received)
@@ -264,6 +283,30 @@ class Sessions:
             session.send_configuration = True
             self._flush_soon(session)
 
+    def _consider_key(self, session: Session) -> None:
+        """Give the device its next key until it uses it; then commit that, and refuse the old one."""
+        link = session.link
+        if link.offered is not None:
+            now_ms = self._clock.now_ms()
+            if session.key_sent_ms is None or not 0 <= now_ms - session.key_sent_ms < KEY_AGAIN_MS:
+                session.send_key = True
+                self._flush_soon(session)
+        elif link.retirable and not session.noting_key:
+            session.noting_key = True
+            session.send_key = False
+            key = session.device.next_key
+            assert key is not None, "only then one was offered"
+            noted = self._store.note_key(session.device.device_id, link.slot, fingerprint(key))
+            noted.add_done_callback(partial(self._key_noted, session))
+
+    def _key_noted(self, session: Session, done: "asyncio.Future[bool]") -> None:
+        session.noting_key = False
+        if done.cancelled() or not done.result():
+            return  # with the next frame again
+        session.link.retire()
+        self.counters["keys_changed"] += 1
+        log.info("device uses its new key", device=session.device.device_id, slot=session.link.slot)
+
     def _refuse(self, link: Link, device_id: int, reason: str, frame: bytes) -> None:
         self.refused[reason] += 1
         now = self._loop.time()
@@ -340,14 +383,15 @@ class Sessions:
             session.up_counter_noted = counter
             self._store.note_up_counter(session.device.device_id, *counter)
         if session.link.counters_left() < COUNTERS_LOW:
-            first = await self._store.reserve_down_counters(session.device.device_id, epoch, COUNTER_BLOCK)
+            at_least = first_counter(self._clock.now_ms() // 1000 - constants.TIME_EPOCH_UNIX_S)
+            first = await self._store.reserve_down_counters(session.device.device_id, epoch, COUNTER_BLOCK, at_least)
             if first is None:
                 self.counters["no_down_counters"] += 1
                 return
             session.link.grant(epoch, first, first + COUNTER_BLOCK)
         try:
             frames = self._frames(session)
-        except WireError as error:  # all 16 million counters of this epoch are used: the device has to restart
+        except WireError as error:  # more frames than counters were reserved for: with the next flush
             self.counters["no_down_counters"] += 1
             log.error("cannot seal", device=session.device.device_id, reason=str(error))
             return
@@ -385,7 +429,16 @@ class Sessions:
                 [codec.BeaconKey(beacon.beacon_id, beacon.key) for beacon in wanted.beacons],
             )
             frames.append(link.seal(configuration.encode()))
-        return frames + link.acknowledgements()
+        frames += link.acknowledgements()
+        if session.send_key:
+            session.send_key = False
+            wanted_key = session.device.next_key
+            if link.offered is not None and wanted_key is not None:
+                session.key_sent_ms = self._clock.now_ms()
+                self.counters["keys_sent"] += 1
+                # Last: once the device has it, it opens nothing under the old one.
+                frames.append(link.seal(codec.KeyUpdate(link.offered, wanted_key).encode()))
+        return frames
 
     async def close(self) -> None:
         """Take nothing any more, await the commits under way, and send what is due for them."""

@@ -150,14 +150,16 @@ class Store:
 
         return self._submit(apply, refused=False)
 
-    def reserve_down_counters(self, device_id: int, epoch: int, block: int) -> "asyncio.Future[int | None]":
-        """Reserve `block` counters; the first of them, or None when it could not be committed."""
+    def reserve_down_counters(
+        self, device_id: int, epoch: int, block: int, at_least: int = 0
+    ) -> "asyncio.Future[int | None]":
+        """Reserve `block` counters from `at_least` on; the first of them, or None when it could not be committed."""
 
         def apply(connection: sqlite3.Connection) -> int:
             row = connection.execute(
                 "SELECT reserved_until FROM down_counters WHERE device_id=? AND epoch=?", (device_id, epoch)
             ).fetchone()
-            first: int = row[0] if row else 0
+            first: int = max(row[0] if row else 0, at_least)
             connection.execute(
                 "INSERT INTO down_counters VALUES (?,?,?)"
                 " ON CONFLICT DO UPDATE SET reserved_until = excluded.reserved_until",
@@ -175,6 +177,19 @@ class Store:
                 "INSERT INTO up_counters VALUES (?,?,?) ON CONFLICT DO UPDATE SET"
                 " next_counter = max(next_counter, excluded.next_counter)",
                 (device_id, epoch, next_counter),
+            )
+            return True
+
+        return self._submit(apply, refused=False)
+
+    def note_key(self, device_id: int, slot: int, fingerprint: bytes) -> "asyncio.Future[bool]":
+        """Commit that a device uses this key: the one before is refused for good."""
+
+        def apply(connection: sqlite3.Connection) -> bool:
+            connection.execute(
+                "INSERT INTO keys_in_use VALUES (?,?,?)"
+                " ON CONFLICT DO UPDATE SET slot = excluded.slot, fingerprint = excluded.fingerprint",
+                (device_id, slot, fingerprint),
             )
             return True
 
@@ -386,6 +401,17 @@ class Store:
                     "SELECT epoch, next_counter FROM up_counters WHERE device_id = ?", (device_id,)
                 ).fetchall()
             )
+        )
+
+    async def keys_in_use(self) -> dict[int, tuple[int, bytes]]:
+        """Per device the slot and the fingerprint of the key that it changed to last."""
+        return await self._read(
+            lambda connection: {
+                device_id: (slot, fingerprint)
+                for device_id, slot, fingerprint in connection.execute(
+                    "SELECT device_id, slot, fingerprint FROM keys_in_use"
+                )
+            }
         )
 
     async def totals(self) -> dict[str, int]:

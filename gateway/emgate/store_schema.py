@@ -5,7 +5,7 @@ import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS records (
     row_id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never reused: cursors point at it
@@ -42,6 +42,12 @@ CREATE TABLE IF NOT EXISTS down_counters (
     reserved_until INTEGER NOT NULL,
     PRIMARY KEY (device_id, epoch)
 ) WITHOUT ROWID;
+-- The key that a device was last seen to use, by its fingerprint.
+CREATE TABLE IF NOT EXISTS keys_in_use (
+    device_id INTEGER PRIMARY KEY,
+    slot INTEGER NOT NULL,
+    fingerprint BLOB NOT NULL
+);
 CREATE TABLE IF NOT EXISTS up_counters (
     device_id INTEGER NOT NULL,
     epoch INTEGER NOT NULL,

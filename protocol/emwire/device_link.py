@@ -49,6 +49,12 @@ if TYPE_CHECKING:
         def delivered(self, epoch: int, through: int) -> None:
             """Take note of a watermark."""
 
+        def forgotten(self, epoch: int, through: int, sent: "tuple[int, int]") -> bool:
+            """The gateway lacks what it had: note that; True if records have to be sent again."""
+
+        def tell_again(self, epoch: int, sequence: int) -> None:
+            """The gateway does not know that this sequence is lost."""
+
 
 # Frames of a lane under way at once: 8 of 250 B fill 2 s of a 9600 Bd line and are one group commit at the gateway;
 # an acknowledgement names 8 ranges.
@@ -91,7 +97,9 @@ class DeviceLink:
         retransmit_limit_ms: int = RETRANSMIT_LIMIT_MS,
         delivery_poll_ms: int = DELIVERY_POLL_MS,
     ) -> None:
-        """The epoch is durable already (common.epoch); the journal is that epoch's."""
+        """The epoch is durable already (common.epoch); the journal is that epoch's.
+
+        An aead that has `slot` and `update(slot, key)` (common.keys) lets the gateway change the key."""
         self.device_id = device_id
         self.epoch = epoch
         self.window = window
@@ -101,6 +109,7 @@ class DeviceLink:
         self.refused = 0
         self.sent = 0
         self.retransmitted = 0
+        self.started_over = 0  # the gateway had lost records that it once called stored
         self.is_open = False
         self._aead = aead
         self.journal = journal
@@ -112,6 +121,7 @@ class DeviceLink:
         self._syncs: list[tuple[int, int, int]] = []
         self._unanswered: dict[int, int] = {}  # epoch: when to send its sync again
         self._sync_attempts = 0
+        self._resynced: tuple[int, int] | None = None  # for this word of the gateway a sync was sent again
         self._poll_due_ms: int | None = None
         self._poll_attempts = 0
         self.time_wanted = False
@@ -127,6 +137,7 @@ class DeviceLink:
         # The present epoch first: it tells the gateway which boot this is.
         self._syncs.sort(key=lambda item: item[0] != self.epoch)
         self._sync_attempts = 0
+        self._resynced = None
         self.ask()
 
     def closed(self) -> None:
@@ -235,7 +246,7 @@ class DeviceLink:
             flight.attempts += 1
             self._order += 1
             flight.order = self._order
-            control = envelope.control_byte(envelope.UP, envelope.RECORD, lane == 1)
+            control = envelope.control_byte(envelope.UP, envelope.RECORD, lane == 1, self._slot())
             return envelope.seal(self._aead, self.device_id, control, entry[0], entry[1], payload)
 
     def _sync(self, now_ms: int) -> "bytes | None":
@@ -275,20 +286,30 @@ class DeviceLink:
             return None
         counter = self._counter
         self._counter += 1
-        control = envelope.control_byte(envelope.UP, envelope.LINK)
+        control = envelope.control_byte(envelope.UP, envelope.LINK, False, self._slot())
         return envelope.seal(self._aead, self.device_id, control, self.epoch, counter, message)
+
+    def _slot(self) -> int:
+        return getattr(self._aead, "slot", 0)
 
     # -- receiving ----------------------------------------------------------------------------------------
 
     def received(self, now_ms: int, frame: bytes) -> "list[tuple[Any, ...]]":
         """Messages for the application (time, configuration), as device_codec gives them; never raises."""
         try:
-            message = self._open(frame)
+            message, newest = self._open(frame)
         except WireError:
             self.refused += 1
             return []
         if message[0] == constants.MESSAGE_ACKNOWLEDGEMENT:
             self._acknowledged(now_ms, message[1], message[2], message[3], message[4])
+            if newest:
+                self._compare(message[1], message[2])
+            return []
+        if message[0] == constants.MESSAGE_KEY_UPDATE:
+            update = getattr(self._aead, "update", None)
+            if update is not None and update(message[1], message[2]):
+                self.ask()  # the first frame under the new key tells the gateway
             return []
         if message[0] == constants.MESSAGE_TIME:
             self.time_wanted = False
@@ -296,17 +317,19 @@ class DeviceLink:
             self._poll_due_ms = now_ms + self.delivery_poll_ms if self.journal.undelivered else None
         return [message]
 
-    def _open(self, frame: bytes) -> "tuple[Any, ...]":
+    def _open(self, frame: bytes) -> "tuple[tuple[Any, ...], bool]":
+        """The message, and whether it is the gateway's newest word."""
         # What the header shows is judged first: it costs nothing, and opening costs two passes of AES.
-        control, epoch, counter = envelope.parse_header(frame)
+        control, _, counter = envelope.parse_header(frame)
         if not envelope.is_down(control) or not envelope.is_link(control):
             raise WireError("direction", 0)
-        if epoch != self.epoch:
-            raise WireError("replay", 1)
-        control, epoch, counter, plaintext = envelope.open_frame(self._aead, self.device_id, frame)
+        if envelope.key_slot(control) != self._slot():
+            raise WireError("key", 0)
+        plaintext = envelope.open_frame(self._aead, self.device_id, frame, self.epoch)[3]
+        newest = counter >= self._down.next_counter
         if not self._down.take(counter):
-            raise WireError("replay", 3)
-        return device_codec.decode(plaintext)
+            raise WireError("replay", 1)
+        return device_codec.decode(plaintext), newest
 
     def _acknowledged(
         self, now_ms: int, epoch: int, stored: int, delivered: int, ranges: "tuple[tuple[int, int], ...]"
@@ -326,6 +349,30 @@ class DeviceLink:
             elif progress or before != undelivered or self._poll_due_ms is None:
                 self._poll_attempts = 0
                 self._poll_due_ms = now_ms + self.delivery_poll_ms
+
+    def _compare(self, epoch: int, stored: int) -> None:
+        """The gateway's store may be an older copy of itself: what it lacks by its newest word is sent again."""
+        for flights in self._flights:
+            for flight in flights:
+                if flight.entry[0] == epoch and flight.entry[1] == stored:
+                    return  # on its way
+        sent = [-1, -1]
+        for lane in (0, 1):
+            cursor = self._cursors[lane]
+            if cursor is not None and cursor[0] >= epoch:
+                sent[lane] = cursor[1] if cursor[0] == epoch else envelope.MAXIMUM_COUNTER
+        if self.journal.forgotten(epoch, stored, (sent[0], sent[1])):
+            self.started_over += 1
+            for lane in (0, 1):
+                del self._flights[lane][:]
+                self._cursors[lane] = None
+            return
+        for item in self.journal.epochs():
+            if item[0] == epoch and stored < item[1] and self._resynced != (epoch, stored):
+                self._resynced = (epoch, stored)
+                self._syncs.append(item)
+        if not self.alarm_waits:
+            self.journal.tell_again(epoch, stored)
 
     def _settle(self, lane: int, now_ms: int, epoch: int, stored: int, ranges: "tuple[tuple[int, int], ...]") -> bool:
         """Strike out what is stored; what was sent before it and is not stored is taken for lost on the way."""

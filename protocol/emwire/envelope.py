@@ -1,8 +1,9 @@
 """Sealed frames: 6-byte header, encrypted message, 8-byte tag. Runs on CPython and MicroPython.
 
-A frame is `control u8 | epoch u16 | counter u24 | ciphertext | tag`, little endian. The header is
-authenticated, not encrypted; `device_id` is not in the frame (the transport says whose it is) but is in the
-nonce and in the associated data, so a frame moved to another device's topic does not open.
+A frame up is `control u8 | epoch u16 | counter u24 | ciphertext | tag`, one down `control u8 | counter u40 |
+ciphertext | tag`, little endian. The header is authenticated, not encrypted. Not in the frame, but in the nonce and
+in the associated data, are `device_id` (the transport says whose it is) and, down, the boot epoch (the device accepts
+its present one only): a frame moved to another device or another boot does not open. See docs/envelope.md.
 """
 
 import struct
@@ -32,6 +33,11 @@ MAXIMUM_FRAME = 1020
 MAXIMUM_PLAINTEXT = MAXIMUM_FRAME - OVERHEAD
 # u24, the width of sequences and link counters in the header and in every message that names them.
 MAXIMUM_COUNTER = 0xFFFFFF
+# u40, the width of a down frame's counter: it starts at the time in 1/256 s (gateway_link.first_counter).
+MAXIMUM_DOWN_COUNTER = 0xFFFFFFFFFF
+# Key slots, 0…3.
+SLOTS = 4
+NO_EPOCH = -1
 
 UP = 0
 DOWN = 1
@@ -39,20 +45,26 @@ RECORD = 0
 LINK = 1
 
 
-def control_byte(direction: int, kind: int, alarm: bool = False) -> int:
-    """Version 1, the direction (UP/DOWN), the kind (RECORD/LINK), the lane, key slot 0."""
-    return (VERSION << 5) | (direction << 4) | (kind << 3) | (4 if alarm else 0)
+def control_byte(direction: int, kind: int, alarm: bool = False, slot: int = 0) -> int:
+    """Version 1, the direction (UP/DOWN), the kind (RECORD/LINK), the lane, the key's slot 0…3."""
+    return (VERSION << 5) | (direction << 4) | (kind << 3) | (4 if alarm else 0) | slot
 
 
 def header(control: int, epoch: int, counter: int) -> bytes:
-    """The six bytes in front; WireError if a value does not fit."""
-    if not 0 <= control <= 0xFF or not 0 <= epoch <= 0xFFFF or not 0 <= counter <= MAXIMUM_COUNTER:
+    """The six bytes in front; WireError if a value does not fit. A down frame's has no room for the epoch."""
+    down = control & 16
+    limit = MAXIMUM_DOWN_COUNTER if down else MAXIMUM_COUNTER
+    if not 0 <= control <= 0xFF or not 0 <= epoch <= 0xFFFF or not 0 <= counter <= limit:
         raise WireError("range", 0)
+    if down:
+        return struct.pack("<BIB", control, counter & 0xFFFFFFFF, counter >> 32)
     return struct.pack("<BHBH", control, epoch, counter & 0xFF, counter >> 8)
 
 
 def parse_header(frame: bytes) -> "tuple[int, int, int]":
-    """(control, epoch, counter) of a frame of our version and bounded size; not authenticated yet."""
+    """(control, epoch, counter) of a frame of our version and bounded size; not authenticated yet.
+
+    The epoch of a down frame is NO_EPOCH: the device knows which boot it is in."""
     if not frame:
         raise WireError("truncated", 0)
     if frame[0] >> 5 != VERSION:
@@ -61,32 +73,53 @@ def parse_header(frame: bytes) -> "tuple[int, int, int]":
         raise WireError("truncated", len(frame))
     if len(frame) > MAXIMUM_FRAME:
         raise WireError("oversize", MAXIMUM_FRAME)
-    if frame[0] & 3:
-        raise WireError("key", 0)
+    if frame[0] & 16:
+        control, low, high = struct.unpack("<BIB", frame[:HEADER_SIZE])
+        return control, NO_EPOCH, low | (high << 32)
     control, epoch, low, high = struct.unpack("<BHBH", frame[:HEADER_SIZE])
     return control, epoch, low | (high << 8)
 
 
-def nonce(device_id: int, head: bytes) -> bytes:
-    """13 bytes: the device, the whole header, three zeros. Unique per key as long as the header is."""
-    return struct.pack("<I", device_id) + head + b"\0\0\0"
+def nonce_and_associated(device_id: int, head: bytes, epoch: int) -> "tuple[bytes, bytes]":
+    """13 bytes of nonce (device, header, three more) and the associated data.
+
+    The three are zero for a frame up, and the epoch and a zero for one down, whose header lacks it. The header's
+    direction bit keeps the two apart, so the nonce is unique per key as long as (header, epoch) is."""
+    device = struct.pack("<I", device_id)
+    if head[0] & 16:
+        boot = struct.pack("<H", epoch)
+        return device + head + boot + b"\0", head + device + boot
+    return device + head + b"\0\0\0", head + device
 
 
 def seal(aead: "Aead", device_id: int, control: int, epoch: int, counter: int, plaintext: bytes) -> bytes:
-    """A sealed frame. The caller answers for never giving one (control, epoch, counter) two plaintexts."""
+    """A sealed frame. The caller answers for never giving one (key, control, epoch, counter) two plaintexts."""
     if len(plaintext) > MAXIMUM_PLAINTEXT:
         raise WireError("oversize", MAXIMUM_PLAINTEXT)
     head = header(control, epoch, counter)
-    return head + aead.seal(nonce(device_id, head), plaintext, head + struct.pack("<I", device_id))
+    nonce, associated = nonce_and_associated(device_id, head, epoch)
+    return head + aead.seal(nonce, plaintext, associated)
 
 
-def open_frame(aead: "Aead", device_id: int, frame: bytes) -> "tuple[int, int, int, bytes]":
-    """(control, epoch, counter, plaintext) of an authentic frame; WireError for anything else."""
+def open_frame(
+    aead: "Aead", device_id: int, frame: bytes, down_epoch: "int | None" = None
+) -> "tuple[int, int, int, bytes]":
+    """(control, epoch, counter, plaintext) of an authentic frame; WireError for anything else.
+
+    `down_epoch` is the boot a down frame must be bound to; without it only frames up open."""
     control, epoch, counter = parse_header(frame)
+    if epoch == NO_EPOCH:
+        if down_epoch is None:
+            raise WireError("direction", 0)
+        epoch = down_epoch
     head = bytes(frame[:HEADER_SIZE])
-    associated = head + struct.pack("<I", device_id)
-    plaintext = aead.open(nonce(device_id, head), bytes(frame[HEADER_SIZE:]), associated)
-    return control, epoch, counter, plaintext
+    nonce, associated = nonce_and_associated(device_id, head, epoch)
+    return control, epoch, counter, aead.open(nonce, bytes(frame[HEADER_SIZE:]), associated)
+
+
+def key_slot(control: int) -> int:
+    """Which key seals a frame, of its control byte."""
+    return control & 3
 
 
 def is_alarm(control: int) -> bool:

@@ -2,8 +2,9 @@
 
 The session stores what `received` returns, calls `stored` after the commit and `delivered` after the backend's,
 and sends what `acknowledgements` returns. What must outlive a restart is handed in by `restore`, `restore_lost`
-and `restore_up_counter`, and handed out by `changed_watermarks`, `lost_range` and `next_up_counter`; down
-counters come from blocks that the store has committed as used before (`grant`). Runs on both Pythons.
+and `restore_up_counter` (and the key that the device uses), and handed out by `changed_watermarks`, `lost_range` and
+`next_up_counter` (and `retirable`); down counters come from blocks that the store has committed as used before
+(`grant`). Runs on both Pythons.
 """
 
 from emwire import constants, device_codec, envelope
@@ -25,7 +26,8 @@ MAXIMUM_GAPS = 1024
 # Stored sequences that wait to be named in an acknowledgement: 4 messages of 8 ranges.
 MAXIMUM_RECENT = 32
 RANGES_PER_ACKNOWLEDGEMENT = 8
-# Down counters asked for at a time: a restart skips at most so many of 16 million.
+# Down counters asked for at a time, and what the clock adds to `first_counter` in a second: whoever takes no more
+# than a block a second stays behind the clock.
 COUNTER_BLOCK = 256
 
 
@@ -67,6 +69,13 @@ class _Epoch:
         return self.delivered.through >= self.next_sequence and not len(self.delivered)
 
 
+def first_counter(time_s: int) -> int:
+    """The lowest down counter to grant at a time (s since 2010; below 0 = unknown, then 0). u40 lasts 136 years.
+
+    A gateway whose store is an older copy of itself has forgotten which counters it used; its clock has not."""
+    return max(0, time_s) * COUNTER_BLOCK
+
+
 def lost_range(payload: bytes) -> "tuple[int, int, int] | None":
     """(epoch, first, last inclusive) that a record declares lost, if it is a gap record that says so."""
     if not payload or payload[0] != constants.MESSAGE_GAP:
@@ -89,12 +98,17 @@ class GatewayLink:
         device_id: int,
         aead: "envelope.Aead",
         reserve_down: "Callable[[int, int], int] | None" = None,
+        slot: int = 0,
     ) -> None:
-        """reserve_down(epoch, count) commits down counters as used and returns the first; or see `grant`."""
+        """The aead is the device's key in that slot, as far as is known; `offer` another.
+
+        reserve_down(epoch, count) commits down counters as used and returns the first; or see `grant`."""
         self.device_id = device_id
         self.epoch: int | None = None  # boot epoch the device is in, as far as authentic frames tell
         self.refused = 0
-        self._aead = aead
+        self.slot = slot  # seals frames down
+        self.offered: int | None = None  # slot of a key that the device has not used yet
+        self._aeads = {slot: aead}
         self._reserve_down = reserve_down
         self._epochs: dict[int, _Epoch] = {}
         self._up = ReplayWindow()
@@ -168,6 +182,25 @@ class GatewayLink:
         """Down frames that can still be sealed for the present epoch without a new grant."""
         return self._down_end - self._down_next if self._down_epoch == self.epoch else 0
 
+    # -- keys ---------------------------------------------------------------------------------------------
+
+    def offer(self, slot: int, aead: "envelope.Aead") -> None:
+        """The device has been or will be told this key (key_update): taken from now on besides the present one."""
+        if not 0 <= slot < envelope.SLOTS or slot in self._aeads:
+            raise WireError("key", 0)
+        self.offered = slot
+        self._aeads[slot] = aead
+
+    @property
+    def retirable(self) -> bool:
+        """A key is still taken that the device has replaced."""
+        return self.offered is None and len(self._aeads) > 1
+
+    def retire(self) -> None:
+        """It is committed that the device uses the new key: refuse the old one from now on."""
+        if self.offered is None:
+            self._aeads = {self.slot: self._aeads[self.slot]}
+
     # -- frames -------------------------------------------------------------------------------------------
 
     def received(self, frame: bytes) -> Received:
@@ -183,9 +216,18 @@ class GatewayLink:
             raise
 
     def _received(self, frame: bytes) -> Received:
-        control, epoch, counter, payload = envelope.open_frame(self._aead, self.device_id, frame)
+        control = envelope.parse_header(frame)[0]
         if envelope.is_down(control):
             raise WireError("direction", 0)
+        slot = envelope.key_slot(control)
+        aead = self._aeads.get(slot)
+        if aead is None:
+            raise WireError("key", 0)
+        control, epoch, counter, payload = envelope.open_frame(aead, self.device_id, frame)
+        if slot == self.offered:
+            # The device keeps the key: only then does it seal with it, and from then on it opens nothing else.
+            self.slot = slot
+            self.offered = None
         if envelope.is_link(control):
             return self._link_message(epoch, counter, payload)
         self._note_epoch(epoch)
@@ -284,17 +326,17 @@ class GatewayLink:
     def seal(self, message: bytes) -> bytes:
         """A down frame for the device's present boot; WireError("counter") if no boot or counter is known."""
         if self.epoch is None or not self._counter_ready():
-            raise WireError("counter", 3)
+            raise WireError("counter", 1)
         counter = self._down_next
         self._down_next += 1
-        control = envelope.control_byte(envelope.DOWN, envelope.LINK)
-        return envelope.seal(self._aead, self.device_id, control, self.epoch, counter, message)
+        control = envelope.control_byte(envelope.DOWN, envelope.LINK, False, self.slot)
+        return envelope.seal(self._aeads[self.slot], self.device_id, control, self.epoch, counter, message)
 
     def _counter_ready(self) -> bool:
         if self.counters_left() <= 0 and self._reserve_down is not None and self.epoch is not None:
             first = self._reserve_down(self.epoch, COUNTER_BLOCK)
             self.grant(self.epoch, first, first + COUNTER_BLOCK)
-        return self.counters_left() > 0 and self._down_next <= envelope.MAXIMUM_COUNTER
+        return self.counters_left() > 0 and self._down_next <= envelope.MAXIMUM_DOWN_COUNTER
 
     # -- epochs -------------------------------------------------------------------------------------------
 

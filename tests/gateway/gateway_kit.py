@@ -68,7 +68,7 @@ class Tag:
         return sequence
 
     def arrived(self, frame: bytes) -> None:
-        message = codec.decode(envelope.open_frame(Ccm(self.key), self.device_id, frame)[3])
+        message = codec.decode(envelope.open_frame(Ccm(self.key), self.device_id, frame, self.link.epoch)[3])
         if isinstance(message, codec.Acknowledgement):
             ranges = [(0, message.stored_through - 1), *message.ranges]
             self.told |= {(self.device_id, message.acknowledged_epoch, n) for a, b in ranges for n in range(a, b + 1)}

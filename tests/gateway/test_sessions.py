@@ -63,10 +63,17 @@ class Wire:
 
 
 def opened(frame: bytes, device_id: int = DEVICE):
-    """Header and message of a down frame."""
-    control, epoch, counter, plaintext = envelope.open_frame(Ccm(KEY), device_id, frame)
-    assert envelope.is_down(control)
-    return (control, epoch, counter), codec.decode(plaintext)
+    """Header, with the boot epoch that it is bound to, and message of a down frame."""
+    for boot in range(1, 200):
+        try:
+            control, epoch, counter, plaintext = envelope.open_frame(Ccm(KEY), device_id, frame, boot)
+        except WireError as error:
+            if error.reason != "authentication":
+                raise
+            continue
+        assert envelope.is_down(control)
+        return (control, epoch, counter), codec.decode(plaintext)
+    raise WireError("authentication", envelope.HEADER_SIZE)
 
 
 def up_frame(

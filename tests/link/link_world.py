@@ -4,15 +4,22 @@ The device is the real journal and DeviceLink; the gateway the real GatewayLink 
 state kept and lost over a restart as emgate's. Every guarantee is checked where it could first be broken.
 """
 
+import hashlib
+import shutil
+from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import common.journal
 from common.epoch import begin_epoch
 from common.journal import Journal
+from common.keys import Keys
 from common.segment import file_name, frame, records
 from emgate.sealing import Ccm
 from emwire import constants, device_codec, envelope
 from emwire.errors import WireError
+from emwire.gateway_link import first_counter
 from emwire.link import DeviceLink, GatewayLink, Received, lost_range
 
 Identity = tuple[int, int]
@@ -20,15 +27,20 @@ KEY = bytes(range(16))
 DEVICE_ID = 0x1234
 
 
-class WatchedCcm:
-    """The host's AES-CCM, remembering every nonce: the same one may only ever seal the same bytes."""
+class PowerCut(Exception):
+    """The device's power fails while it writes down a key."""
 
-    def __init__(self, world: "World") -> None:
+
+class WatchedCcm:
+    """The host's AES-CCM, remembering every key and nonce: the same two may only ever seal the same bytes."""
+
+    def __init__(self, world: "World", key: bytes = KEY) -> None:
         self._world = world
-        self._ccm = Ccm(KEY)
+        self._key = bytes(key)
+        self._ccm = Ccm(self._key)
 
     def seal(self, nonce: bytes, plaintext: bytes, associated: bytes) -> bytes:
-        before = self._world.sealed.setdefault(nonce, (plaintext, associated))
+        before = self._world.sealed.setdefault((self._key, nonce), (plaintext, associated))
         assert before == (plaintext, associated), "a nonce sealed two different things"
         if plaintext[:1] == bytes([constants.MESSAGE_ACKNOWLEDGEMENT]):
             self._world.check_acknowledgement(plaintext)
@@ -45,8 +57,16 @@ class World:
         self.path = path
         self.capacity_bytes = capacity_bytes
         self.window = window
-        self.sealed: dict[bytes, tuple[bytes, bytes]] = {}
-        self.aead = WatchedCcm(self)
+        self.sealed: dict[tuple[bytes, bytes], tuple[bytes, bytes]] = {}
+        # Keys: what the device was provisioned with, and the operator's registry.
+        self.keys_made = 0
+        self.provisioned = KEY
+        self.first_epoch = 1
+        self.registry: tuple[int, bytes, bytes | None] = (0, KEY, None)
+        self.tear: tuple[int, int] | None = None
+        self.gateway_s = 1000
+        self.highest_s = 1000
+        self.again: set[Identity] = set()  # a restored store delivers these a second time
         self.now_ms = 0
         self.made: dict[Identity, tuple[bool, bytes]] = {}
         self.alarms: set[Identity] = set()
@@ -61,10 +81,13 @@ class World:
         # The store: survives a restart of the gateway.
         self.store: dict[Identity, tuple[bool, bytes]] = {}
         self.ever_stored: set[Identity] = set()
+        self.once_stored: set[Identity] = set()  # perhaps in a store that was replaced by an older copy
         self.undelivered: list[Identity] = []
         self.marks: dict[int, tuple[int, int]] = {}
         self.up_counter: tuple[int, int] | None = None
         self.down_reserved: dict[int, int] = {}
+        self.key_in_use: tuple[int, bytes] | None = None
+        self.down_epochs: dict[bytes, int] = {}
         # The backend: append-only.
         self.backend: list[tuple[Identity, bytes]] = []
         self.in_backend: set[Identity] = set()
@@ -77,7 +100,7 @@ class World:
     # -- device -------------------------------------------------------------------------------------------
 
     def boot(self) -> None:
-        self.epoch = begin_epoch(str(self.path))
+        self.epoch = begin_epoch(str(self.path), first_epoch=self.first_epoch)
         self.journal = Journal(
             str(self.path),
             self.epoch,
@@ -90,8 +113,11 @@ class World:
         made = [sequence for epoch, sequence in self.made if epoch == self.journal.previous_epoch]
         assert self.journal.previous_epoch_records == (max(made) + 1 if made else 0)
         assert self.journal.damaged_bytes == 0
-        self.device = DeviceLink(DEVICE_ID, self.epoch, self.aead, self.journal, window=self.window)
+        self.keys = Keys(str(self.path), {"key": self.provisioned.hex()}, lambda key: WatchedCcm(self, key))
+        self.keys._slots.write = self._tearing(self.keys._slots.write)  # type: ignore[method-assign]
+        self.device = DeviceLink(DEVICE_ID, self.epoch, self.keys, self.journal, window=self.window)
         self.now_ms = 0
+        self.started_over = 0
         self.accepted: set[bytes] = set()
         self._new_connection()
 
@@ -133,6 +159,55 @@ class World:
                 writer.close()
         self.boot()
 
+    def _tearing(self, write: Callable[[bytes], None]) -> Callable[[bytes], None]:
+        """A slot's write that power fails in, if `tear` is (so many writes later, bytes that get through).
+
+        -1 byte: flash refuses, and power stays."""
+        slots = self.keys._slots
+
+        def torn(value: bytes) -> None:
+            if self.tear is None:
+                write(value)
+                return
+            count, size = self.tear
+            self.tear = (count - 1, size) if count else None
+            if not count and size < 0:
+                raise OSError(28)
+            write(value)
+            if not count:
+                target = Path(f"{slots._path}{slots._generation & 1}")
+                target.write_bytes(target.read_bytes()[:size])
+                raise PowerCut
+
+        return torn
+
+    def new_key(self) -> bytes:
+        """One that was never used."""
+        self.keys_made += 1
+        return hashlib.sha256(b"%d" % self.keys_made).digest()[:16]
+
+    def provision(self, wipe: bool) -> None:
+        """The device comes back from the bench with a new key, its flash as it was or empty."""
+        for writer in self.journal._writers:
+            if writer is not None:
+                writer.close()
+        if wipe:
+            shutil.rmtree(self.path)
+            self.path.mkdir()
+            self.first_epoch = self.epoch + 1
+            self._gone()
+        self.provisioned = self.new_key()
+        self.registry = (0, self.provisioned, None)
+        self.start_gateway()
+        self.boot()
+
+    def _gone(self) -> None:
+        """What no flash, store or backend holds any more was lost with a flash that was wiped."""
+        for identity in list(self.made):
+            if identity[0] < self.first_epoch and identity not in self.store and identity not in self.in_backend:
+                del self.made[identity]
+                self.alarms.discard(identity)
+
     def _new_connection(self) -> None:
         self.sent: set[Identity] = set()
         self.newest_sent: list[Identity | None] = [None, None]
@@ -165,13 +240,21 @@ class World:
         self.sent.add(identity)
         if not alarm:
             # No alarm waits to be sent for the first time, unless a whole window of them is under way.
-            unsent = self.alarms - self.sent - self.ever_stored - self.lost_here
+            unsent = self.alarms - self.sent - self.once_stored - self.lost_here
             assert not unsent or len(self.device._flights[1]) >= self.window, "backlog before alarms"
 
     def device_receives(self, data: bytes) -> None:
         refused = self.device.refused
-        assert self.device.received(self.now_ms, data) == [] or data[:1] == b"\x38"
-        if data in self.accepted or envelope_epoch(data) != self.epoch or data not in self.seen_down:
+        try:
+            messages = self.device.received(self.now_ms, data)
+        except PowerCut:
+            self.cut_power(None, False, None)
+            return
+        assert messages == [] or data[0] >> 2 == 0x38 >> 2
+        if self.device.started_over != self.started_over:
+            self.started_over = self.device.started_over
+            self._new_connection()
+        if data in self.accepted or self.down_epochs.get(data) != self.epoch:
             assert self.device.refused == refused + 1, "a replay, a stranger or an old epoch was believed"
         elif self.device.refused == refused:
             self.accepted.add(data)
@@ -184,7 +267,15 @@ class World:
     def start_gateway(self) -> None:
         """As emgate's sessions load themselves: from committed state only."""
         self.pending = []
-        self.gateway = GatewayLink(DEVICE_ID, self.aead, self._reserve)
+        self.pass_time(1)
+        slot, key, next_key = self.registry
+        following = (slot + 1) % envelope.SLOTS
+        if next_key is not None and self.key_in_use == (following, next_key):
+            slot, key, next_key = following, next_key, None
+        self.gateway = GatewayLink(DEVICE_ID, WatchedCcm(self, key), self._reserve, slot)
+        if next_key is not None:
+            self.gateway.offer(following, WatchedCcm(self, next_key))
+        waiting = set(self.undelivered)
         for epoch in sorted({*self.marks, *(epoch for epoch, _ in self.store)}):
             stored, delivered = self.marks.get(epoch, (0, 0))
             mine = sorted(sequence for of_epoch, sequence in self.store if of_epoch == epoch)
@@ -193,19 +284,74 @@ class World:
                 stored,
                 delivered,
                 [sequence for sequence in mine if sequence >= stored],
-                [s for s in mine if s >= delivered and (epoch, s) in self.in_backend],
+                [s for s in mine if s >= delivered and (epoch, s) not in waiting],
             )
         for identity, (_, payload) in self.store.items():
             lost = lost_range(payload)
             if lost is not None:
-                self.gateway.restore_lost(*lost, identity in self.in_backend)
+                self.gateway.restore_lost(*lost, identity not in waiting)
         if self.up_counter is not None:
             self.gateway.restore_up_counter(*self.up_counter)
 
     def _reserve(self, epoch: int, count: int) -> int:
-        first = self.down_reserved.get(epoch, 0)
+        first = max(self.down_reserved.get(epoch, 0), first_counter(self.gateway_s))
         self.down_reserved[epoch] = first + count
+        self.highest_s = max(self.highest_s, (first + count) // 256)
+        self.pass_time(1)
         return first
+
+    def pass_time(self, seconds: int) -> None:
+        """Of the gateway's clock, which may also be set back."""
+        self.gateway_s = max(0, self.gateway_s + seconds)
+        self.highest_s = max(self.highest_s, self.gateway_s)
+
+    def back_up(self) -> Any:
+        """A copy of the gateway's store."""
+        return deepcopy(
+            (
+                self.store,
+                self.ever_stored,
+                self.undelivered,
+                self.marks,
+                self.up_counter,
+                self.down_reserved,
+                self.key_in_use,
+                self.lost_stored,
+            )
+        )
+
+    def put_back(self, backup: Any) -> None:
+        """The store is an older copy of itself; the clock is right."""
+        (
+            self.store,
+            self.ever_stored,
+            self.undelivered,
+            self.marks,
+            self.up_counter,
+            self.down_reserved,
+            self.key_in_use,
+            self.lost_stored,
+        ) = deepcopy(backup)
+        self.again = {identity for identity in self.undelivered if identity in self.in_backend}
+        self._gone()
+        self.gateway_s = self.highest_s + 2
+        self.start_gateway()
+
+    def change_key(self) -> None:
+        """The operator writes a next key into the registry, once the one before is in use."""
+        slot, _, next_key = self.registry
+        if next_key is not None:
+            following = (slot + 1) % envelope.SLOTS
+            if self.key_in_use != (following, next_key):
+                return
+            self.registry = (following, next_key, None)
+        self.registry = (*self.registry[:2], self.new_key())
+        self.start_gateway()
+
+    def send_key(self) -> None:
+        next_key = self.registry[2]
+        if self.gateway.offered is not None and next_key is not None and self.gateway.epoch is not None:
+            self._send_down([self.gateway.seal(device_codec.encode_key_update(self.gateway.offered, next_key))])
 
     def gateway_receives(self, data: bytes) -> None:
         try:
@@ -225,8 +371,16 @@ class World:
             if identity not in self.ever_stored:
                 self.store[identity] = (received.alarm, received.payload)
                 self.ever_stored.add(identity)
+                if identity in self.once_stored and identity in self.in_backend:
+                    self.again.add(identity)  # the store that it was in is gone
+                self.once_stored.add(identity)
                 self.undelivered.append(identity)
                 self.lost_stored |= told(received.payload)
+        if self.gateway.retirable:
+            next_key = self.registry[2]
+            assert next_key is not None
+            self.key_in_use = (self.gateway.slot, next_key)
+            self.gateway.retire()
         for received in self.pending:
             self.gateway.stored(received.epoch, received.sequence, received.payload)
         self.pending = []
@@ -236,8 +390,10 @@ class World:
         batch, self.undelivered = self.undelivered[:count], self.undelivered[count:]
         for identity in batch:
             payload = self.store[identity][1]
-            assert identity not in self.in_backend, "delivered twice"
-            self.backend.append((identity, payload))
+            if identity in self.in_backend:
+                assert identity in self.again, "delivered twice"
+            else:
+                self.backend.append((identity, payload))
             self.in_backend.add(identity)
             self.lost_delivered |= told(payload)
         for identity in batch:
@@ -251,10 +407,11 @@ class World:
         self.up_counter = self.gateway.next_up_counter()
 
     def prune(self) -> None:
+        waiting = set(self.undelivered)
         for identity in list(self.store):
             epoch, sequence = identity
             below = sequence < min(self.marks.get(epoch, (0, 0)))
-            if below and identity in self.in_backend and not told(self.store[identity][1]):
+            if below and identity not in waiting and not told(self.store[identity][1]):
                 del self.store[identity]
 
     def acknowledge(self) -> None:
@@ -263,11 +420,15 @@ class World:
     def _send_down(self, frames: list[bytes]) -> None:
         self.down += frames
         self.seen_down += frames
+        for data in frames:
+            assert self.gateway.epoch is not None
+            self.down_epochs[data] = self.gateway.epoch
 
     def check_acknowledgement(self, plaintext: bytes) -> None:
         _, epoch, stored, delivered, ranges = device_codec.decode(plaintext)
         for sequence in [*range(stored), *(s for first, last in ranges for s in range(first, last + 1))]:
-            assert (epoch, sequence) in self.ever_stored | self.lost_stored | self.lost_here, "not in the store"
+            known = self.ever_stored | self.in_backend | self.lost_stored | self.lost_here
+            assert (epoch, sequence) in known, "not in the store"
         for sequence in range(delivered):
             identity = (epoch, sequence)
             assert identity in self.in_backend | self.lost_delivered | self.lost_here, "not in the backend"
@@ -293,21 +454,25 @@ class World:
             self.append(False, 0)  # hello, after which what was lost is told
         self.up, self.down = [], []
         self.connect()
-        for _ in range(3000):
+        self.tear = None
+        for turn in range(3000):
             moved = self.device_polls(1000)
             for data in self._take(self.up):
                 self.gateway_receives(data)
             self.commit()
             self.deliver(1000)
             self.acknowledge()
+            if self.gateway.offered is not None and turn % 8 == 0:
+                self.send_key()
             for data in self._take(self.down):
                 self.device_receives(data)
-            if not moved:
+            if not moved and self.gateway.offered is None:
                 due = self.device.deadline(self.now_ms)
                 if due is None:
                     break
                 self.now_ms = due
         assert self.device.idle and self.device.answered
+        assert self.keys.slot == self.gateway.slot and self.gateway.offered is None, "the key was not changed"
         expected = {identity: payload for identity, (_, payload) in self.made.items()}
         missing = {identity for identity in expected if identity not in self.in_backend}
         assert missing <= self.lost_delivered, "a record is lost, and nothing tells of it"
@@ -329,11 +494,6 @@ def told(payload: bytes) -> set[Identity]:
     """Identities that a gap record declares lost."""
     lost = lost_range(payload)
     return set() if lost is None else {(lost[0], sequence) for sequence in range(lost[1], lost[2] + 1)}
-
-
-def envelope_epoch(data: bytes) -> int:
-    """Epoch in a frame's header; -1 if there is none."""
-    return -1 if len(data) < envelope.HEADER_SIZE else int.from_bytes(data[1:3], "little")
 
 
 def flip(data: bytes, bit: int) -> bytes:

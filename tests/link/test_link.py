@@ -73,7 +73,7 @@ def identities(frames: list[bytes]) -> list[tuple[int, int]]:
 
 def messages(frames: list[bytes]) -> list[int]:
     """Types of the link messages among frames."""
-    opened = [envelope.open_frame(Ccm(KEY), DEVICE_ID, frame) for frame in frames]
+    opened = [envelope.open_frame(Ccm(KEY), DEVICE_ID, frame, 1) for frame in frames]
     return [plaintext[0] for control, _, _, plaintext in opened if envelope.is_link(control)]
 
 
@@ -254,7 +254,7 @@ def test_without_counters_nothing_is_sealed(pair: Pair) -> None:
     assert gateway.acknowledgements() == []
     with pytest.raises(WireError, match="counter"):
         gateway.seal(b"\x81" + bytes(8))
-    gateway.grant(1, envelope.MAXIMUM_COUNTER, envelope.MAXIMUM_COUNTER + 10)
+    gateway.grant(1, envelope.MAXIMUM_DOWN_COUNTER, envelope.MAXIMUM_DOWN_COUNTER + 10)
     assert len(gateway.acknowledgements()) == 1
     with pytest.raises(WireError, match="counter"):
         gateway.seal(b"\x81" + bytes(8))
@@ -321,7 +321,7 @@ def test_many_alarms_ahead_of_a_backlog_are_all_named(pair: Pair) -> None:
         if number % 20 == 19:
             named = set()
             for sealed in pair.gateway.acknowledgements():
-                ranges = device_codec.decode(envelope.open_frame(Ccm(KEY), DEVICE_ID, sealed)[3])[4]
+                ranges = device_codec.decode(envelope.open_frame(Ccm(KEY), DEVICE_ID, sealed, 1)[3])[4]
                 named |= {sequence for first, last in ranges for sequence in range(first, last + 1)}
             assert {n * 3 + 1 for n in range(number - 19, number + 1)} <= named
     assert pair.gateway.acknowledgements() == []

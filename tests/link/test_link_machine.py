@@ -24,6 +24,7 @@ class LinkMachine(RuleBasedStateMachine):
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(prefix="emtag-link-"))
         self.world: World | None = None
+        self.backup: object = None
 
     @initialize(capacity=st.sampled_from([1 << 20, 4096]), window=st.sampled_from([1, 3, 8]))
     def start(self, capacity: int, window: int) -> None:
@@ -120,12 +121,44 @@ class LinkMachine(RuleBasedStateMachine):
     def gateway_restarts(self) -> None:
         self.world.start_gateway()
 
+    @rule(seconds=st.sampled_from([-3600, 3600]))
+    def gateway_clock_is_set(self, seconds: int) -> None:
+        self.world.pass_time(seconds)
+
+    @rule()
+    def store_is_backed_up(self) -> None:
+        self.backup = self.world.back_up()
+
+    @precondition(lambda self: self.backup is not None)
+    @rule()
+    def store_is_put_back(self) -> None:
+        self.world.put_back(self.backup)
+
+    # -- keys
+
+    @rule()
+    def operator_changes_the_key(self) -> None:
+        self.world.change_key()
+
+    @rule()
+    def gateway_gives_the_key(self) -> None:
+        self.world.send_key()
+
+    @rule(writes=st.integers(0, 1), size=st.integers(-1, 40))
+    def a_key_will_not_be_written(self, writes: int, size: int) -> None:
+        self.world.tear = (writes, size)
+
+    @rule(wipe=st.booleans())
+    def device_is_provisioned_anew(self, wipe: bool) -> None:
+        self.world.provision(wipe)
+
     @rule(delivered=st.integers(0, 8))
     def a_round(self, delivered: int) -> None:
         world = self.world
         world.device_polls(30)
         self.channel_carries_all(True)
         world.commit()
+        world.send_key()
         world.deliver(delivered)
         world.acknowledge()
         self.channel_carries_all(False)
@@ -154,6 +187,7 @@ def test_long_runs(tmp_path: Path, seed: int) -> None:
     world = World(tmp_path, 1 << 20 if seed % 2 else 16384)
     world.connect()
     backend_works = True
+    backup = None
     for step in range(400):
         for _ in range(chance.randrange(6)):
             world.append(chance.random() < 0.1, chance.randrange(100))
@@ -179,6 +213,17 @@ def test_long_runs(tmp_path: Path, seed: int) -> None:
             world.cut_power(chance.choice((None, chance.randrange(25))), chance.random() < 0.5, None)
             world.connect()
         if chance.random() < 0.05:
+            world.connect()
+        if chance.random() < 0.02:
+            backup = world.back_up()
+        if chance.random() < 0.02 and backup is not None:
+            world.put_back(backup)
+        if chance.random() < 0.03:
+            world.change_key()
+        if chance.random() < 0.3:
+            world.send_key()
+        if chance.random() < 0.01:
+            world.provision(wipe=chance.random() < 0.3)
             world.connect()
         if step % 10 == 0:
             world.check_freed()

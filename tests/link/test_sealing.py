@@ -31,7 +31,7 @@ def answer(job):
             return hexlify(aead.seal(*[unhexlify(part) for part in rest])).decode()
         if kind == "seal":
             return hexlify(envelope.seal(aead, rest[0], rest[1], rest[2], rest[3], unhexlify(rest[4]))).decode()
-        control, epoch, counter, plaintext = envelope.open_frame(aead, rest[0], unhexlify(rest[1]))
+        control, epoch, counter, plaintext = envelope.open_frame(aead, rest[0], unhexlify(rest[1]), rest[2])
         return [control, epoch, counter, hexlify(plaintext).decode()]
     except WireError as error:
         return {"reason": error.reason, "offset": error.offset}
@@ -101,16 +101,16 @@ def test_rfc3610_packet_vector_1() -> None:
 
 FRAMES = st.tuples(
     st.integers(0, 0xFFFFFFFF),
-    st.sampled_from([0x20, 0x24, 0x28, 0x38]),
+    st.sampled_from([0x20, 0x24, 0x28, 0x29, 0x38, 0x3B]),
     st.integers(0, 0xFFFF),
     st.integers(0, 0xFFFFFF),
     st.binary(max_size=48),
 )
 
 
-def outcome(device_id: int, frame: bytes) -> object:
+def outcome(device_id: int, frame: bytes, down_epoch: int) -> object:
     try:
-        control, epoch, counter, plaintext = envelope.open_frame(Ccm(KEY), device_id, frame)
+        control, epoch, counter, plaintext = envelope.open_frame(Ccm(KEY), device_id, frame, down_epoch)
     except WireError as error:
         return {"reason": error.reason, "offset": error.offset}
     return [control, epoch, counter, plaintext.hex()]
@@ -133,14 +133,14 @@ def test_every_damage_is_refused_alike_on_both(ask_micropython) -> None:
     expected = []
     for device_id, control, epoch, counter, plaintext in sample(FRAMES, 12)[-12:]:
         frame = envelope.seal(Ccm(KEY), device_id, control, epoch, counter, plaintext)
-        intact = outcome(device_id, frame)
+        intact = outcome(device_id, frame, epoch)
         assert intact == [control, epoch, counter, plaintext.hex()]
-        jobs.append(["open", KEY.hex(), device_id, frame.hex()])
+        jobs.append(["open", KEY.hex(), device_id, frame.hex(), epoch])
         expected.append(intact)
         for bad in damaged(frame):
-            refused = outcome(device_id, bad)
+            refused = outcome(device_id, bad, epoch)
             assert isinstance(refused, dict), bad.hex()
-            jobs.append(["open", KEY.hex(), device_id, bad.hex()])
+            jobs.append(["open", KEY.hex(), device_id, bad.hex(), epoch])
             expected.append(refused)
         jobs.append(["seal", KEY.hex(), device_id, control, epoch, counter, plaintext.hex()])
         expected.append(frame.hex())
@@ -171,7 +171,15 @@ def test_bounds_of_a_frame() -> None:
     assert envelope.open_frame(aead, 7, largest)[3] == bytes(envelope.MAXIMUM_PLAINTEXT)
     with pytest.raises(WireError, match="oversize"):
         envelope.seal(aead, 7, 0x20, 1, 2, bytes(envelope.MAXIMUM_PLAINTEXT + 1))
-    for control, epoch, counter in ((0x20, 0x10000, 0), (0x20, 0, 0x1000000), (0x20, -1, 0), (256, 0, 0)):
+    outside = (
+        (0x20, 0x10000, 0),
+        (0x20, 0, 1 << 24),
+        (0x20, -1, 0),
+        (256, 0, 0),
+        (0x38, 0, 1 << 40),
+        (0x38, 1 << 16, 0),
+    )
+    for control, epoch, counter in outside:
         with pytest.raises(WireError, match="range"):
             envelope.seal(aead, 7, control, epoch, counter, b"")
 
@@ -185,10 +193,33 @@ def test_a_newer_version_is_named_as_such() -> None:
 
 def test_device_keys_differ_and_are_stable() -> None:
     master = bytes(32)
-    keys = {derive_device_key(master, device_id) for device_id in range(100)}
-    assert len(keys) == 100
+    keys = {derive_device_key(master, device_id, generation) for device_id in range(100) for generation in range(3)}
+    assert len(keys) == 300
     assert all(len(key) == 16 for key in keys)
     # RFC 5869 by hand: HMAC(HMAC(salt = 32 zeros, master), info | 1), cut to 16 bytes.
     extracted = hmac.digest(bytes(32), master, hashlib.sha256)
-    expected = hmac.digest(extracted, b"emtag device key 1" + b"\x07\0\0\0" + b"\x01", hashlib.sha256)[:16]
-    assert derive_device_key(master, 7) == expected
+    expected = hmac.digest(extracted, b"emtag device key 1" + b"\x07\0\0\0\2\0\0\0" + b"\x01", hashlib.sha256)[:16]
+    assert derive_device_key(master, 7, 2) == expected
+
+
+@given(st.integers(0, 0xFFFFFF), st.integers(0, 0xFFFF), st.binary(min_size=1, max_size=64))
+def test_no_frame_can_be_reflected(counter: int, epoch: int, plaintext: bytes) -> None:
+    """The direction is in the nonce and authenticated: turned around, a frame opens for nobody."""
+    for direction in (envelope.UP, envelope.DOWN):
+        control = envelope.control_byte(direction, envelope.LINK)
+        frame = envelope.seal(Ccm(KEY), 7, control, epoch, counter, plaintext)
+        turned = bytes([frame[0] ^ 0x10]) + frame[1:]
+        for seen in (0, epoch, None):
+            with pytest.raises(WireError):
+                envelope.open_frame(Ccm(KEY), 7, turned, seen)
+
+
+@given(st.integers(0, 0xFFFF), st.integers(0, 0xFFFF))
+def test_a_down_frame_opens_only_in_its_boot(epoch: int, other: int) -> None:
+    frame = envelope.seal(Ccm(KEY), 7, 0x38, epoch, 1 << 39, b"\x81")
+    assert len(frame) == 1 + envelope.OVERHEAD
+    if epoch == other:
+        assert envelope.open_frame(Ccm(KEY), 7, frame, other)[:3] == (0x38, epoch, 1 << 39)
+    else:
+        with pytest.raises(WireError, match="authentication"):
+            envelope.open_frame(Ccm(KEY), 7, frame, other)

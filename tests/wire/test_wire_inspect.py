@@ -118,7 +118,7 @@ def test_unknown_messages_are_raw() -> None:
         ("44332211", "truncated", 0, "frame"),
         ("4433221120", "truncated", 1, "frame"),
         ("44332211ff" + "00" * 20, "version", 0, "frame"),
-        ("4433221121" + "00" * 20, "key", 0, "frame"),
+        ("4433221121" + "00" * 20, "authentication", 6, "frame"),
         ("4433221120" + "00" * 20, "authentication", 6, "frame"),
     ],
 )
