@@ -77,7 +77,10 @@ async def main(image: str) -> None:
                 await run(f"print(encode_block(fixes, {columns}) == block, decode_block(block) == fixes)")
                 == "True True"
             )
-            print(await run(f"measure('encode {name}', lambda: encode_block(fixes, {columns}))"), f"into {len(block)} bytes")
+            print(
+                await run(f"measure('encode {name}', lambda: encode_block(fixes, {columns}))"),
+                f"into {len(block)} bytes",
+            )
             print(await run(f"measure('decode {name}', lambda: decode_block(block))"))
         print(await run(FRAMES))
 
