@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 
 VECTORS = ROOT / "protocol" / "vectors"
 
-relaxed = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+relaxed = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 every_message = pytest.mark.parametrize("message", catalogue.MESSAGES, ids=lambda message: message.name)
 
 

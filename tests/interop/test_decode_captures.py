@@ -26,7 +26,7 @@ EPOCH = 300
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
-relaxed = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+relaxed = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def sealed(
