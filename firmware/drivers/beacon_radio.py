@@ -25,8 +25,12 @@ SCAN_INTERVAL_MS = 100
 MAXIMUM_WAITING = 32
 
 
+# MicroPython's BLE.config(addr_mode=…): a non-resolvable private address, drawn anew each time this is set.
+ADDRESS_NRPA = 3
+
+
 class Advertiser:
-    """Non-connectable advertising."""
+    """Non-connectable advertising, under a new random address whenever the data changes: nothing links the two."""
 
     def __init__(self, ble):
         self._ble = ble
@@ -35,6 +39,9 @@ class Advertiser:
         """Advertise this from now on; calling it again replaces the data. OSError: the radio refused."""
         if not self._ble.active():
             self._ble.active(True)
+        # A controller takes no new address while it advertises.
+        self._ble.gap_advertise(None)
+        self._ble.config(addr_mode=ADDRESS_NRPA)
         self._ble.gap_advertise(interval_ms * 1000, adv_data=advertisement_data, resp_data=b"", connectable=False)
 
     def stop(self):

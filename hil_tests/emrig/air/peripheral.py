@@ -173,6 +173,7 @@ class DeviceRadio:
             wire.CALL_INDICATE: self._call_indicate,
             wire.CALL_DISCONNECT: self._call_disconnect,
             wire.CALL_MTU: self._call_mtu,
+            wire.CALL_ADDRESS_MODE: self._call_address_mode,
         }
 
     async def power_on(self) -> None:
@@ -213,6 +214,21 @@ class DeviceRadio:
         self._off(hci.HCI_ErrorCode.REMOTE_USER_TERMINATED_CONNECTION_ERROR)
         self._register([])
         self._active = bool(payload[0])
+        self.controller.random_address = device_address(self.device_id)
+        return b"\1" + _wire_address(self.controller.random_address)
+
+    def _call_address_mode(self, payload: bytes) -> bytes:
+        # As NimBLE's port: each call in mode NRPA draws a new address, which a controller refuses while advertising.
+        if self.controller.advertiser.enabled:
+            raise OSError(wire.EINVAL, "advertising")
+        if payload[0] == wire.ADDRESS_NRPA:
+            # Core Specification Vol 6, Part B, 1.3.2.2: the two most significant bits of an NRPA are zero.
+            octets = self._random.randrange(1, 1 << 46).to_bytes(6, "little")
+            self.controller.random_address = hci.Address(octets, hci.Address.RANDOM_DEVICE_ADDRESS)
+        elif payload[0] == wire.ADDRESS_RANDOM:
+            self.controller.random_address = device_address(self.device_id)
+        else:
+            raise OSError(wire.EOPNOTSUPP, "public and resolvable addresses are not modelled")
         return b"\1" + _wire_address(self.controller.random_address)
 
     def _call_advertise(self, payload: bytes) -> bytes:

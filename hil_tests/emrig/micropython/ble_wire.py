@@ -27,6 +27,11 @@ CALL_NOTIFY = 71  # VALUE_TO + data                         -> -
 CALL_INDICATE = 72  # VALUE_TO + data                       -> -
 CALL_DISCONNECT = 73  # CONNECTION                          -> -
 CALL_MTU = 74  # mtu u16: the largest this device accepts   -> -
+CALL_ADDRESS_MODE = 75  # mode u8, as BLE.config(addr_mode=…) -> address type u8, address 6 B
+
+# Address modes of MicroPython's documentation. NRPA: a new random address that nobody can resolve.
+ADDRESS_RANDOM = 1
+ADDRESS_NRPA = 3
 
 CONNECTION = "<H"  # connection handle
 CONNECTION_EVENT = "<HB6s"  # connection handle, address type, address (most significant byte first)

@@ -139,6 +139,10 @@ class BLE:
                     raise OSError(_w.EINVAL)
                 if self._active:
                     self._call(_w.CALL_MTU, struct.pack("<H", value))
+            if name == "addr_mode" and self._active:
+                answer = self._call(_w.CALL_ADDRESS_MODE, bytes((value,)))
+                self._address_type = answer[0]
+                self._address = answer[1:7]
             if name == "gap_name" and isinstance(value, str):
                 value = value.encode()
             self._configuration[name] = value

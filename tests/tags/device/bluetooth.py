@@ -20,7 +20,9 @@ class BLE:
     def __init__(self):
         self._active = False
         self._handler = None
-        self.advertised = []  # (interval us, data, connectable), None for stopped
+        self.advertised = []  # (interval us, data, connectable)
+        self.addresses = 0  # how often a new one was drawn
+        self._advertising = False
         self.scanning = False
         self._scan = None
         self.refuses = False
@@ -31,13 +33,18 @@ class BLE:
         return self._active
 
     def config(self, **settings):
-        pass
+        if settings.get("addr_mode") == 3:
+            assert not self._advertising, "a controller refuses that"
+            self.addresses += 1
 
     def irq(self, handler):
         self._handler = handler
 
     def gap_advertise(self, interval_us, adv_data=None, resp_data=None, connectable=True):
-        self.advertised.append(None if interval_us is None else (interval_us, bytes(adv_data), connectable))
+        self._advertising = interval_us is not None
+        if not self._advertising:
+            return
+        self.advertised.append((interval_us, bytes(adv_data), connectable))
         del self.advertised[:-KEPT]
 
     def gap_scan(self, duration_ms, interval_us=0, window_us=0, active=False):

@@ -22,6 +22,7 @@ async def check_token_each_interval(folder):
     assert 359 <= len(tokens) <= 361
     assert [token[0] for token in tokens] == list(range(tokens[0][0], tokens[0][0] + len(tokens)))
     assert {token[1:] for token in tokens} == {(0, 64)}
+    assert work.board.radio.addresses == len(tokens), "an address of its own for every token"
     assert {(interval_us, connectable) for interval_us, _, connectable in work.board.radio.advertised} == {
         (5000000, False)
     }
