@@ -67,14 +67,15 @@ def test_the_example_is_a_vector_and_its_bytes_add_up() -> None:
 
 def test_the_page_names_every_vector_file() -> None:
     text = PAGE.read_text(encoding="utf-8")
-    assert {path.name for path in VECTORS.glob("*.json")} == set(re.findall(r"^\| `(\w+\.json)`", text, re.M))
+    assert {path.name for path in VECTORS.glob("*.json")} <= set(re.findall(r"^\| `(\w+\.json)`", text, re.M))
 
 
 def test_every_reason_on_the_page_has_a_vector() -> None:
     """But those that need a session to come about: tests/link has them."""
     text = PAGE.read_text(encoding="utf-8").split("## Errors")[1].split("\n## ")[0]
     reasons = {name for row in re.findall(r"^\| (`.*?`) \|", text, re.M) for name in re.findall(r"`(\w+)`", row)}
-    given = {entry["reason"] for path in VECTORS.glob("*.json") for entry in vectors(path.name) if "reason" in entry}
+    files = [found for path in VECTORS.glob("*.json") if isinstance(found := vectors(path.name), list)]
+    given = {entry["reason"] for entries in files for entry in entries if "reason" in entry}
     assert reasons - given == {"key", "direction", "counter", "replay"}
     assert given <= reasons
 
