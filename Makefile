@@ -10,7 +10,7 @@ DEMO ?=
 # Tests run on every core; give PYTEST='-x -q tests/wire' for a part.
 PYTEST ?= -n auto --dist loadgroup
 
-.PHONY: demo test install lint format types generated bench fuzz docs lock clean
+.PHONY: demo test install lint format types generated bench fuzz asyncapi docs lock clean
 
 demo: install
 	$(BIN)/emtag demo $(DEMO)
@@ -53,6 +53,12 @@ bench: install
 FUZZ_SECONDS ?= 120
 fuzz: install
 	$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS)
+
+# The standard's own schema, for the test that holds our AsyncAPI document to it (Apache-2.0; needs npm).
+asyncapi: $(VENV)/asyncapi/node_modules
+$(VENV)/asyncapi/node_modules: $(STAMP)
+	npm install --silent --no-audit --no-fund --ignore-scripts --prefix $(VENV)/asyncapi @asyncapi/specs@6.11.1
+	@touch $@
 
 docs: install
 	$(BIN)/emtag generate
