@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from emgate.backend.queries import Reader
-from emrig.scenario import Scenario
+from emrig.scenario import SCENARIOS, Scenario
 from emrig.station import Station, StationError
 
 DEMO = [sys.executable, "-m", "emgate.cli", "demo", "--plain"]
@@ -99,6 +100,34 @@ async def test_a_missing_port_is_named(busy_day: Scenario, make_station: Callabl
         async with asyncio.timeout(60):
             await station.start()
     await station.close()
+
+
+def test_a_gateway_that_ends_is_named(tmp_path: Path, micropython: str) -> None:
+    folder = tmp_path / "demo"
+    with subprocess.Popen(
+        [*DEMO, "--speed", "60", "--folder", str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "scenario" in line:
+                break
+        status = json.loads((folder / "gateway" / "status.json").read_text())
+        os.kill(status["pid"], signal.SIGKILL)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "the gateway ended with status -9" in errors
+
+
+def test_a_scenario_may_have_one_device(tmp_path: Path, micropython: str) -> None:
+    scenario = tmp_path / "one.toml"
+    orders = (SCENARIOS / "day-orders.toml").resolve()
+    scenario.write_text(
+        f'name = "one"\nstart = 2026-11-20T06:00:00Z\nduration_h = 0.2\norders = "{orders}"\n'
+        '[[devices]]\nname = "home"\nmodel = "home_unit"\ndevice_id = 1\n'
+    )
+    done = demo("--scenario", str(scenario), "--speed", "1000", "--folder", str(tmp_path / "demo"))
+    assert done.returncode == 0, done.stderr
+    assert "lost 0" in done.stdout
 
 
 @pytest.mark.slow

@@ -22,9 +22,9 @@ from rich.table import Table
 from rich.text import Text
 
 from emrig import interpreter as interpreters
-from emrig.ledger import Account, account, stored
+from emrig.ledger import Account, account, made, stored
 from emrig.scenario import DeviceScenario, Scenario
-from emrig.station import Recordings, Station
+from emrig.station import Recordings, Station, StationError
 
 # The table is for eyes: four times a second is smooth and costs nothing.
 REFRESH_S = 0.25
@@ -63,20 +63,17 @@ async def play(options: Options, console: Console) -> int:
     speed = options.speed or scenario.speed
     with _signals(stopped):
         async with station:
-            assert station.broker is not None
             console.print(f"interpreter  {interpreter.version}")
-            console.print(f"broker       {station.broker.name} {station.broker.version}")
+            if station.broker is not None:
+                console.print(f"broker       {station.broker.name} {station.broker.version}")
             console.print(f"scenario     {scenario.name}: {duration_ms / 3_600_000:g} h at {speed:g} times real time")
             with Reader(station.database) as reader:
                 view = View(station, reader, duration_ms)
                 show = asyncio.create_task(view.show(console, options.plain))
                 started = time.monotonic()
                 try:
-                    await station.rig.run(until_ms=duration_ms, speed=speed, until=stopped.is_set)
-                    if not stopped.is_set():
-                        result = await _drain(station, speed, stopped)
-                    else:
-                        result = _account(station)
+                    await _run(station, duration_ms, speed, stopped)
+                    result = await _drain(station, speed, stopped)
                 finally:
                     show.cancel()
                     with contextlib.suppress(asyncio.CancelledError):
@@ -84,7 +81,22 @@ async def play(options: Options, console: Console) -> int:
             elapsed_s = time.monotonic() - started
     logs.close()
     _summary(console, station, result, elapsed_s)
+    if not stopped.is_set() and result.delivered < result.made:
+        console.print(
+            f"{result.made - result.delivered} records had not arrived {DRAIN_MS // 60_000} min after the end"
+        )
+        return 1
     return 1 if result.lost or result.duplicates else 0
+
+
+async def _run(station: Station, until_ms: int, speed: float, stopped: asyncio.Event) -> None:
+    """Run on, unless somebody stops it; StationError when the gateway ends by itself."""
+    gateway = station.gateway_process
+    await station.rig.run(until_ms, speed, until=lambda: stopped.is_set() or gateway.returncode is not None)
+    if gateway.returncode is not None:
+        raise StationError(
+            f"the gateway ended with status {gateway.returncode}; see {station.gateway_folder}/gateway.log"
+        )
 
 
 def _load_orders(database: Path, scenario: Scenario) -> None:
@@ -95,19 +107,16 @@ def _load_orders(database: Path, scenario: Scenario) -> None:
         backend.close()
 
 
-def _account(station: Station) -> Account:
-    folders = {device.device_id: station.rig.devices[device.name].folder for device in station.scenario.devices}
-    return account(folders, station.gateway_folder, station.database)
-
-
 async def _drain(station: Station, speed: float, stopped: asyncio.Event) -> Account:
-    """Give the records of the last minutes time to arrive."""
+    """Account for what exists now, after giving it time to arrive; at once when somebody stops it."""
+    folders = {device.device_id: station.rig.devices[device.name].folder for device in station.scenario.devices}
+    of = {identity for device_id, folder in folders.items() for identity in made(folder, device_id)}
     end = station.clock.now_ms() + DRAIN_MS
     while True:
-        result = _account(station)
+        result = account(folders, station.gateway_folder, station.database, of)
         if result.made == result.delivered or station.clock.now_ms() >= end or stopped.is_set():
             return result
-        await station.rig.run(until_ms=station.clock.now_ms() + 60_000, speed=speed, until=stopped.is_set)
+        await _run(station, station.clock.now_ms() + 60_000, speed, stopped)
 
 
 class View:

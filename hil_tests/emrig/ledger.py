@@ -87,14 +87,19 @@ def payloads(database: Path) -> dict[Identity, bytes]:
         return {(device_id, epoch, sequence): bytes(payload) for device_id, epoch, sequence, payload in rows}
 
 
-def account(devices: dict[int, Path], gateway_folder: Path, database: Path) -> Account:
-    """Compare all four. `devices` maps device ids to their folders."""
+def account(devices: dict[int, Path], gateway_folder: Path, database: Path, of: set[Identity] | None = None) -> Account:
+    """Compare all four. `devices` maps device ids to their folders. `of`: only these records, by default all."""
     all_made: set[Identity] = set()
     on_devices: set[Identity] = set()
     for device_id, folder in devices.items():
         all_made |= made(folder, device_id).keys()
         on_devices |= held(folder, device_id).keys()
-    return compare(all_made | on_devices, on_devices, stored(gateway_folder), delivered(database))
+    all_made |= on_devices
+    in_gateway, in_backend = stored(gateway_folder), delivered(database)
+    if of is not None:
+        all_made, on_devices, in_gateway = all_made & of, on_devices & of, in_gateway & of
+        in_backend = [identity for identity in in_backend if identity in of]
+    return compare(all_made, on_devices, in_gateway, in_backend)
 
 
 def compare(
