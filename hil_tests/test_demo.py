@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import subprocess
@@ -102,17 +101,26 @@ async def test_a_missing_port_is_named(busy_day: Scenario, make_station: Callabl
     await station.close()
 
 
+def gateway_of(pid: int) -> int:
+    """The child of that process which is the gateway."""
+    children = [
+        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+    ]
+    return next(child for child in children if "gateway\0run" in Path(f"/proc/{child}/cmdline").read_text())
+
+
 def test_a_gateway_that_ends_is_named(tmp_path: Path, micropython: str) -> None:
-    folder = tmp_path / "demo"
     with subprocess.Popen(
-        [*DEMO, "--speed", "60", "--folder", str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*DEMO, "--speed", "60", "--folder", str(tmp_path / "demo")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if "scenario" in line:
                 break
-        status = json.loads((folder / "gateway" / "status.json").read_text())
-        os.kill(status["pid"], signal.SIGKILL)
+        os.kill(gateway_of(process.pid), signal.SIGKILL)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 2
     assert "the gateway ended with status -9" in errors
