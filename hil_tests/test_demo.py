@@ -47,6 +47,12 @@ def test_the_embedded_broker_serves_too(tmp_path: Path, micropython: str) -> Non
     assert "lost 0" in done.stdout
 
 
+def test_an_interpreter_named_in_the_environment_serves(tmp_path: Path, micropython: str) -> None:
+    done = demo("--for", "10m", "--speed", "1000", "--folder", str(tmp_path / "demo"), EMTAG_MICROPYTHON=micropython)
+    assert done.returncode == 0, done.stderr
+    assert "lost 0" in done.stdout
+
+
 def test_control_c_stops_it_cleanly(tmp_path: Path, micropython: str) -> None:
     with subprocess.Popen(
         [*DEMO, "--speed", "60", "--folder", str(tmp_path / "demo")],
