@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import importlib.metadata
 import importlib.util
-import json
 import logging
 import os
 import re
@@ -221,11 +220,6 @@ async def _embedded(port: int) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     await stop.wait()
     await broker.shutdown()
-
-
-def describe(broker: RunningBroker) -> str:
-    """One JSON line for logs and parents."""
-    return json.dumps({"broker": broker.name, "version": broker.version, "host": broker.host, "port": broker.port})
 
 
 if __name__ == "__main__":

@@ -109,11 +109,6 @@ class RecordedSchedule:
         cell.own_schedule = True
         cell.skin = lambda: self._readings[max(0, self._next - 1)].skin
 
-    @property
-    def finished(self) -> bool:
-        """Whether every row has been offered."""
-        return self._next >= len(self._readings)
-
     def start(self, at_ms: int) -> None:
         """Offer the first row at at_ms of virtual time, and each other row at its distance from it."""
         for reading in self._readings:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import math
 import random
@@ -86,8 +85,6 @@ class Station:
         self.out_of_range: set[int] = set()
         self.on_wired: Callable[[], None] = lambda: None
         """Called when every device is wired and none has power yet."""
-        self.schedule: RecordedSchedule | None = None
-        self.receiver: RecordedReceiver | None = None
         self._hci = HciServer(self.air, self.gateway_folder / "hci")
         self._random = random.Random(scenario.seed)
         self._by_id = {device.device_id: device for device in scenario.devices}
@@ -312,7 +309,7 @@ class Station:
             self.rig, device, lambda: position(self.scenario, scenario_device, self.clock.now_ms())[:2]
         )
         if self.recordings.gnss is not None:
-            self.receiver = RecordedReceiver(self.rig, device, self.recordings.gnss)
+            RecordedReceiver(self.rig, device, self.recordings.gnss)
         else:
             SyntheticReceiver(self.rig, device, sky, scenario_device.receiver)
 
@@ -341,8 +338,8 @@ class Station:
                 at(begin, lambda name=device.name: self.cut_link(name))  # type: ignore[misc]
                 at(end, lambda name=device.name: self.restore_link(name))  # type: ignore[misc]
             if device.model == "alcohol" and self.recordings.alcohol is not None:
-                self.schedule = RecordedSchedule(self.rig, self.cells[device.name], self.recordings.alcohol)
-                self.schedule.start(now + self.recordings.alcohol_start_ms)
+                schedule = RecordedSchedule(self.rig, self.cells[device.name], self.recordings.alcohol)
+                schedule.start(now + self.recordings.alcohol_start_ms)
 
     def _rssi_dbm(self, transmitter_id: int, receiver_id: int, now_ms: int) -> int | None:
         for number, other in ((transmitter_id, receiver_id), (receiver_id, transmitter_id)):
@@ -356,9 +353,3 @@ class Station:
         if self.recordings.ble_rssi_dbm is not None and GATEWAY not in (transmitter_id, receiver_id):
             return self.recordings.ble_rssi_dbm(now_ms)
         return -62 + round(self._random.gauss(0, 4))
-
-    def log_files(self) -> list[Path]:
-        """Everything that says what happened."""
-        with contextlib.suppress(OSError):
-            return sorted(path for path in self.folder.rglob("*.log") if path.stat().st_size)
-        return []

@@ -35,9 +35,6 @@ class Heard:
     reused_nonces: list[bytes] = field(default_factory=list)
     acknowledged: set[tuple[int, int]] = field(default_factory=set)
     """(epoch, sequence) of every record that an acknowledgement called stored."""
-    delivered: set[tuple[int, int]] = field(default_factory=set)
-    up_order: list[tuple[bool, int, int]] = field(default_factory=list)
-    """(alarm, epoch, sequence) of records as they left."""
 
 
 class Tap:
@@ -109,7 +106,7 @@ class Tap:
     def _frame(self, direction: str, frame: bytes) -> None:
         try:
             aead = self.aeads[envelope.key_slot(envelope.parse_header(frame)[0])]
-            control, epoch, counter, plaintext = envelope.open_frame(
+            _, epoch, _, plaintext = envelope.open_frame(
                 aead, self.heard.device_id, frame, self._epoch if direction == "down" else None
             )
         except (WireError, KeyError):
@@ -122,15 +119,12 @@ class Tap:
         if seen.setdefault(head, frame) != frame:
             self.heard.reused_nonces.append(head)
         if direction == "up":
-            if not envelope.is_link(control):
-                self.heard.up_order.append((envelope.is_alarm(control), epoch, counter))
             return
         message = codec.decode(plaintext)
         if plaintext[0] == constants.MESSAGE_ACKNOWLEDGEMENT:
             assert isinstance(message, codec.Acknowledgement)
             of = message.acknowledged_epoch
             self.heard.acknowledged |= {(of, sequence) for sequence in range(message.stored_through)}
-            self.heard.delivered |= {(of, sequence) for sequence in range(message.delivered_through)}
             for first, last in message.ranges:
                 self.heard.acknowledged |= {(of, sequence) for sequence in range(first, last + 1)}
 
