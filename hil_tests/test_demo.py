@@ -7,7 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,19 @@ def demo(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
         timeout=240,
         env={**os.environ, **environment},
     )
+
+
+@contextmanager
+def running_demo(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """A demo at work: everything has started, and it would go on for long."""
+    with subprocess.Popen(
+        [*DEMO, "--speed", "60", "--folder", str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "scenario" in line:
+                break
+        yield process
 
 
 def test_it_ends_by_itself_with_nothing_lost(tmp_path: Path, micropython: str) -> None:
@@ -54,16 +68,7 @@ def test_an_interpreter_named_in_the_environment_serves(tmp_path: Path, micropyt
 
 
 def test_control_c_stops_it_cleanly(tmp_path: Path, micropython: str) -> None:
-    with subprocess.Popen(
-        [*DEMO, "--speed", "60", "--folder", str(tmp_path / "demo")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if "scenario" in line:
-                break
+    with running_demo(tmp_path / "demo") as process:
         process.send_signal(signal.SIGINT)
         output, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
@@ -116,16 +121,7 @@ def gateway_of(pid: int) -> int:
 
 
 def test_a_gateway_that_ends_is_named(tmp_path: Path, micropython: str) -> None:
-    with subprocess.Popen(
-        [*DEMO, "--speed", "60", "--folder", str(tmp_path / "demo")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if "scenario" in line:
-                break
+    with running_demo(tmp_path / "demo") as process:
         os.kill(gateway_of(process.pid), signal.SIGKILL)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 2

@@ -47,27 +47,19 @@ def made(folder: Path, device_id: int) -> dict[Identity, bytes]:
 
 def held(folder: Path, device_id: int) -> dict[Identity, bytes]:
     """Every record that can be read from a device's flash, as its own firmware would read it."""
-    records: dict[Identity, bytes] = {}
-    for path in sorted((folder / "journal").glob("*.seg")):
-        for _, epoch, sequence, payload in _segment(path):
-            records[device_id, epoch, sequence] = payload
-    return records
+    journal = folder / "journal"
+    if not journal.is_dir():
+        return {}
+    found = _firmware_module("common.segment").records(str(journal))
+    return {(device_id, epoch, sequence): bytes(payload) for epoch, sequence, _, payload in found}
 
 
 def segment_records(path: Path) -> list[tuple[int, int, int]]:
     """(offset, epoch, sequence) of the records of one file of a journal."""
-    return [(offset, epoch, sequence) for offset, epoch, sequence, _ in _segment(path)]
-
-
-def _segment(path: Path) -> Iterator[tuple[int, int, int, bytes]]:
     segment = _firmware_module("common.segment")
-    parsed = segment.parse_name(path.name)
-    if parsed is None:
-        return
-    epoch, alarm, _ = parsed
+    epoch, alarm, _ = segment.parse_name(path.name)
     with path.open("rb") as file:
-        for offset, sequence, payload in segment.Reader(file, alarm, epoch):
-            yield offset, epoch, sequence, bytes(payload)
+        return [(offset, epoch, sequence) for offset, sequence, _ in segment.Reader(file, alarm, epoch)]
 
 
 def stored(gateway_folder: Path) -> set[Identity]:

@@ -25,7 +25,7 @@ from emrig.modem import Modem
 from emrig.parts import AdcChannel, InputPin, OutputPin, SerialCable
 from emrig.receiver import RecordedReceiver, Sky, SyntheticReceiver
 from emrig.rig import Rig
-from emrig.scenario import DeviceScenario, Scenario, position, tac_ug_per_l
+from emrig.scenario import METRES_PER_DEGREE, DeviceScenario, Scenario, position, tac_ug_per_l
 from emrig.target import Device
 
 GATEWAY_ID = "demo"
@@ -35,7 +35,6 @@ GATEWAY_START_S = 30.0
 EMPTY_VOLTS, FULL_VOLTS, VOLTS_PER_COUNT = 3.5, 4.15, 0.0001
 # Scatter of a receiver under open sky, one standard deviation, metres; well inside NIJ's 10 m for 90 %.
 GNSS_SCATTER_M = 2.5
-METRES_PER_DEGREE = 111_320.0
 
 
 class StationError(RuntimeError):
