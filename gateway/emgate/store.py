@@ -273,7 +273,15 @@ class Store:
             self._writer.submit(Operation(apply, future, refused, routine, frames))
         return future
 
+    def write(self, apply: Callable[[sqlite3.Connection], T], refused: T) -> "asyncio.Future[T]":
+        """Run `apply` in a transaction of the writer's, for tables that others keep here; its result, or `refused`."""
+        return self._submit(apply, refused=refused)
+
     # -- reading ------------------------------------------------------------------------------------------
+
+    async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `work` on the reading connection, for tables that others keep here."""
+        return await self._read(work)
 
     async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         return await self._loop.run_in_executor(self._reader, work, self._read_connection)
