@@ -152,6 +152,7 @@ static inline int32_t emwire_get_i32(const uint8_t *data)
 #define EMWIRE_MESSAGE_KEY_UPDATE 0x86
 #define EMWIRE_MESSAGE_UPDATE_CHUNK 0x87
 #define EMWIRE_MESSAGE_ORDER_ZONE 0x88
+#define EMWIRE_MESSAGE_PARAMETERS 0x89
 
 /* Most bytes of each message, and of any. */
 #define EMWIRE_HELLO_SIZE 31
@@ -176,6 +177,7 @@ static inline int32_t emwire_get_i32(const uint8_t *data)
 #define EMWIRE_KEY_UPDATE_SIZE 18
 #define EMWIRE_UPDATE_CHUNK_SIZE 967
 #define EMWIRE_ORDER_ZONE_SIZE 536
+#define EMWIRE_PARAMETERS_SIZE 324
 #define EMWIRE_MESSAGE_SIZE 1006
 
 /* device_model: Kind of device. */
@@ -267,6 +269,31 @@ static inline int32_t emwire_get_i32(const uint8_t *data)
 #define EMWIRE_EVENT_ORDER_APPLIED 32 /* An order is in force; value: order version; evidence: activation_id u32 */
 #define EMWIRE_EVENT_ORDER_REFUSED 33 /* An order is not understood; value: order version; evidence: activation_id u32 */
 #define EMWIRE_EVENT_ORDER_ENDED 34 /* An order is no longer in force; value: order version; evidence: activation_id u32 */
+#define EMWIRE_EVENT_PARAMETERS_APPLIED 40 /* Parameters are in force; value: their version */
+#define EMWIRE_EVENT_PARAMETERS_REFUSED 41 /* Parameters unknown or out of bounds, none applied; value: version; evidence: which */
+#define EMWIRE_EVENT_CURFEW_LEFT_HOME 42 /* Left home during curfew; value: s since last heard; evidence: cause and listening */
+#define EMWIRE_EVENT_CURFEW_OUT_AT_START 43 /* Not at home when curfew began; value: s since last heard; evidence as 42 */
+#define EMWIRE_EVENT_CURFEW_RETURNED 44 /* Came home during curfew after the time; value: s out in this curfew; evidence as 42 */
+#define EMWIRE_EVENT_CURFEW_OUT_AT_END 45 /* Not at home when curfew ended; value: s out in this curfew; evidence as 42 */
+#define EMWIRE_EVENT_CURFEW_UNKNOWN 46 /* Curfew: home or out cannot be told; value: s since last heard; evidence as 42 */
+#define EMWIRE_EVENT_CURFEW_KNOWN_AGAIN 47 /* Curfew: at home, after it could not be told; value: s unknown; evidence as 42 */
+#define EMWIRE_EVENT_SAFE_MODE 48 /* Only journal, link, commands and updates run; value: boots that failed */
+#define EMWIRE_EVENT_CONTACT_LOST 49 /* Alcohol tag off the skin by the contact rule; value: s; evidence: baseline, now u16 mV */
+#define EMWIRE_EVENT_CONTACT_RESTORED 50 /* Alcohol tag in contact again; value: s it lasted; evidence as 49 */
+#define EMWIRE_EVENT_CELL_FAULT 51 /* Alcohol cell failed its check: a fault, not the wearer; value: its zero; evidence: why */
+#define EMWIRE_EVENT_CELL_RESTORED 52 /* Alcohol cell passes its check again; value: its zero */
+#define EMWIRE_EVENT_WEARER_PROMPTED 53 /* The wearer was alerted by vibration; value: pattern; evidence: reason u8 */
+#define EMWIRE_EVENT_BEACON_BATTERY_LOW 54 /* A pid's own battery is low, by its beacon; value: percent */
+#define EMWIRE_EVENT_TASK_STUCK 55 /* A task did not answer and the watchdog is no longer fed; evidence: its name */
+#define EMWIRE_EVENT_CHARGE_RECOVERED 56 /* Charging works again after CHARGE_FAILED; value: mV */
+#define EMWIRE_EVENT_GATEWAY_STARTED 90 /* A gateway began to listen; evidence: its name */
+#define EMWIRE_EVENT_GATEWAY_LINK_LOST 91 /* A gateway's link stopped; value: times in a row; evidence: link, newline, reason */
+#define EMWIRE_EVENT_GATEWAY_LINK_RESTORED 92 /* A gateway's link is back; value: seconds without; evidence: link */
+#define EMWIRE_EVENT_GATEWAY_WRONG_DEVICE 93 /* No tag at the end of a link; value: bytes heard; evidence: link, newline, what */
+#define EMWIRE_EVENT_GATEWAY_ADAPTER_RESET 94 /* A radio was stuck and switched off and on; evidence: link, newline, reason */
+#define EMWIRE_EVENT_GATEWAY_FLOOD 95 /* More frames than allowed; value: dropped; evidence: link, newline, cause */
+#define EMWIRE_EVENT_GATEWAY_CLOCK_STEPPED 96 /* A gateway's clock jumped; value: seconds */
+#define EMWIRE_EVENT_GATEWAY_RECORDS_LOST 97 /* A gateway lost a device's records; evidence: epoch u16, first, last u24, cause */
 
 /* cause: Why records are missing. */
 #define EMWIRE_GAP_STORAGE_FULL 1 /* Dropped for want of flash */
@@ -355,6 +382,50 @@ static inline int32_t emwire_get_i32(const uint8_t *data)
 #define EMWIRE_UPDATE_CAUSE_NOT_CONFIRMED 7 /* The new image did not confirm itself in time */
 #define EMWIRE_UPDATE_CAUSE_WITHDRAWN 8 /* Another manifest took its place */
 #define EMWIRE_UPDATE_CAUSE_FLASH 9 /* Flash could not be written */
+
+/* parameter: A tunable of the firmware; common/settings.py has default, bounds and source of each. */
+#define EMWIRE_PARAMETER_REPORT_INTERVAL_S 1 /* Between reports over a link that is not always open, s */
+#define EMWIRE_PARAMETER_FIX_INTERVAL_S 2 /* Between positions, s */
+#define EMWIRE_PARAMETER_PRESENCE_WINDOW_S 3 /* Length of a presence window, s */
+#define EMWIRE_PARAMETER_SAMPLE_INTERVAL_S 4 /* Between alcohol samples, s */
+#define EMWIRE_PARAMETER_STATUS_INTERVAL_S 5 /* Between status records, s */
+#define EMWIRE_PARAMETER_RAISED_SAMPLE_INTERVAL_S 6 /* Between alcohol samples after alcohol or tamper, s */
+#define EMWIRE_PARAMETER_RAISED_FOR_S 7 /* How long after alcohol or tamper sampling stays raised, s */
+#define EMWIRE_PARAMETER_ALCOHOL_THRESHOLD_UG_PER_L 8 /* Transdermal alcohol from which sampling is raised, µg/L */
+#define EMWIRE_PARAMETER_CONTACT_DEVIATION_MV 9 /* Infrared contact may differ so much from its baseline, mV */
+#define EMWIRE_PARAMETER_CONTACT_LOST_S 10 /* Contact must differ so long to be an event, s */
+#define EMWIRE_PARAMETER_INTERFERENT_RISE_UG_PER_L 11 /* A rise within one reading that no drinker shows, µg/L */
+#define EMWIRE_PARAMETER_WET_SPREAD_UG_PER_L 12 /* Spread of the samples of one reading that means a wet sensor, µg/L */
+#define EMWIRE_PARAMETER_CELL_CHECK_INTERVAL_S 13 /* Between the alcohol cell's own checks, s */
+#define EMWIRE_PARAMETER_STRAP_DEBOUNCE_MS 14 /* Contact bounce of strap and case, ms */
+#define EMWIRE_PARAMETER_STRAP_CONFIRM_MS 15 /* A strap must stay open so long to be cut, ms */
+#define EMWIRE_PARAMETER_STRAP_QUIET_S 16 /* A flicker is over after so long without an edge, s */
+#define EMWIRE_PARAMETER_STRAP_FLICKER_CHANGES 17 /* More changes than this in the quiet time are a flicker */
+#define EMWIRE_PARAMETER_STRAP_REPEAT_S 18 /* An open strap is raised again after, s */
+#define EMWIRE_PARAMETER_BATTERY_LOW_PERCENT 19 /* Battery low from, percent */
+#define EMWIRE_PARAMETER_BATTERY_CRITICAL_PERCENT 20 /* Battery nearly empty from, percent */
+#define EMWIRE_PARAMETER_BATTERY_INTERVAL_S 21 /* Between measurements of the battery, s */
+#define EMWIRE_PARAMETER_CHARGE_FAILED_S 22 /* On the charger so long without a gain is a fault, s */
+#define EMWIRE_PARAMETER_PROMPT_INTERVAL_S 23 /* Between prompts to the wearer to charge, s */
+#define EMWIRE_PARAMETER_QUIET_START_MINUTE 24 /* No prompts from, minute of the local day */
+#define EMWIRE_PARAMETER_QUIET_END_MINUTE 25 /* No prompts until, minute of the local day; equal to the start: never quiet */
+#define EMWIRE_PARAMETER_WATCHDOG_S 26 /* The watchdog resets a device that does not feed it for, s */
+#define EMWIRE_PARAMETER_RANGE_PROFILE 27 /* Range of a home unit: 1, 2, 3 for 35, 75, 150 ft */
+#define EMWIRE_PARAMETER_RANGE_SHORT_DBM 28 /* Weakest beacon within range 1, dBm */
+#define EMWIRE_PARAMETER_RANGE_MIDDLE_DBM 29 /* Weakest beacon within range 2, dBm */
+#define EMWIRE_PARAMETER_RANGE_LONG_DBM 30 /* Weakest beacon within range 3, dBm */
+#define EMWIRE_PARAMETER_RANGE_HYSTERESIS_DB 31 /* A beacon leaves range so far below the setting, dB */
+#define EMWIRE_PARAMETER_ABSENT_AFTER_BEACONS 32 /* Beacons missed in a row, at the learned interval, until a pid counts as out */
+#define EMWIRE_PARAMETER_ABSENT_AFTER_S 33 /* The least time of listening without a beacon until a pid counts as out, s */
+#define EMWIRE_PARAMETER_LISTENING_INTERVAL_S 34 /* Length of a period of the listening ledger, s */
+#define EMWIRE_PARAMETER_DEAF_EVENT_S 35 /* A receiver deaf for so long in a period is an event, s */
+#define EMWIRE_PARAMETER_MOVED_TOGETHER_S 36 /* Motion within so long of power or wide area link lost or back is a move, s */
+#define EMWIRE_PARAMETER_MAINS_DEBOUNCE_MS 37 /* Mains must be away so long to be lost, ms */
+#define EMWIRE_PARAMETER_WAN_LOST_S 38 /* No authentic word of the gateway for so long is a lost link, s */
+#define EMWIRE_PARAMETER_BATTERY_LISTEN_PERCENT 39 /* Share of the time a home unit listens while on battery, percent */
+#define EMWIRE_PARAMETER_CURFEW_GRACE_S 40 /* Absence in a curfew shorter than this is no event, s */
+#define EMWIRE_PARAMETER_CLOCK_BOUND_MS 41 /* The gateway is asked for the time when the clock is less certain than, ms */
+#define EMWIRE_PARAMETER_STRAP_LIGHT_PERCENT 42 /* A fibre strap is open below this share of its own light, percent */
 
 /* First record of a boot, whose count is the epoch of its frame. The clock's state is in the record header. */
 typedef struct emwire_hello_message {
@@ -1879,6 +1950,70 @@ static inline emwire_status emwire_decode_order_zone(
     return emwire_status_of(EMWIRE_OK, 0);
 }
 
+/* Tunables of the firmware; those not named stay. All or, if one is unknown or out of bounds, none are taken. */
+typedef struct emwire_parameters_message {
+    uint16_t version; /* Version of these parameters, counted up (1..65535) */
+    struct {
+        uint8_t parameter; /* Which (EMWIRE_PARAMETER_...) */
+        int32_t value; /* Its value, in the unit of its name */
+    } parameters[64]; /* Parameters and their new values */
+    uint8_t parameters_count; /* 0..64 */
+} emwire_parameters_message;
+
+static inline emwire_status emwire_encode_parameters(
+    const emwire_parameters_message *message, uint8_t *out, size_t capacity, size_t *size)
+{
+    size_t index, offset, end;
+
+    if (message->version < 1)
+        return emwire_status_of(EMWIRE_RANGE, 1);
+    if (message->parameters_count > 64)
+        return emwire_status_of(EMWIRE_COUNT, 3);
+    end = 4 + (size_t)message->parameters_count * 5;
+    if (capacity < end)
+        return emwire_status_of(EMWIRE_CAPACITY, capacity);
+    out[0] = 0x89;
+    emwire_put16(out + 1, (uint16_t)message->version);
+    out[3] = message->parameters_count;
+    for (index = 0, offset = 4; offset < end; index++, offset += 5) {
+        emwire_put8(out + offset, (uint8_t)message->parameters[index].parameter);
+        emwire_put32(out + offset + 1, (uint32_t)message->parameters[index].value);
+    }
+    *size = end;
+    return emwire_status_of(EMWIRE_OK, 0);
+}
+
+static inline emwire_status emwire_decode_parameters(
+    const uint8_t *data, size_t size, emwire_parameters_message *message)
+{
+    size_t index, offset, end;
+
+    if (size < 1)
+        return emwire_status_of(EMWIRE_SHORT, 0);
+    if (data[0] != 0x89)
+        return emwire_status_of(EMWIRE_TYPE, 0);
+    if (size < 4)
+        return emwire_status_of(EMWIRE_SHORT, size);
+    if (data[3] > 64)
+        return emwire_status_of(EMWIRE_COUNT, 3);
+    end = 4 + (size_t)data[3] * 5;
+    if (size < end)
+        return emwire_status_of(EMWIRE_SHORT, size);
+    if (size > end)
+        return emwire_status_of(EMWIRE_TRAILING, end);
+    message->version = emwire_get16(data + 1);
+    if (message->version < 1)
+        return emwire_status_of(EMWIRE_RANGE, 1);
+    message->parameters_count = data[3];
+    for (index = 0, offset = 4; offset < end; index++, offset += 5) {
+        message->parameters[index].parameter = emwire_get8(data + offset);
+
+        message->parameters[index].value = emwire_get_i32(data + offset + 1);
+
+    }
+    return emwire_status_of(EMWIRE_OK, 0);
+}
+
 /* A message of any type; one that this header does not know is kept raw, without its type byte. */
 typedef struct emwire_message {
     uint8_t message_type;
@@ -1905,6 +2040,7 @@ typedef struct emwire_message {
         emwire_key_update_message key_update;
         emwire_update_chunk_message update_chunk;
         emwire_order_zone_message order_zone;
+        emwire_parameters_message parameters;
         emwire_bytes unknown;
     } as;
 } emwire_message;
@@ -1935,6 +2071,7 @@ static inline int emwire_known(uint8_t message_type)
     case 0x86:
     case 0x87:
     case 0x88:
+    case 0x89:
         return 1;
     default:
         return 0;
@@ -1991,6 +2128,8 @@ static inline emwire_status emwire_decode(const uint8_t *data, size_t size, emwi
         return emwire_decode_update_chunk(data, size, &message->as.update_chunk);
     case 0x88:
         return emwire_decode_order_zone(data, size, &message->as.order_zone);
+    case 0x89:
+        return emwire_decode_parameters(data, size, &message->as.parameters);
     default:
         message->as.unknown.data = data + 1;
         message->as.unknown.size = size - 1;
@@ -2046,6 +2185,8 @@ static inline emwire_status emwire_encode(
         return emwire_encode_update_chunk(&message->as.update_chunk, out, capacity, size);
     case 0x88:
         return emwire_encode_order_zone(&message->as.order_zone, out, capacity, size);
+    case 0x89:
+        return emwire_encode_parameters(&message->as.parameters, out, capacity, size);
     default:
         if (!message->as.unknown.data && message->as.unknown.size)
             return emwire_status_of(EMWIRE_TYPE, 1);

@@ -2250,6 +2250,93 @@ def _decode_order_zone(data: bytes) -> OrderZone:
     )
 
 
+_PARAMETERS = Struct("<BHB")
+_PARAMETER_VALUE = Struct("<Bi")
+
+
+class ParameterValue(NamedTuple):
+    """Parameters and their new values."""
+
+    parameter: int
+    value: int
+
+
+@dataclass(slots=True)
+class Parameters:
+    """Tunables of the firmware; those not named stay. All or, if one is unknown or out of bounds, none are taken."""
+
+    version: int
+    parameters: Sequence[ParameterValue | tuple[int, int]]
+
+    MESSAGE_TYPE: ClassVar[int] = 0x89
+    NAME: ClassVar[str] = "parameters"
+
+    def encode(self) -> bytes:
+        """The message as bytes; WireError if a field is out of range."""
+        if type(self.version) is not int or not 1 <= self.version <= 65535:
+            _refuse(self.version, 1)
+        if not isinstance(self.parameters, (tuple, list)):
+            raise WireError("type", 3)
+        if len(self.parameters) > 64:
+            raise WireError("count", 3)
+        parts = [
+            _PARAMETERS.pack(
+                0x89,
+                self.version,
+                len(self.parameters),
+            )
+        ]
+        offset = 4
+        for item in self.parameters:
+            if not isinstance(item, (tuple, list)) or len(item) != 2:
+                raise WireError("type", offset)
+            parameter, value = item
+            if type(parameter) is not int or not 0 <= parameter <= 255:
+                _refuse(parameter, offset)
+            if type(value) is not int or not -2147483648 <= value <= 2147483647:
+                _refuse(value, offset + 1)
+            parts.append(
+                _PARAMETER_VALUE.pack(
+                    parameter,
+                    value,
+                )
+            )
+            offset += 5
+        return b"".join(parts)
+
+
+def _decode_parameters(data: bytes) -> Parameters:
+    size = len(data)
+    if size < 4:
+        raise WireError("short", size)
+    count = data[3]
+    if count > 64:
+        raise WireError("count", 3)
+    end = 4 + 5 * count
+    if size < end:
+        raise WireError("short", size)
+    if size > end:
+        raise WireError("trailing", end)
+    (
+        _,
+        version,
+        _,
+    ) = _PARAMETERS.unpack_from(data, 0)
+    if version < 1:
+        raise WireError("range", 1)
+    items = []
+    for offset in range(4, end, 5):
+        (
+            parameter,
+            value,
+        ) = _PARAMETER_VALUE.unpack_from(data, offset)
+        items.append(ParameterValue(parameter, value))
+    return Parameters(
+        version,
+        tuple(items),
+    )
+
+
 Record: TypeAlias = (
     Hello
     | PositionBlock
@@ -2275,6 +2362,7 @@ LinkMessage: TypeAlias = (
     | KeyUpdate
     | UpdateChunk
     | OrderZone
+    | Parameters
 )
 Message: TypeAlias = Record | LinkMessage | Unknown
 
@@ -2301,6 +2389,7 @@ _DECODERS: dict[int, Callable[[bytes], Message]] = {
     0x86: _decode_key_update,
     0x87: _decode_update_chunk,
     0x88: _decode_order_zone,
+    0x89: _decode_parameters,
 }
 
 

@@ -1549,6 +1549,72 @@ def _decode_order_zone(data: bytes, size: int) -> "tuple[Any, ...]":
     )
 
 
+def encode_parameters(
+    version: int,
+    parameters: "Sequence[tuple[Any, ...]]",
+) -> bytes:
+    """Tunables of the firmware; those not named stay. All or, if one is unknown or out of bounds, none are taken."""
+    if type(version) is not int or not 1 <= version <= 65535:
+        _refuse(version, 1)
+    if not isinstance(parameters, _LISTS):
+        raise WireError("type", 3)
+    if len(parameters) > 64:
+        raise WireError("count", 3)
+    out = bytearray(4 + 5 * len(parameters))
+    struct.pack_into(
+        "<BHB",
+        out,
+        0,
+        0x89,
+        version,
+        len(parameters),
+    )
+    offset = 4
+    for item in parameters:
+        if not isinstance(item, _LISTS) or len(item) != 2:
+            raise WireError("type", offset)
+        parameter, value = item
+        if type(parameter) is not int or not 0 <= parameter <= 255:
+            _refuse(parameter, offset)
+        if type(value) is not int or not -2147483648 <= value <= 2147483647:
+            _refuse(value, offset + 1)
+        struct.pack_into(
+            "<Bi",
+            out,
+            offset,
+            parameter,
+            value,
+        )
+        offset += 5
+    return bytes(out)
+
+
+def _decode_parameters(data: bytes, size: int) -> "tuple[Any, ...]":
+    if size < 4:
+        raise WireError("short", size)
+    count = data[3]
+    if count > 64:
+        raise WireError("count", 3)
+    end = 4 + 5 * count
+    if size < end:
+        raise WireError("short", size)
+    if size > end:
+        raise WireError("trailing", end)
+    fields = struct.unpack_from("<BHB", data, 0)
+    if fields[1] < 1:
+        raise WireError("range", 1)
+    items: list[Any] = [None] * count
+    offset = 4
+    for index in range(count):
+        items[index] = struct.unpack_from("<Bi", data, offset)
+        offset += 5
+    return (
+        0x89,
+        fields[1],
+        tuple(items),
+    )
+
+
 _DECODERS = {
     0x01: _decode_hello,
     0x02: _decode_position_block,
@@ -1572,6 +1638,7 @@ _DECODERS = {
     0x86: _decode_key_update,
     0x87: _decode_update_chunk,
     0x88: _decode_order_zone,
+    0x89: _decode_parameters,
 }
 
 

@@ -8,7 +8,7 @@ the last part of a version is there and well formed, keeps the old one until the
 from __future__ import annotations
 
 from emwire.declare import TIME, UNKNOWN_TIME, down, record
-from emwire.enumerations import COMMAND_KIND, CURFEW_ADDRESS, OUTCOME, VOCABULARY, ZONE_SHAPE, ZONE_TYPE
+from emwire.enumerations import COMMAND_KIND, CURFEW_ADDRESS, OUTCOME, PARAMETER, VOCABULARY, ZONE_SHAPE, ZONE_TYPE
 from emwire.fields import ItemList, PrefixedBytes, i16, i32, u8, u16, u32
 
 DAY = "ISO 8601 (1 Monday … 7 Sunday)"
@@ -20,6 +20,7 @@ OFFSET_MINUTES = {"unit": "min", "lowest": -720, "highest": 840}
 MOST_ENTRIES = 42  # six a day; 42 * 6 bytes
 MOST_ZONES = 32
 MOST_VERTICES = 64  # a part; 64 * 8 bytes
+MOST_PARAMETERS = 64  # 64 * 5 bytes: two BLE packets
 MOST_PARTS = 4  # 256 vertices a zone: 2 KiB of a device's memory
 
 _IDENTITY = (
@@ -95,6 +96,20 @@ MESSAGES = (
             "longitude_microdegrees"
             / i32("Longitude", unit="0.000001 degree", lowest=-180_000_000, highest=180_000_000, source=WGS84),
             source="RFC 7946 §3.1.6 (polygon)",
+        ),
+    ),
+    down(
+        "parameters",
+        0x89,
+        "Tunables of the firmware; those not named stay. All or, if one is unknown or out of bounds, none are taken.",
+        "version" / u16("Version of these parameters, counted up", lowest=1),
+        "parameters"
+        / ItemList(
+            "parameter_value",
+            MOST_PARAMETERS,
+            "Parameters and their new values",
+            "parameter" / u8("Which", enumeration=PARAMETER),
+            "value" / i32("Its value, in the unit of its name"),
         ),
     ),
     record(

@@ -60,7 +60,8 @@ local f = {
     [0x85] = "update_manifest",
     [0x86] = "key_update",
     [0x87] = "update_chunk",
-    [0x88] = "order_zone"
+    [0x88] = "order_zone",
+    [0x89] = "parameters"
   }),
   raw = ProtoField.bytes("emtag.raw", "Message of an unknown type"),
   error_reason = ProtoField.string("emtag.error.reason", "Reason"),
@@ -76,7 +77,7 @@ local names_reset_cause = {[0] = "UNKNOWN", [1] = "POWER_ON", [2] = "HARD", [3] 
 local names_clock_source = {[0] = "UNKNOWN", [1] = "GNSS", [2] = "NETWORK", [3] = "GATEWAY", [4] = "RETAINED"}
 local names_authenticity = {[0] = "UNKNOWN", [1] = "AUTHENTIC", [2] = "COPIED", [3] = "REPLAYED"}
 local names_strap = {[0] = "CLOSED", [1] = "OPEN", [255] = "UNKNOWN"}
-local names_event_type = {[1] = "STRAP_CUT", [2] = "STRAP_RESTORED", [3] = "CASE_OPEN", [4] = "HOME_UNIT_MOVED", [5] = "MAINS_LOST", [6] = "MAINS_RESTORED", [7] = "BATTERY_LOW", [8] = "BATTERY_CRITICAL", [9] = "CHARGE_STARTED", [10] = "CHARGE_STOPPED", [11] = "STRAP_FAULT", [12] = "BEACON_COPIED", [13] = "CLOCK_JUMPED", [14] = "RESET", [15] = "SELF_TEST_FAILED", [16] = "RECEIVER_DEAF", [17] = "WAN_LOST", [18] = "WAN_RESTORED", [19] = "GNSS_FAULT", [20] = "NO_FIX", [21] = "CHARGE_FAILED", [22] = "SHIELDING_SUSPECTED", [23] = "SHIELDING_ENDED", [24] = "GNSS_JAMMING_SUSPECTED", [25] = "GNSS_JAMMING_ENDED", [26] = "MOTION_WITHOUT_GNSS", [27] = "ZONE_ENTERED", [28] = "ZONE_LEFT", [29] = "CASE_CLOSED", [30] = "CELLULAR_JAMMING_SUSPECTED", [31] = "SELF_TEST_PASSED", [32] = "ORDER_APPLIED", [33] = "ORDER_REFUSED", [34] = "ORDER_ENDED"}
+local names_event_type = {[1] = "STRAP_CUT", [2] = "STRAP_RESTORED", [3] = "CASE_OPEN", [4] = "HOME_UNIT_MOVED", [5] = "MAINS_LOST", [6] = "MAINS_RESTORED", [7] = "BATTERY_LOW", [8] = "BATTERY_CRITICAL", [9] = "CHARGE_STARTED", [10] = "CHARGE_STOPPED", [11] = "STRAP_FAULT", [12] = "BEACON_COPIED", [13] = "CLOCK_JUMPED", [14] = "RESET", [15] = "SELF_TEST_FAILED", [16] = "RECEIVER_DEAF", [17] = "WAN_LOST", [18] = "WAN_RESTORED", [19] = "GNSS_FAULT", [20] = "NO_FIX", [21] = "CHARGE_FAILED", [22] = "SHIELDING_SUSPECTED", [23] = "SHIELDING_ENDED", [24] = "GNSS_JAMMING_SUSPECTED", [25] = "GNSS_JAMMING_ENDED", [26] = "MOTION_WITHOUT_GNSS", [27] = "ZONE_ENTERED", [28] = "ZONE_LEFT", [29] = "CASE_CLOSED", [30] = "CELLULAR_JAMMING_SUSPECTED", [31] = "SELF_TEST_PASSED", [32] = "ORDER_APPLIED", [33] = "ORDER_REFUSED", [34] = "ORDER_ENDED", [40] = "PARAMETERS_APPLIED", [41] = "PARAMETERS_REFUSED", [42] = "CURFEW_LEFT_HOME", [43] = "CURFEW_OUT_AT_START", [44] = "CURFEW_RETURNED", [45] = "CURFEW_OUT_AT_END", [46] = "CURFEW_UNKNOWN", [47] = "CURFEW_KNOWN_AGAIN", [48] = "SAFE_MODE", [49] = "CONTACT_LOST", [50] = "CONTACT_RESTORED", [51] = "CELL_FAULT", [52] = "CELL_RESTORED", [53] = "WEARER_PROMPTED", [54] = "BEACON_BATTERY_LOW", [55] = "TASK_STUCK", [56] = "CHARGE_RECOVERED", [90] = "GATEWAY_STARTED", [91] = "GATEWAY_LINK_LOST", [92] = "GATEWAY_LINK_RESTORED", [93] = "GATEWAY_WRONG_DEVICE", [94] = "GATEWAY_ADAPTER_RESET", [95] = "GATEWAY_FLOOD", [96] = "GATEWAY_CLOCK_STEPPED", [97] = "GATEWAY_RECORDS_LOST"}
 local names_cause = {[1] = "STORAGE_FULL", [2] = "STORAGE_DAMAGED", [3] = "RADIO_DEAF", [4] = "RESET"}
 local names_mechanism = {[1] = "GPS", [4] = "RF", [5] = "LBS", [6] = "WIFI"}
 local names_receiver = {[1] = "GNSS", [2] = "CELLULAR", [3] = "BLE", [4] = "RF"}
@@ -89,6 +90,7 @@ local names_zone_type = {[1] = "EXCLUSION", [2] = "INCLUSION", [3] = "RESTRICTIO
 local names_zone_shape = {[1] = "CIRCLE", [2] = "POLYGON"}
 local names_update_phase = {[1] = "OFFERED", [2] = "RECEIVING", [3] = "VERIFIED", [4] = "INSTALLED", [5] = "CONFIRMED", [6] = "ROLLED_BACK", [7] = "REFUSED"}
 local names_update_cause = {[0] = "NONE", [1] = "OTHER_MODEL", [2] = "OLDER", [3] = "SIGNATURE", [4] = "DIGEST", [5] = "NO_SPACE", [6] = "BATTERY", [7] = "NOT_CONFIRMED", [8] = "WITHDRAWN", [9] = "FLASH"}
+local names_parameter = {[1] = "REPORT_INTERVAL_S", [2] = "FIX_INTERVAL_S", [3] = "PRESENCE_WINDOW_S", [4] = "SAMPLE_INTERVAL_S", [5] = "STATUS_INTERVAL_S", [6] = "RAISED_SAMPLE_INTERVAL_S", [7] = "RAISED_FOR_S", [8] = "ALCOHOL_THRESHOLD_UG_PER_L", [9] = "CONTACT_DEVIATION_MV", [10] = "CONTACT_LOST_S", [11] = "INTERFERENT_RISE_UG_PER_L", [12] = "WET_SPREAD_UG_PER_L", [13] = "CELL_CHECK_INTERVAL_S", [14] = "STRAP_DEBOUNCE_MS", [15] = "STRAP_CONFIRM_MS", [16] = "STRAP_QUIET_S", [17] = "STRAP_FLICKER_CHANGES", [18] = "STRAP_REPEAT_S", [19] = "BATTERY_LOW_PERCENT", [20] = "BATTERY_CRITICAL_PERCENT", [21] = "BATTERY_INTERVAL_S", [22] = "CHARGE_FAILED_S", [23] = "PROMPT_INTERVAL_S", [24] = "QUIET_START_MINUTE", [25] = "QUIET_END_MINUTE", [26] = "WATCHDOG_S", [27] = "RANGE_PROFILE", [28] = "RANGE_SHORT_DBM", [29] = "RANGE_MIDDLE_DBM", [30] = "RANGE_LONG_DBM", [31] = "RANGE_HYSTERESIS_DB", [32] = "ABSENT_AFTER_BEACONS", [33] = "ABSENT_AFTER_S", [34] = "LISTENING_INTERVAL_S", [35] = "DEAF_EVENT_S", [36] = "MOVED_TOGETHER_S", [37] = "MAINS_DEBOUNCE_MS", [38] = "WAN_LOST_S", [39] = "BATTERY_LISTEN_PERCENT", [40] = "CURFEW_GRACE_S", [41] = "CLOCK_BOUND_MS", [42] = "STRAP_LIGHT_PERCENT"}
 
 -- A field: name, size, ProtoField, and of these what it has: lowest and highest if narrower than the type, special
 -- values with their meaning, unit, `time` (seconds of the wire), `flags` of a mask, `signed`, `bytes`.
@@ -274,6 +276,10 @@ fields["emtag.order_zone.part_count"] = new(ProtoField.uint8("emtag.order_zone.p
 fields["emtag.order_zone.vertices.count"] = new(ProtoField.uint8("emtag.order_zone.vertices.count", "vertices"))
 fields["emtag.order_zone.vertices.latitude_microdegrees"] = new(ProtoField.int32("emtag.order_zone.vertices.latitude_microdegrees", "latitude_microdegrees", base.DEC, nil, nil, "Latitude"))
 fields["emtag.order_zone.vertices.longitude_microdegrees"] = new(ProtoField.int32("emtag.order_zone.vertices.longitude_microdegrees", "longitude_microdegrees", base.DEC, nil, nil, "Longitude"))
+fields["emtag.parameters.version"] = new(ProtoField.uint16("emtag.parameters.version", "version", base.DEC, nil, nil, "Version of these parameters, counted up"))
+fields["emtag.parameters.parameters.count"] = new(ProtoField.uint8("emtag.parameters.parameters.count", "parameters"))
+fields["emtag.parameters.parameters.parameter"] = new(ProtoField.uint8("emtag.parameters.parameters.parameter", "parameter", base.DEC, names_parameter, nil, "Which"))
+fields["emtag.parameters.parameters.value"] = new(ProtoField.int32("emtag.parameters.parameters.value", "value", base.DEC, nil, nil, "Its value, in the unit of its name"))
 
 local messages = {
   [0x01] = {
@@ -587,6 +593,16 @@ local messages = {
       {field = fields["emtag.order_zone.vertices.latitude_microdegrees"], size = 4, signed = true, lowest = -90000000, highest = 90000000, unit = "0.000001 degree"},
       {field = fields["emtag.order_zone.vertices.longitude_microdegrees"], size = 4, signed = true, lowest = -180000000, highest = 180000000, unit = "0.000001 degree"},
     }, count = fields["emtag.order_zone.vertices.count"], name = "vertex"},
+  },
+  [0x89] = {
+    name = "parameters", down = true, link = true, size = 4,
+    fields = {
+      {field = fields["emtag.parameters.version"], size = 2, lowest = 1},
+    },
+    list = {64, 5, {
+      {field = fields["emtag.parameters.parameters.parameter"], size = 1},
+      {field = fields["emtag.parameters.parameters.value"], size = 4, signed = true},
+    }, count = fields["emtag.parameters.parameters.count"], name = "parameter_value"},
   },
 }
 

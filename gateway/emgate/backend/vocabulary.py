@@ -73,6 +73,14 @@ EVENT_TYPES: dict[int, EventType] = dict(
         _event(wire.EVENT_ORDER_APPLIED, "Order in force on the device", "EV_ORDER_APPLIED", Criticality.LOW),
         _event(wire.EVENT_ORDER_REFUSED, "Order refused by the device", "EV_ORDER_REFUSED", Criticality.MEDIUM),
         _event(wire.EVENT_ORDER_ENDED, "Order ended on the device", "EV_ORDER_ENDED", Criticality.LOW),
+        _event(wire.EVENT_GATEWAY_STARTED, "Gateway started", "EV_GATEWAY_STARTED", Criticality.LOW),
+        _event(wire.EVENT_GATEWAY_LINK_LOST, "Gateway link lost", "EV_GATEWAY_LINK_LOST", Criticality.MEDIUM),
+        _event(wire.EVENT_GATEWAY_LINK_RESTORED, "Gateway link back", "EV_GATEWAY_LINK_RESTORED", Criticality.LOW),
+        _event(wire.EVENT_GATEWAY_WRONG_DEVICE, "No tag on a link", "EV_GATEWAY_WRONG_DEVICE", Criticality.MEDIUM),
+        _event(wire.EVENT_GATEWAY_ADAPTER_RESET, "Gateway radio reset", "EV_GATEWAY_ADAPTER_RESET", Criticality.LOW),
+        _event(wire.EVENT_GATEWAY_FLOOD, "Gateway flooded", "EV_GATEWAY_FLOOD", Criticality.MEDIUM),
+        _event(wire.EVENT_GATEWAY_CLOCK_STEPPED, "Gateway clock jumped", "EV_GATEWAY_CLOCK", Criticality.MEDIUM),
+        _event(wire.EVENT_GATEWAY_RECORDS_LOST, "Gateway lost records", "EV_GATEWAY_RECORDS_LOST", Criticality.HIGH),
         _event(BATTERY_EVENT_TYPE_ID, "Battery percentage", EV_BATTERY_PERCENTAGE, Criticality.LOW),
     ]
 )
