@@ -7,7 +7,7 @@ and it is told from the commit's own callback.
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import structlog
@@ -16,6 +16,7 @@ from emwire.errors import WireError
 from emwire.link import GatewayLink, Received, first_counter, lost_range
 
 from emgate.clock import Clock
+from emgate.downlink import FLUSH_MESSAGES, Downlink
 from emgate.links import Link
 from emgate.registry import Device, Registry
 from emgate.sealing import Ccm, fingerprint
@@ -103,9 +104,19 @@ class Session:
 class Sessions:
     """All sessions of a gateway."""
 
-    def __init__(self, registry: Registry, store: Store, clock: Clock, *, acknowledge_within_ms: int = 20) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        store: Store,
+        clock: Clock,
+        *,
+        acknowledge_within_ms: int = 20,
+        downlink: Downlink | None = None,
+    ) -> None:
         self.counters: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
+        self.downlink = downlink or Downlink()
+        self.downlink.attach(self.nudge)
         self._registry = registry
         self._store = store
         self._clock = clock
@@ -167,6 +178,8 @@ class Sessions:
         session.via = link
         session.status.link = link.kind
         self._consider_key(session)
+        if self.downlink.wants(device_id):
+            self._flush_soon(session)
         if received.kind == envelope.LINK:
             return self._link_message(session, received)
         return self._record(session, link, received)
@@ -264,7 +277,9 @@ class Sessions:
         message = self._observe(session, record)
         if message is None:
             self.counters["undecodable"] += 1  # stored and passed on all the same
-        elif isinstance(message, codec.Unknown):
+            return
+        self.downlink.observed(session.device.device_id, message)
+        if isinstance(message, codec.Unknown):
             self.counters["unknown_message_types"] += 1
         elif isinstance(message, codec.Gap):
             session.status.gaps += 1
@@ -352,6 +367,12 @@ class Sessions:
 
     # -- down -------------------------------------------------------------------------------------------------
 
+    def nudge(self, device_id: int) -> None:
+        """The downlink has something for this device: now if its link is up, else at its next contact."""
+        session = self._sessions.get(device_id)
+        if session is not None and session.via is not None:
+            self._flush_soon(session)
+
     def _flush_soon(self, session: Session) -> None:
         """Within the coalescing delay, in one task per device."""
         session.due = True
@@ -395,23 +416,29 @@ class Sessions:
             self.counters["no_down_counters"] += 1
             log.error("cannot seal", device=session.device.device_id, reason=str(error))
             return
-        for frame in frames:
+        for frame, sent in frames:
             if not await via.send(session.device.device_id, frame):
                 # Nothing is repeated from here: the device asks again, by a poll or by sending the record again.
                 self.counters["down_not_sent"] += 1
                 return
             self.counters["down_frames"] += 1
+            if sent is not None:
+                sent()
+        # More than fits one flush. A source that gives nothing, whatever it says, must not keep us busy.
+        if any(sent for _, sent in frames) and self.downlink.wants(session.device.device_id):
+            self._flush_soon(session)
 
-    def _frames(self, session: Session) -> list[bytes]:
+    def _frames(self, session: Session) -> list[tuple[bytes, Callable[[], None] | None]]:
+        """Sealed frames, and what to call when one has left."""
         link = session.link
-        frames = []
+        frames: list[tuple[bytes, Callable[[], None] | None]] = []
         if session.send_time:
             session.send_time = False
             now_ms = self._clock.now_ms()
             time_s = now_ms // 1000 - constants.TIME_EPOCH_UNIX_S
             if time_s > 0:
                 message = codec.Time(time_s, now_ms % 1000, self._clock.uncertainty_ms())
-                frames.append(link.seal(message.encode()))
+                frames.append((link.seal(message.encode()), None))
             else:
                 self.counters["own_clock_not_set"] += 1
         if session.send_configuration:
@@ -428,8 +455,10 @@ class Sessions:
                 wanted.status_interval_s,
                 [codec.BeaconKey(beacon.beacon_id, beacon.key) for beacon in wanted.beacons],
             )
-            frames.append(link.seal(configuration.encode()))
-        frames += link.acknowledgements()
+            frames.append((link.seal(configuration.encode()), None))
+        frames += [(frame, None) for frame in link.acknowledgements()]
+        for due in self.downlink.due(session.device.device_id, min(FLUSH_MESSAGES, link.counters_left() - 1)):
+            frames.append((link.seal(due.message), due.sent))
         if session.send_key:
             session.send_key = False
             wanted_key = session.device.next_key
@@ -437,7 +466,7 @@ class Sessions:
                 session.key_sent_ms = self._clock.now_ms()
                 self.counters["keys_sent"] += 1
                 # Last: once the device has it, it opens nothing under the old one.
-                frames.append(link.seal(codec.KeyUpdate(link.offered, wanted_key).encode()))
+                frames.append((link.seal(codec.KeyUpdate(link.offered, wanted_key).encode()), None))
         return frames
 
     async def close(self) -> None:
