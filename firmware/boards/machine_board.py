@@ -1,0 +1,184 @@
+# What real boards have in common: the hardware boundary over MicroPython's `machine`. A board is a table of pins.
+import asyncio
+import json
+import os
+import sys
+import time
+
+import machine
+from emwire import constants
+from machine import Pin
+
+# Where a board keeps identity, keys, journal and settings: outside the firmware, so that installing one keeps them.
+STORAGE = "/data"
+READ_BYTES = 256
+# From MicroPython's names to the wire's; a port has only some of them.
+_RESET_CAUSES = {
+    "PWRON_RESET": constants.RESET_POWER_ON,
+    "HARD_RESET": constants.RESET_HARD,
+    "WDT_RESET": constants.RESET_WATCHDOG,
+    "DEEPSLEEP_RESET": constants.RESET_DEEP_SLEEP,
+    "SOFT_RESET": constants.RESET_SOFT,
+    "BROWNOUT_RESET": constants.RESET_BROWNOUT,
+}
+
+
+class Clock:
+    """Monotonic milliseconds since this boot; MicroPython's own wrap after 12 days or more."""
+
+    def __init__(self):
+        self._last = time.ticks_ms()
+        self._passed = 0
+
+    def ticks_ms(self):
+        # Right as long as somebody asks every six days: the battery is looked at every few minutes.
+        now = time.ticks_ms()
+        self._passed += time.ticks_diff(now, self._last)
+        self._last = now
+        return self._passed
+
+
+class Uart:
+    """Byte stream of one UART."""
+
+    def __init__(self, number, baud_rate, **keywords):
+        """keywords: what the port's machine.UART takes, as a rule tx, rx, rxbuf and txbuf."""
+        self._uart = machine.UART(number, baud_rate, **keywords)
+        self._reader = asyncio.StreamReader(self._uart)
+
+    def write(self, data):
+        at = 0
+        while at < len(data):
+            written = self._uart.write(data[at:])
+            if not written:
+                raise OSError(5)  # EIO: the line does not take bytes
+            at += written
+
+    async def read(self):
+        while True:
+            data = await self._reader.read(READ_BYTES)
+            if data:
+                return data
+
+
+class Adc:
+    """Counts in the unit the driver expects: microvolts at the pin * numerator // denominator + offset."""
+
+    def __init__(self, pin, numerator, denominator, offset):
+        self._adc = machine.ADC(Pin(pin) if isinstance(pin, int) else pin)
+        self._numerator = numerator
+        self._denominator = denominator
+        self._offset = offset
+
+    def read_u16(self):
+        adc = self._adc
+        # Calibrated where the port can; else full scale is the supply.
+        microvolts = adc.read_uv() if hasattr(adc, "read_uv") else adc.read_u16() * 3300000 // 65535
+        return max(0, min(65535, microvolts * self._numerator // self._denominator + self._offset))
+
+
+class PinIn:
+    """A level, 1 as the driver means it."""
+
+    def __init__(self, pin, pull_up, inverted):
+        self._pin = Pin(pin, Pin.IN, Pin.PULL_UP if pull_up else None)
+        self._inverted = inverted
+        self._callback = None
+        self._flag = None
+        self._edges = 0
+
+    def value(self):
+        return 1 - self._pin.value() if self._inverted else self._pin.value()
+
+    def on_change(self, callback):
+        """callback(level) in the asyncio thread; two edges too fast to be seen apart arrive as both levels."""
+        self._callback = callback
+        if self._flag is None:
+            self._flag = asyncio.ThreadSafeFlag()
+            asyncio.create_task(self._watch())
+            self._pin.irq(self._on_edge, Pin.IRQ_RISING | Pin.IRQ_FALLING)
+
+    def _on_edge(self, pin):
+        self._edges += 1
+        self._flag.set()
+
+    async def _watch(self):
+        while True:
+            await self._flag.wait()
+            edges, self._edges = self._edges, 0
+            level = self.value()
+            if edges > 1:
+                self._callback(1 - level)
+            self._callback(level)
+
+
+class PinOut:
+    """A level, 1 = on; off until told otherwise."""
+
+    def __init__(self, pin, inverted):
+        self._inverted = inverted
+        self._pin = Pin(pin, Pin.OUT, value=1 if inverted else 0)
+
+    def value(self, level):
+        self._pin.value(1 if bool(level) != self._inverted else 0)
+
+
+class MachineBoard:
+    """Made from a module of pin tables; a board overrides what its hardware does otherwise."""
+
+    def __init__(self, pins, storage_path=STORAGE):
+        self.pins = pins
+        self.name = pins.NAME
+        self.storage_path = storage_path
+        with open(storage_path + "/identity.json") as file:
+            self.identity = json.load(file)
+        self.clock = Clock()
+        self.reset_cause = _reset_cause()
+        self.serial_number = machine.unique_id()
+        self._parts = {}
+
+    def random_bytes(self, count):
+        return os.urandom(count)
+
+    def uart(self, name):
+        return self._part(_uart, self.pins.UART, name)
+
+    def adc(self, name):
+        return self._part(Adc, self.pins.ADC, name)
+
+    def pin_in(self, name):
+        return self._part(PinIn, self.pins.PIN_IN, name)
+
+    def pin_out(self, name):
+        return self._part(PinOut, self.pins.PIN_OUT, name)
+
+    def ble(self):
+        import bluetooth
+
+        return bluetooth.BLE()
+
+    def watchdog(self, timeout_ms):
+        return machine.WDT(timeout=min(timeout_ms, self.pins.WATCHDOG_LIMIT_MS))
+
+    def log(self, text):
+        # The console is nobody's data line on these boards.
+        sys.stdout.write(text + "\n")
+
+    def _part(self, kind, table, name):
+        if name not in self._parts:
+            if name not in table:
+                raise ValueError("board " + self.name + " has no " + name + ": see its pins.py")
+            self._parts[name] = kind(*table[name])
+        return self._parts[name]
+
+
+def _uart(number, baud_rate, keywords):
+    return Uart(number, baud_rate, **keywords)
+
+
+def _reset_cause():
+    cause = machine.reset_cause()
+    for name, meaning in _RESET_CAUSES.items():
+        if getattr(machine, name, None) == cause:
+            return meaning
+    return constants.RESET_UNKNOWN

@@ -1,0 +1,35 @@
+# Pins of the nRF52840 DK (PCA10056) under MicroPython's Zephyr port, whose images have `bluetooth`; the nrf port's have
+# not. A pin is (device, number) as Zephyr's device tree names it.
+NAME = "nrf52840"
+TITLE = "Nordic nRF52840 DK (PCA10056), Zephyr port"
+MODELS = ("home_unit", "alcohol", "pid")
+MACHINE = "nrf52840"
+# nRF52840 product specification §6.36: 32 bits at 32768 Hz.
+WATCHDOG_LIMIT_MS = 131071000
+
+# name: (number, baud rate, what machine.UART takes). Its pins (P1.01, P1.02) are in the board's device tree.
+UART = {
+    "host": ("uart1", 115200, {}),
+}
+# name: (pin, numerator, denominator, offset); channels 0 to 3 are P0.02, P0.03, P0.04 and P0.28. The battery is halved
+# by two equal resistors; skin temperature: TMP36 data sheet, 10 mV/K and 500 mV at 0 degrees.
+ADC = {
+    "battery": (("adc", 0), 2, 100, 0),
+    "alcohol_cell": (("adc", 1), 1, 100, 0),
+    "contact_infrared": (("adc", 2), 1, 100, 0),
+    "skin_temperature": (("adc", 3), 1, 100, 5000),
+}
+# name: (pin, pull up, inverted). Contacts close to ground.
+PIN_IN = {
+    "strap": (("gpio1", 3), True, True),
+    "case": (("gpio1", 4), True, False),
+    "mains": (("gpio1", 5), False, False),
+    "charger": (("gpio1", 6), False, False),
+    "motion": (("gpio1", 7), False, False),
+    "alcohol_ready": (("gpio1", 8), False, False),
+}
+# name: (pin, inverted)
+PIN_OUT = {
+    "vibration": (("gpio1", 10), False),
+    "alcohol_sample": (("gpio1", 11), False),
+}

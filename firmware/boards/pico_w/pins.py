@@ -1,0 +1,29 @@
+# Pins of the Raspberry Pi Pico W (its data sheet, §2.1). Three ADC inputs are at the header, too few for the alcohol
+# tag, and GPIO 29 is shared with the radio.
+NAME = "pico_w"
+TITLE = "Raspberry Pi Pico W (RP2040)"
+MODELS = ("home_unit", "pid")
+MACHINE = "Raspberry Pi Pico W with RP2040"
+# RP2040 data sheet §4.7: 24 bits of microseconds, counted twice.
+WATCHDOG_LIMIT_MS = 8388
+
+# name: (number, baud rate, what machine.UART takes). The host's line is on its own UART: USB stays the console.
+UART = {
+    "host": (0, 115200, {"tx": 0, "rx": 1, "rxbuf": 2048, "txbuf": 2048}),
+}
+# name: (pin, numerator, denominator, offset). The battery is halved by two equal resistors.
+ADC = {
+    "battery": (28, 2, 100, 0),
+}
+# name: (pin, pull up, inverted). Contacts close to ground; mains and charger: 5 V divided to 3 V.
+PIN_IN = {
+    "strap": (10, True, True),
+    "case": (11, True, False),
+    "mains": (12, False, False),
+    "charger": (13, False, False),
+    "motion": (14, False, False),
+}
+# name: (pin, inverted)
+PIN_OUT = {
+    "vibration": (15, False),
+}

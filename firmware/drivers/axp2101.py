@@ -1,0 +1,74 @@
+# The AXP2101 power manager: rails, battery voltage, supply. Registers: X-Powers AXP2101 data sheet V1.0, §6.
+try:
+    from typing import Callable
+except ImportError:
+    pass
+
+import asyncio
+
+ADDRESS = 0x34
+_STATUS = 0x00  # bit 5: supply good
+_ADC_CHANNELS = 0x30  # bit 0: battery voltage
+_BATTERY_VOLTAGE = 0x34  # two bytes, 14 bits, mV
+_INTERRUPTS = 0x40  # three bytes of enables; second byte: bit 7 supply came, bit 6 supply went
+_INTERRUPTED = 0x48  # three bytes; writing a 1 clears it
+# Bit 4: the pin is for external use: no thermistor is fitted, and charging must not wait for one.
+_TEMPERATURE_PIN = 0x50
+_CONVERTERS = 0x80  # bit 2: DC3
+_CONVERTER_3_VOLTAGE = 0x84  # 88 = 1.6 V, 100 mV a step above
+_REGULATORS = 0x90  # bit 4: BLDO1
+_REGULATOR_B1_VOLTAGE = 0x96  # 0 = 0.5 V, 100 mV a step
+# The SIM7080G takes 2.7 to 4.8 V; the maker's examples give it 3.0 V, and its level shifter 3.3 V.
+_MODEM_VOLTAGE = 88 + (3000 - 1600) // 100
+_SHIFTER_VOLTAGE = (3300 - 500) // 100
+
+
+class Axp2101:
+    """On a machine.I2C; interrupt: the pin that it pulls low. OSError where it does not answer."""
+
+    def __init__(self, bus, interrupt):
+        self._bus = bus
+        self._interrupt = interrupt
+        self._flag = None
+        self._callbacks: "list[Callable[[], None]]" = []
+        self._change(_ADC_CHANNELS, 1, 1)
+        self._change(_TEMPERATURE_PIN, 0x10, 0x10)
+
+    def battery_mv(self) -> int:
+        """0 without a battery."""
+        high, low = self._bus.readfrom_mem(ADDRESS, _BATTERY_VOLTAGE, 2)
+        return (high & 0x3F) << 8 | low
+
+    def supplied(self) -> bool:
+        """Whether 5 V are there."""
+        return self._bus.readfrom_mem(ADDRESS, _STATUS, 1)[0] & 0x20 != 0
+
+    def modem_rail(self, on: bool) -> None:
+        """Power for the modem and for the shifter between its UART and ours."""
+        if on:
+            self._bus.writeto_mem(ADDRESS, _REGULATOR_B1_VOLTAGE, bytes((_SHIFTER_VOLTAGE,)))
+            self._bus.writeto_mem(ADDRESS, _CONVERTER_3_VOLTAGE, bytes((_MODEM_VOLTAGE,)))
+            self._change(_REGULATORS, 0x10, 0x10)
+        self._change(_CONVERTERS, 0x04, 0x04 if on else 0)
+
+    def on_supply(self, callback: "Callable[[], None]") -> None:
+        """callback() in the asyncio thread when the supply came or went."""
+        self._callbacks.append(callback)
+        if self._flag is None:
+            self._flag = asyncio.ThreadSafeFlag()
+            self._bus.writeto_mem(ADDRESS, _INTERRUPTED, b"\xff\xff\xff")
+            self._bus.writeto_mem(ADDRESS, _INTERRUPTS, b"\x00\xc0\x00")
+            asyncio.create_task(self._watch())
+            self._interrupt.irq(lambda pin: self._flag.set(), self._interrupt.IRQ_FALLING)
+
+    async def _watch(self):
+        while True:
+            await self._flag.wait()
+            self._bus.writeto_mem(ADDRESS, _INTERRUPTED, b"\xff\xff\xff")
+            for callback in self._callbacks:
+                callback()
+
+    def _change(self, register, mask, bits):
+        present = self._bus.readfrom_mem(ADDRESS, register, 1)[0]
+        if present & mask != bits:
+            self._bus.writeto_mem(ADDRESS, register, bytes((present & ~mask | bits,)))
