@@ -31,6 +31,8 @@ STOP_S = 1.5
 """What a stop may take: the commit of what came in, its acknowledgements, and goodbyes to the brokers."""
 PRUNE_S = 60.0
 """How often to look for old delivered records."""
+CONSUMER = "uplink"
+"""Whose cursor in the store the uplink moves."""
 
 
 class Gateway:
@@ -55,6 +57,7 @@ class Gateway:
         settings = self._config.store
         self._store = await Store.open(
             self._state / "store.sqlite",
+            consumers={CONSUMER: True},
             alarm_reserve_bytes=settings.alarm_reserve_bytes,
             maximum_bytes=settings.maximum_bytes,
         )
@@ -69,6 +72,7 @@ class Gateway:
             self._uplink = self._make_uplink()
             self._drain = Drain(
                 self._store,
+                CONSUMER,
                 self._uplink,
                 self._clock,
                 self._config.gateway.id,

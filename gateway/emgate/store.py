@@ -7,7 +7,7 @@ Nothing else in the gateway writes; reads for the uplinks go through a second co
 import asyncio
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,11 +32,11 @@ DAY_MS = 86_400_000
 class Store:
     """Open with `await Store.open(...)`; close with `await store.close()`."""
 
-    def __init__(self, path: Path, consumer: str, alarm_reserve_bytes: int, maximum_bytes: int) -> None:
+    def __init__(self, path: Path, consumers: Mapping[str, bool], alarm_reserve_bytes: int, maximum_bytes: int) -> None:
         self.path = path
         self.counters: Counter[str] = Counter()
-        self.appended = {False: asyncio.Event(), True: asyncio.Event()}  # per lane: something new to deliver
-        self._consumer = consumer
+        self._appended = {(consumer, alarm): asyncio.Event() for consumer in consumers for alarm in (False, True)}
+        self._required = [consumer for consumer, required in consumers.items() if required]
         self._maximum_bytes = maximum_bytes
         self._loop = asyncio.get_running_loop()
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store-reader")
@@ -47,6 +47,10 @@ class Store:
         except BaseException:
             connection.close()
             raise
+        self._cursors: dict[tuple[str, bool], int] = dict.fromkeys(self._appended, 0)
+        for consumer, lane, row_id in connection.execute("SELECT consumer, alarm, row_id FROM cursors"):
+            if (consumer, bool(lane)) in self._cursors:
+                self._cursors[consumer, bool(lane)] = row_id
         self._writer = Writer(path, connection, alarm_reserve_bytes, self.counters)
         self._writer.start()
 
@@ -55,14 +59,20 @@ class Store:
         cls,
         path: Path,
         *,
-        consumer: str = "uplink",
+        consumers: Mapping[str, bool] | None = None,
         alarm_reserve_bytes: int = 0,
         maximum_bytes: int = 4_000_000_000,
     ) -> "Store":
-        """Open or create, check integrity, start the writer. StoreError says what is wrong and what to do."""
+        """Open or create, check integrity, start the writer. StoreError says what is wrong and what to do.
+
+        consumers: name → whether a record must have reached it to count as *delivered*. At least one must be
+        required. A consumer that the store does not know yet begins with the oldest record still in the store."""
+        consumers = {"uplink": True} if consumers is None else consumers
+        if not any(consumers.values()):
+            raise StoreError("no uplink target is required: nothing could ever count as delivered; require one")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            return cls(path, consumer, alarm_reserve_bytes, maximum_bytes)
+            return cls(path, consumers, alarm_reserve_bytes, maximum_bytes)
         except (OSError, sqlite3.OperationalError) as error:
             raise StoreError(
                 f"{path}: cannot open the store: {error}; its folder must be writable and the disk have room"
@@ -94,11 +104,20 @@ class Store:
         )
         return future
 
+    def appended(self, consumer: str, alarm: bool) -> asyncio.Event:
+        """Set when a lane has something new for a consumer, who clears it before it looks."""
+        return self._appended[consumer, alarm]
+
     def _note_alarm(self, _: "asyncio.Future[Outcome]") -> None:
-        self.appended[True].set()
+        self._note(True)
 
     def _note_routine(self, _: "asyncio.Future[Outcome]") -> None:
-        self.appended[False].set()
+        self._note(False)
+
+    def _note(self, alarm: bool) -> None:
+        for (_, lane), event in self._appended.items():
+            if lane == alarm:
+                event.set()
 
     def _append(self, connection: sqlite3.Connection, record: Record) -> Outcome:
         identity = (record.device_id, record.epoch, record.sequence)
@@ -124,21 +143,44 @@ class Store:
         )
         return Outcome.CONFLICT
 
-    def advance(self, alarm: bool, row_id: int, marks: Iterable[tuple[int, int, int, int]]) -> "asyncio.Future[bool]":
-        """Move the consumer's cursor of one lane to row_id, and the watermarks with it, in one commit.
+    def advance(
+        self, consumer: str, alarm: bool, row_id: int, marks: Iterable[tuple[int, int, int, int]] = ()
+    ) -> "asyncio.Future[tuple[int, int] | None]":
+        """Move a consumer's cursor of one lane to row_id, and the watermarks with it, in one commit.
 
-        marks: (device_id, epoch, stored_through, delivered_through); they never go back."""
+        marks: (device_id, epoch, stored_through, delivered_through); they never go back.
+        Resolves with (before, after): records of the lane with before < row_id <= after have just now been
+        delivered to every required consumer, and all of them are in the batch that the caller has delivered.
+        None: could not be committed."""
         rows = list(marks)
+        if (consumer, alarm) not in self._cursors:
+            raise KeyError(consumer)
 
-        def apply(connection: sqlite3.Connection) -> bool:
+        def apply(connection: sqlite3.Connection) -> None:
             connection.execute(
                 "INSERT INTO cursors VALUES (?,?,?) ON CONFLICT DO UPDATE SET row_id = max(row_id, excluded.row_id)",
-                (self._consumer, alarm, row_id),
+                (consumer, alarm, row_id),
             )
             _mark(connection, rows)
-            return True
 
-        return self._submit(apply, refused=False)
+        future: asyncio.Future[tuple[int, int] | None] = self._loop.create_future()
+
+        def committed(done: "asyncio.Future[bool]") -> None:
+            if future.done():
+                return
+            if done.cancelled() or done.result() is False:
+                future.set_result(None)
+                return
+            before = self.delivered_row(alarm)
+            self._cursors[consumer, alarm] = max(self._cursors[consumer, alarm], row_id)
+            future.set_result((before, self.delivered_row(alarm)))
+
+        self.write(apply, refused=False).add_done_callback(committed)
+        return future
+
+    def delivered_row(self, alarm: bool) -> int:
+        """Every record of the lane up to this row has reached every required consumer."""
+        return min(self._cursors[consumer, alarm] for consumer in self._required)
 
     def mark(self, marks: Iterable[tuple[int, int, int, int]]) -> "asyncio.Future[bool]":
         """Commit watermarks alone, for example when a device says that older records no longer exist."""
@@ -148,7 +190,7 @@ class Store:
             _mark(connection, rows)
             return True
 
-        return self._submit(apply, refused=False)
+        return self.write(apply, refused=False)
 
     def reserve_down_counters(
         self, device_id: int, epoch: int, block: int, at_least: int = 0
@@ -167,7 +209,7 @@ class Store:
             )
             return first
 
-        return self._submit(apply, refused=None)
+        return self.write(apply, refused=None)
 
     def note_up_counter(self, device_id: int, epoch: int, next_counter: int) -> "asyncio.Future[bool]":
         """Commit that link messages below next_counter have been seen, so that their replay is refused for good."""
@@ -180,7 +222,7 @@ class Store:
             )
             return True
 
-        return self._submit(apply, refused=False)
+        return self.write(apply, refused=False)
 
     def note_key(self, device_id: int, slot: int, fingerprint: bytes) -> "asyncio.Future[bool]":
         """Commit that a device uses this key: the one before is refused for good."""
@@ -193,7 +235,7 @@ class Store:
             )
             return True
 
-        return self._submit(apply, refused=False)
+        return self.write(apply, refused=False)
 
     def quarantine(self, received_time_ms: int, link: str, device_id: int, reason: str, frame: bytes) -> None:
         """Keep a frame that could not be verified, as evidence. Bounded; the caller counts and limits the rate."""
@@ -212,14 +254,14 @@ class Store:
             )
             return True
 
-        self._submit(apply, refused=False, routine=True, frames=1)
+        self.write(apply, refused=False, routine=True, frames=1)
 
     async def prune(self, now_ms: int, keep_delivered_days: float) -> int:
         """Delete delivered records that are old, or the oldest ones when the file has grown too large; how many."""
         total = 0
         before_ms = now_ms - int(keep_delivered_days * DAY_MS)
         while not self._writer.closing:
-            deleted = await self._submit(lambda connection: self._prune(connection, before_ms), refused=0)
+            deleted = await self.write(lambda connection: self._prune(connection, before_ms), refused=0)
             if not deleted:
                 break
             total += deleted
@@ -234,9 +276,7 @@ class Store:
         )
         if (pages - free) * page_bytes > self._maximum_bytes:
             before_ms = 1 << 62
-        cursors = dict(
-            connection.execute("SELECT alarm, row_id FROM cursors WHERE consumer = ?", (self._consumer,)).fetchall()
-        )
+        cursors = {lane: self.delivered_row(lane) for lane in (False, True)}
         for device_id, epoch, pruned, through in connection.execute(
             "SELECT device_id, epoch, pruned_through, min(stored_through, delivered_through) FROM watermarks"
             " WHERE pruned_through < min(stored_through, delivered_through) ORDER BY epoch"
@@ -245,7 +285,7 @@ class Store:
             kept = connection.execute(
                 "SELECT min(sequence) FROM records WHERE device_id = ? AND epoch = ? AND sequence < ?"
                 " AND (received_time_ms >= ? OR row_id > CASE alarm WHEN 1 THEN ? ELSE ? END)",
-                (device_id, epoch, through, before_ms, cursors.get(1, 0), cursors.get(0, 0)),
+                (device_id, epoch, through, before_ms, cursors[True], cursors[False]),
             ).fetchone()[0]
             if kept is not None:
                 through = min(through, kept)
@@ -263,9 +303,10 @@ class Store:
                 return deleted
         return 0
 
-    def _submit(
-        self, apply: Callable[[sqlite3.Connection], T], *, refused: Any, routine: bool = False, frames: int = 0
+    def write(
+        self, apply: Callable[[sqlite3.Connection], T], refused: Any, *, routine: bool = False, frames: int = 0
     ) -> "asyncio.Future[Any]":
+        """Run `apply` in a transaction of the writer's, for tables that others keep here; its result, or `refused`."""
         future: asyncio.Future[Any] = self._loop.create_future()
         if self._writer.closing:
             future.set_result(refused)
@@ -273,30 +314,23 @@ class Store:
             self._writer.submit(Operation(apply, future, refused, routine, frames))
         return future
 
-    def write(self, apply: Callable[[sqlite3.Connection], T], refused: T) -> "asyncio.Future[T]":
-        """Run `apply` in a transaction of the writer's, for tables that others keep here; its result, or `refused`."""
-        return self._submit(apply, refused=refused)
-
     # -- reading ------------------------------------------------------------------------------------------
 
     async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` on the reading connection, for tables that others keep here."""
-        return await self._read(work)
-
-    async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         return await self._loop.run_in_executor(self._reader, work, self._read_connection)
 
-    async def undelivered(self, alarm: bool, limit: int, maximum_bytes: int) -> list[Record]:
+    async def undelivered(self, consumer: str, alarm: bool, limit: int, maximum_bytes: int) -> list[Record]:
         """The next records of a lane after the consumer's cursor, in the order they were committed."""
+        after = self._cursors[consumer, alarm]
 
         def work(connection: sqlite3.Connection) -> list[Record]:
             records: list[Record] = []
             total = 0
             for row in connection.execute(
                 "SELECT device_id, epoch, sequence, alarm, received_time_ms, link, payload, row_id FROM records"
-                " WHERE alarm = ? AND row_id >"
-                " coalesce((SELECT row_id FROM cursors WHERE consumer = ? AND alarm = ?), 0) ORDER BY row_id LIMIT ?",
-                (alarm, self._consumer, alarm, limit),
+                " WHERE alarm = ? AND row_id > ? ORDER BY row_id LIMIT ?",
+                (alarm, after, limit),
             ):
                 total += len(row[6])
                 if records and total > maximum_bytes:
@@ -304,7 +338,7 @@ class Store:
                 records.append(_record(row))
             return records
 
-        return await self._read(work)
+        return await self.read(work)
 
     async def epochs(self, device_id: int) -> list[EpochState]:
         """State of every epoch of a device, from which its session goes on after a restart."""
@@ -316,9 +350,7 @@ class Store:
                     "SELECT epoch, stored_through, delivered_through FROM watermarks WHERE device_id = ?", (device_id,)
                 )
             }
-            cursors = dict(
-                connection.execute("SELECT alarm, row_id FROM cursors WHERE consumer = ?", (self._consumer,)).fetchall()
-            )
+            cursors = {lane: self.delivered_row(lane) for lane in (False, True)}
             known = [
                 epoch
                 for (epoch,) in connection.execute(
@@ -343,13 +375,13 @@ class Store:
                         tuple(
                             sequence
                             for sequence, alarm, row_id in rows
-                            if sequence >= delivered and row_id <= cursors.get(alarm, 0)
+                            if sequence >= delivered and row_id <= cursors[bool(alarm)]
                         ),
                     )
                 )
             return states
 
-        return await self._read(work)
+        return await self.read(work)
 
     async def latest(self, device_id: int) -> list[Record]:
         """What tells most of a device's present state, oldest first: its last hello or status, and its last record."""
@@ -366,7 +398,7 @@ class Store:
                     found.append(_record(row))
             return found
 
-        return await self._read(work)
+        return await self.read(work)
 
     async def gap_records(self, device_id: int) -> list[GapRecord]:
         """The gap records of a device, oldest first."""
@@ -375,14 +407,13 @@ class Store:
             return [
                 GapRecord(payload, bool(delivered))
                 for payload, delivered in connection.execute(
-                    "SELECT payload, row_id <= coalesce((SELECT c.row_id FROM cursors AS c WHERE c.consumer = ?"
-                    " AND c.alarm = r.alarm), 0) FROM records AS r"
+                    "SELECT payload, row_id <= CASE alarm WHEN 1 THEN ? ELSE ? END FROM records"
                     " WHERE device_id = ? AND substr(payload, 1, 1) = x'07' ORDER BY row_id",
-                    (self._consumer, device_id),
+                    (self.delivered_row(True), self.delivered_row(False), device_id),
                 )
             ]
 
-        return await self._read(work)
+        return await self.read(work)
 
     async def counts(self) -> dict[int, tuple[int, int]]:
         """Per device how many records were stored and how many of them delivered, since the store was made."""
@@ -393,17 +424,17 @@ class Store:
                 for device_id, stored, delivered in connection.execute(
                     "SELECT device_id, sum(stored), sum(delivered) FROM ("
                     " SELECT device_id, pruned_records AS stored, pruned_records AS delivered FROM watermarks"
-                    " UNION ALL SELECT r.device_id, 1, r.row_id <= coalesce(c.row_id, 0) FROM records AS r"
-                    " LEFT JOIN cursors AS c ON c.consumer = ? AND c.alarm = r.alarm) GROUP BY device_id",
-                    (self._consumer,),
+                    " UNION ALL SELECT device_id, 1, row_id <= CASE alarm WHEN 1 THEN ? ELSE ? END FROM records)"
+                    " GROUP BY device_id",
+                    (self.delivered_row(True), self.delivered_row(False)),
                 )
             }
 
-        return await self._read(work)
+        return await self.read(work)
 
     async def up_counters(self, device_id: int) -> dict[int, int]:
         """Per epoch the first link counter that has not been seen."""
-        return await self._read(
+        return await self.read(
             lambda connection: dict(
                 connection.execute(
                     "SELECT epoch, next_counter FROM up_counters WHERE device_id = ?", (device_id,)
@@ -413,7 +444,7 @@ class Store:
 
     async def keys_in_use(self) -> dict[int, tuple[int, bytes]]:
         """Per device the slot and the fingerprint of the key that it changed to last."""
-        return await self._read(
+        return await self.read(
             lambda connection: {
                 device_id: (slot, fingerprint)
                 for device_id, slot, fingerprint in connection.execute(
@@ -429,17 +460,16 @@ class Store:
             result = {"records": connection.execute("SELECT count(*) FROM records").fetchone()[0]}
             for alarm, name in ((0, "routine_waiting"), (1, "alarms_waiting")):
                 result[name] = connection.execute(
-                    "SELECT count(*) FROM records WHERE alarm = ? AND row_id >"
-                    " coalesce((SELECT row_id FROM cursors WHERE consumer = ? AND alarm = ?), 0)",
-                    (alarm, self._consumer, alarm),
+                    "SELECT count(*) FROM records WHERE alarm = ? AND row_id > ?",
+                    (alarm, self.delivered_row(bool(alarm))),
                 ).fetchone()[0]
             return result
 
-        return await self._read(work)
+        return await self.read(work)
 
     async def drain(self) -> None:
         """Return once everything that was handed in before is committed or refused."""
-        await self._submit(lambda _: None, refused=None)
+        await self.write(lambda _: None, refused=None)
 
     async def close(self) -> None:
         """Commit what is queued, then close. What cannot be committed is refused and counted."""

@@ -74,7 +74,7 @@ async def test_records_of_a_later_version_are_stored_acknowledged_and_forwarded_
         bench.sessions.delivered(records)
         arrived.set()
 
-    drain = Drain(bench.store, uplink, bench.clock, "g", 100, delivered, bench.sessions.marks)  # type: ignore[arg-type]
+    drain = Drain(bench.store, "uplink", uplink, bench.clock, "g", 100, delivered, bench.sessions.marks)  # type: ignore[arg-type]
     running = asyncio.create_task(drain.run())
     await asyncio.wait_for(arrived.wait(), 20)
     running.cancel()

@@ -136,7 +136,7 @@ class Deliverer:
     def __init__(self, store: Store, uplink: MqttUplink) -> None:
         self.seen: list[Record] = []
         self.done = asyncio.Event()
-        self.drain = Drain(store, uplink, SystemClock(1), "gw", 10, self.delivered, lambda: [])
+        self.drain = Drain(store, "uplink", uplink, SystemClock(1), "gw", 10, self.delivered, lambda: [])
 
     def delivered(self, records: list[Record]) -> None:
         self.seen += records

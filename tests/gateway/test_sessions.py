@@ -121,9 +121,9 @@ class Bench:
         return done
 
     async def deliver(self, alarm: bool, limit: int = 100) -> int:
-        records = await self.store.undelivered(alarm, limit, 1 << 20)
+        records = await self.store.undelivered("uplink", alarm, limit, 1 << 20)
         if records:
-            await self.store.advance(alarm, records[-1].row_id, self.sessions.marks())
+            await self.store.advance("uplink", alarm, records[-1].row_id, self.sessions.marks())
             self.sessions.delivered(records)
             await self.settle()
         return len(records)

@@ -95,21 +95,41 @@ async def test_the_same_identity_is_stored_once_and_other_bytes_go_to_quarantine
 
 async def test_each_lane_has_its_cursor_and_alarms_do_not_wait_for_backlog(store: Store) -> None:
     await asyncio.gather(*(store.append(record(n, alarm=n in (3, 8))) for n in range(10)))
-    alarms = await store.undelivered(True, 100, 1 << 20)
+    alarms = await store.undelivered("uplink", True, 100, 1 << 20)
     assert [each.sequence for each in alarms] == [3, 8]
-    assert await store.advance(True, alarms[0].row_id, [])
-    assert [each.sequence for each in await store.undelivered(True, 100, 1 << 20)] == [8]
-    routine = await store.undelivered(False, 3, 1 << 20)
+    assert await store.advance("uplink", True, alarms[0].row_id, []) == (0, alarms[0].row_id)
+    assert [each.sequence for each in await store.undelivered("uplink", True, 100, 1 << 20)] == [8]
+    routine = await store.undelivered("uplink", False, 3, 1 << 20)
     assert [each.sequence for each in routine] == [0, 1, 2]
-    assert len(await store.undelivered(False, 100, 1)) == 1, "one record at least, however small the batch"
+    assert len(await store.undelivered("uplink", False, 100, 1)) == 1, "one record at least, however small the batch"
+
+
+async def test_delivered_is_what_every_required_consumer_has(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    store = await Store.open(path, consumers={"first": True, "second": True, "spare": False})
+    await asyncio.gather(*(store.append(record(n)) for n in range(10)))
+    rows = [each.row_id for each in await store.undelivered("first", False, 100, 1 << 20)]
+    assert await store.advance("first", False, rows[5], []) == (0, 0), "the second has nothing yet"
+    assert await store.advance("spare", False, rows[9], []) == (0, 0), "a spare one is not waited for"
+    assert await store.advance("second", False, rows[2], []) == (0, rows[2])
+    assert await store.advance("second", False, rows[9], []) == (rows[2], rows[5])
+    assert [each.sequence for each in await store.undelivered("first", False, 100, 1 << 20)] == [6, 7, 8, 9]
+    assert await store.undelivered("second", False, 100, 1 << 20) == []
+    await store.close()
+    store = await Store.open(path, consumers={"first": True, "second": True, "third": True})
+    assert await store.advance("first", False, rows[9], []) == (0, 0), "a new one begins at the oldest record"
+    assert len(await store.undelivered("third", False, 100, 1 << 20)) == 10
+    await store.close()
+    with pytest.raises(StoreError, match="require one"):
+        await Store.open(path, consumers={"first": False})
 
 
 async def test_state_goes_on_after_reopening(tmp_path: Path) -> None:
     path = tmp_path / "store.sqlite"
     store = await Store.open(path)
     await asyncio.gather(*(store.append(record(n)) for n in (0, 1, 2, 5)), store.append(record(9, alarm=True)))
-    rows = await store.undelivered(False, 2, 1 << 20)
-    await store.advance(False, rows[-1].row_id, [(7, 1, 3, 2)])
+    rows = await store.undelivered("uplink", False, 2, 1 << 20)
+    await store.advance("uplink", False, rows[-1].row_id, [(7, 1, 3, 2)])
     assert await store.reserve_down_counters(7, 1, 256) == 0
     assert await store.reserve_down_counters(7, 1, 256) == 256
     await store.note_up_counter(7, 1, 12)
@@ -129,11 +149,11 @@ async def test_state_goes_on_after_reopening(tmp_path: Path) -> None:
 async def test_only_old_delivered_records_below_both_watermarks_are_pruned(store: Store) -> None:
     day_ms = 86_400_000
     await asyncio.gather(*(store.append(record(n, time_ms=n * day_ms)) for n in range(10)))
-    rows = await store.undelivered(False, 7, 1 << 20)
-    await store.advance(False, rows[-1].row_id, [(7, 1, 10, 7)])
+    rows = await store.undelivered("uplink", False, 7, 1 << 20)
+    await store.advance("uplink", False, rows[-1].row_id, [(7, 1, 10, 7)])
     assert await store.prune(8 * day_ms, keep_delivered_days=3) == 5  # 0…4: older than three days, and delivered
     assert await store.prune(100 * day_ms, keep_delivered_days=3) == 2  # 5 and 6: the rest is not delivered
-    assert [each.sequence for each in await store.undelivered(False, 100, 1 << 20)] == [7, 8, 9]
+    assert [each.sequence for each in await store.undelivered("uplink", False, 100, 1 << 20)] == [7, 8, 9]
     assert await store.append(record(2)) is Outcome.DUPLICATE, "known although it is gone"
     (state,) = await store.epochs(7)
     assert (state.stored_through, state.delivered_through, state.stored_above) == (10, 7, ())
@@ -143,8 +163,8 @@ async def test_only_old_delivered_records_below_both_watermarks_are_pruned(store
 async def test_a_store_that_grew_too_large_prunes_whatever_is_delivered(tmp_path: Path) -> None:
     store = await Store.open(tmp_path / "store.sqlite", maximum_bytes=200_000)
     await asyncio.gather(*(store.append(record(n, payload=b"\x06" + bytes([n % 256]) * 900)) for n in range(300)))
-    rows = await store.undelivered(False, 100, 1 << 20)
-    await store.advance(False, rows[-1].row_id, [(7, 1, 300, 100)])
+    rows = await store.undelivered("uplink", False, 100, 1 << 20)
+    await store.advance("uplink", False, rows[-1].row_id, [(7, 1, 300, 100)])
     assert await store.prune(1001, keep_delivered_days=1000) == 100
     await store.close()
 

@@ -22,6 +22,7 @@ class Drain:
     def __init__(
         self,
         store: Store,
+        consumer: str,
         uplink: Uplink,
         clock: Clock,
         gateway_id: str,
@@ -31,6 +32,7 @@ class Drain:
     ) -> None:
         self.counters: Counter[str] = Counter()
         self._store = store
+        self._consumer = consumer
         self._uplink = uplink
         self._clock = clock
         self._gateway_id = gateway_id
@@ -45,21 +47,24 @@ class Drain:
             group.create_task(self._lane(False))
 
     async def _lane(self, alarm: bool) -> None:
-        appended = self._store.appended[alarm]
+        appended = self._store.appended(self._consumer, alarm)
         while True:
             appended.clear()
-            records = await self._store.undelivered(alarm, self._batch_records, BATCH_BYTES)
+            records = await self._store.undelivered(self._consumer, alarm, self._batch_records, BATCH_BYTES)
             if not records:
                 await appended.wait()
                 continue
             await self._uplink.deliver(self.batch(records))
             # The watermarks that go along are those of earlier batches; they only serve pruning.
-            while not await self._store.advance(alarm, records[-1].row_id, self._marks()):
+            while True:
+                moved = await self._store.advance(self._consumer, alarm, records[-1].row_id, self._marks())
+                if moved is not None:
+                    break
                 self.counters["cursor_not_committed"] += 1
                 await asyncio.sleep(RETRY_S)
             self.counters["batches"] += 1
             self.counters["records"] += len(records)
-            self._delivered(records)
+            self._delivered([record for record in records if moved[0] < record.row_id <= moved[1]])
 
     def batch(self, records: list[Record]) -> dict[str, Any]:
         """The batch as the backend takes it. Its id names a range of one lane, so a repeated batch has the same."""
