@@ -1,14 +1,20 @@
 """The gateway's configuration file: its shape, its defaults, and errors that name the line or field and the remedy."""
 
+import ipaddress
+import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from emgate.clock import Clock, SharedClock, SystemClock
 from emgate.errors import ConfigError, explain
-from emgate.registry import Device, Registry, read_device_file
+from emgate.registry import Device, OpenKey, Registry, read_device_file
+from emgate.toml_lines import Lines
+
+if TYPE_CHECKING:
+    from emgate.vault import Vault
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 # What may stand in an MQTT topic level and a client identifier.
@@ -72,6 +78,7 @@ class Broker(Section):
     host: str
     port: Port = 1883
     username: str | None = None
+    password: SecretStr | None = None  # from the environment only, see ENVIRONMENT
     password_file: Path | None = None
     ca_file: Path | None = None
     certificate_file: Path | None = None
@@ -79,6 +86,17 @@ class Broker(Section):
     protocol: Literal["3.1.1", "5"] = "3.1.1"
     client_id: Name | None = None
     keepalive_s: Annotated[int, Field(ge=5, le=3600)] = 30
+
+    def read_password(self) -> str | None:
+        """The password, from wherever it was given; ConfigError when its file cannot be read."""
+        if self.password is not None:
+            return self.password.get_secret_value()
+        if self.password_file is None:
+            return None
+        try:
+            return self.password_file.read_text(encoding="utf-8").split("\n", 1)[0]
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{self.password_file}: cannot read the password: {error}") from None
 
 
 class BleSection(Section):
@@ -117,6 +135,36 @@ class StoreSection(Section):
     alarm_reserve_bytes: Annotated[int, Field(ge=0)] = 16_000_000  # four times the write-ahead log's usual size
 
 
+class ProtectionSection(Section):
+    """Keys at rest (see emgate.vault): `auto` seals when a secret is given, `required` does not start without one."""
+
+    at_rest: Literal["auto", "required", "off"] = "auto"
+    passphrase_file: Path | None = None
+
+
+class HttpSection(Section):
+    """Metrics, health and status, for this machine alone: on a loopback address, or a Unix socket."""
+
+    address: str = "127.0.0.1"
+    port: Port | None = None
+    socket: Path | None = None
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.port is None) == (self.socket is None):
+            raise ValueError('give one of port = 9410 and socket = "FILE"')
+        try:
+            loopback = ipaddress.ip_address(self.address).is_loopback
+        except ValueError:
+            loopback = False
+        if not loopback:
+            raise ValueError(
+                f"address {self.address!r} is not a loopback address: use 127.0.0.1 or ::1, and a proxy with"
+                " authentication in front for other machines"
+            )
+        return self
+
+
 class Config(Section):
     """The whole file."""
 
@@ -127,6 +175,8 @@ class Config(Section):
     mqtt: Broker | None = None
     ble: BleSection | None = None
     uplink: UplinkSection = UplinkSection()
+    protection: ProtectionSection = ProtectionSection()
+    http: HttpSection | None = None
     registry: Path | None = None
     devices: tuple[Device, ...] = ()
 
@@ -144,8 +194,22 @@ class Config(Section):
 
     def make_registry(self) -> Registry:
         """The devices of this file and of the registry file together."""
-        listed = read_device_file(self.registry) if self.registry else ()
+        listed = read_device_file(self.registry, self.open_key) if self.registry else ()
         return Registry((*self.devices, *listed))
+
+    def open_vault(self, *, create: bool = False) -> "Vault | None":
+        """The keys at rest, or None when nothing is sealed; ConfigError when they cannot be opened."""
+        from emgate.vault import open_vault  # only where something is sealed
+
+        protection = self.protection
+        return open_vault(self.gateway.state_directory, protection.at_rest, protection.passphrase_file, create=create)
+
+    def open_key(self, owner: int, use: str, text: str) -> bytes:
+        """Open a sealed key of the registry (emgate.registry.OpenKey)."""
+        vault = self.open_vault()
+        if vault is None:
+            raise ValueError("sealed, and this gateway has no keys at rest (keys.json): restore its state directory")
+        return vault.open_key(owner, use, text)
 
 
 class BackendSection(Section):
@@ -167,9 +231,14 @@ class BackendConfig(Section):
 
 PATH_KEYS = {
     "state_directory", "ready_file", "log_file", "path", "database", "password_file", "ca_file", "certificate_file",
-    "key_file", "registry",
+    "key_file", "registry", "socket", "passphrase_file",
 }  # fmt: skip
 Model = TypeVar("Model", bound=Section)
+
+
+ENVIRONMENT = {"EMTAG_MQTT_PASSWORD": ("mqtt",), "EMTAG_UPLINK_PASSWORD": ("uplink", "broker")}
+"""Secrets that the environment may give, and the broker each is for. The name with _FILE names a file that holds it.
+The gateway's own secret is in emgate.key_source."""
 
 
 def load(path: Path) -> Config:
@@ -184,21 +253,75 @@ def load_backend(path: Path) -> BackendConfig:
 
 def _load(path: Path, model: type[Model]) -> Model:
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        data = tomllib.loads(text)
     except OSError as error:
         raise ConfigError(f"{path}: cannot read the configuration: {error.strerror or error}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    _refuse_passwords(path, data, text)
     _resolve_paths(data, path.parent)
+    _take_environment(data)
     try:
-        return model.model_validate(data)
+        return model.model_validate(data, context={"open_key": _key_opener(data)})
     except ValidationError as error:
-        raise ConfigError(explain(path, error, model)) from None
+        raise ConfigError(explain(path, error, model, text)) from None
 
 
 def _resolve_paths(table: dict[str, Any], folder: Path) -> None:
     for key, value in table.items():
         if isinstance(value, dict):
             _resolve_paths(value, folder)
+        elif isinstance(value, list):
+            for element in value:
+                if isinstance(element, dict):
+                    _resolve_paths(element, folder)
         elif key in PATH_KEYS and isinstance(value, str):
             table[key] = str(folder / value)
+
+
+def _refuse_passwords(path: Path, data: dict[str, Any], text: str) -> None:
+    for variable, place in ENVIRONMENT.items():
+        table: Any = data
+        for key in place:
+            table = table.get(key) if isinstance(table, dict) else None
+        if isinstance(table, dict) and "password" in table:
+            line = Lines(text).of((*place, "password"))
+            raise ConfigError(
+                f"{path}: line {line}: {'.'.join(place)}.password: a password does not stand in this file: write"
+                f' password_file = "FILE", or give it as {variable}'
+            )
+
+
+def _take_environment(data: dict[str, Any]) -> None:
+    """Where the broker is configured, its password comes from the environment first."""
+    for variable, place in ENVIRONMENT.items():
+        table: Any = data
+        for key in place:
+            table = table.get(key) if isinstance(table, dict) else None
+        if not isinstance(table, dict):
+            continue
+        if variable in os.environ:
+            table["password"] = os.environ[variable]
+        elif variable + "_FILE" in os.environ:
+            table["password_file"] = os.environ[variable + "_FILE"]
+
+
+def _key_opener(data: dict[str, Any]) -> OpenKey:
+    """Opens the sealed keys of a file that is being read; the vault's place is in that same file."""
+
+    def open_key(owner: int, use: str, text: str) -> bytes:
+        tables = {"gateway": data.get("gateway"), "protection": data.get("protection", {})}
+        try:
+            gateway = GatewaySection.model_validate(tables["gateway"])
+            protection = ProtectionSection.model_validate(tables["protection"])
+        except ValidationError:
+            raise ValueError("cannot be opened before [gateway] and [protection] are right") from None
+        from emgate.vault import open_vault  # only where something is sealed
+
+        vault = open_vault(gateway.state_directory, protection.at_rest, protection.passphrase_file)
+        if vault is None:
+            raise ValueError("sealed, and this gateway has no keys at rest (keys.json): restore its state directory")
+        return vault.open_key(owner, use, text)
+
+    return open_key

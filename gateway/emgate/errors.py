@@ -6,6 +6,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
+from emgate.toml_lines import Lines
+
 
 class ConfigError(Exception):
     """The configuration cannot be used as it is; the text names the file, the field and the remedy."""
@@ -15,11 +17,15 @@ class StoreError(Exception):
     """The store cannot be used as it is; the text says why and what to do."""
 
 
-def explain(path: Path, error: ValidationError, model: type[BaseModel]) -> str:
-    """One line per fault: file, field, what is wrong, and for an unknown key the nearest known one."""
+def explain(path: Path, error: ValidationError, model: type[BaseModel], text: str = "") -> str:
+    """One line per fault: file and line, field, what is wrong, and for an unknown key the nearest known one."""
     lines = []
+    written = Lines(text)
     for fault in error.errors(include_url=False, include_input=False):
+        number = written.of(fault["loc"])
         place = _place(fault["loc"])
+        if number is not None:
+            place = f"line {number}: {place}"
         if fault["type"] == "extra_forbidden":
             known = _known_keys(model, fault["loc"][:-1])
             near = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1)

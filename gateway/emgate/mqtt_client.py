@@ -25,12 +25,6 @@ def make_client(broker: Broker, client_id: str, *, persistent: bool) -> aiomqtt.
                 context.load_cert_chain(broker.certificate_file, broker.key_file)
         except (OSError, ssl.SSLError) as error:
             raise ConfigError(f"{broker.ca_file}: cannot load the broker's certificates: {error}") from None
-    password = None
-    if broker.password_file is not None:
-        try:
-            password = broker.password_file.read_text(encoding="utf-8").split("\n", 1)[0]
-        except OSError as error:
-            raise ConfigError(f"{broker.password_file}: cannot read the password: {error.strerror}") from None
     version5 = broker.protocol == "5"
     properties = None
     if version5:
@@ -41,7 +35,7 @@ def make_client(broker: Broker, client_id: str, *, persistent: bool) -> aiomqtt.
         broker.host,
         broker.port,
         username=broker.username,
-        password=password,
+        password=broker.read_password(),
         identifier=broker.client_id or client_id,
         protocol=aiomqtt.ProtocolVersion.V5 if version5 else aiomqtt.ProtocolVersion.V311,
         clean_session=None if version5 else not persistent,

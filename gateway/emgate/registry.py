@@ -1,31 +1,64 @@
 """The devices this gateway answers to: identity, model, key, and the settings each should have."""
 
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
 from emwire.envelope import SLOTS
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
 from emgate.errors import ConfigError, explain
 
 KEY_BYTES = 16  # AES-128
+SEALED = "sealed:"
+"""How a key begins that is sealed at rest (see emgate.vault)."""
+OpenKey = Callable[[int, str, str], bytes]
+"""(device or beacon number, name of the field, sealed text) → key; ValueError when it does not open."""
+
+
+class SealedKeyError(Exception):
+    """Why a sealed key does not open."""
+
 
 Uint16 = Annotated[int, Field(ge=0, le=0xFFFF)]
 Uint32 = Annotated[int, Field(ge=1, le=0xFFFF_FFFF)]
 
 
-def _key(value: object) -> bytes:
+def _key(value: object, info: ValidationInfo) -> bytes:
     if not isinstance(value, str):
         raise ValueError("write the key as a string of 32 hexadecimal digits")
     try:
-        key = bytes.fromhex(value)
+        key = _opened(value, info) if value.startswith(SEALED) else bytes.fromhex(value)
+    except SealedKeyError as error:
+        raise ValueError(str(error)) from None
     except ValueError:
         raise ValueError("not hexadecimal: write the key as 32 hexadecimal digits") from None
     if len(key) != KEY_BYTES:
         raise ValueError(f"{len(key)} bytes long: an AES-128 key has {KEY_BYTES} (32 hexadecimal digits)")
     return key
+
+
+def _opened(text: str, info: ValidationInfo) -> bytes:
+    owner = info.data.get("device_id", info.data.get("beacon_id"))
+    if owner is None:
+        raise SealedKeyError("give the number of the device first: a sealed key opens only for its own")
+    open_key: OpenKey | None = (info.context or {}).get("open_key")
+    if open_key is None:
+        raise SealedKeyError("sealed at rest: only the gateway that sealed it opens it")
+    try:
+        return open_key(owner, info.field_name or "", text)
+    except (ValueError, ConfigError) as error:
+        raise SealedKeyError(str(error)) from None
 
 
 Key = Annotated[bytes, BeforeValidator(_key), PlainSerializer(lambda _: "…", return_type=str), Field(repr=False)]
@@ -110,15 +143,16 @@ class Registry:
         return len(self._devices)
 
 
-def read_device_file(path: Path) -> tuple[Device, ...]:
+def read_device_file(path: Path, open_key: OpenKey | None = None) -> tuple[Device, ...]:
     """The `[[devices]]` of a registry file; ConfigError names the file and the line or field."""
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        data = tomllib.loads(text)
     except OSError as error:
         raise ConfigError(f"{path}: cannot read the device registry: {error.strerror or error}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
     try:
-        return DeviceFile.model_validate(data).devices
+        return DeviceFile.model_validate(data, context={"open_key": open_key}).devices
     except ValidationError as error:
-        raise ConfigError(explain(path, error, DeviceFile)) from None
+        raise ConfigError(explain(path, error, DeviceFile, text)) from None

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from emgate import key_source
 from emgate.errors import ConfigError
 from emgate.key_source import Secret
+from emgate.registry import SEALED
 from emgate.store_schema import Record
 
 FILE = "keys.json"
@@ -29,8 +30,6 @@ FORMAT = 1
 KEY_BYTES, SALT_BYTES, NONCE_BYTES = 32, 16, 12
 SCRYPT_N, SCRYPT_R, SCRYPT_P = 1 << 15, 8, 3
 """OWASP's password storage cheat sheet, the row of 32 MiB: what a small board has to spare for a moment at start."""
-SEALED = "sealed:"
-"""How a sealed key begins in a registry."""
 DAY_MS = 86_400_000
 CLEAR_TYPES = b"\x01\x06\x07"
 """Message types (hello, status, gap) that the store looks for by the payload's first byte; the others show as 0xFF."""

@@ -80,7 +80,7 @@ def test_a_registry_file(tmp_path: Path) -> None:
     settings = registry.get(5).configuration
     assert settings is not None and settings.beacons[0].key == KEY
     (tmp_path / "devices.toml").write_text("[[devices]]\ndevice_id = 5\n")
-    with pytest.raises(ConfigError, match=r"devices\.toml: devices\[0\]\.model: missing; add it"):
+    with pytest.raises(ConfigError, match=r"devices\.toml: line 1: devices\[0\]\.model: missing; add it"):
         loaded.make_registry()
 
 
