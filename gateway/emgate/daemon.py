@@ -17,6 +17,7 @@ from emgate.errors import ConfigError
 from emgate.links import Link
 from emgate.links.mqtt import MqttLink
 from emgate.links.serial_port import SerialLink
+from emgate.own_records import OwnRecords, device_id_of
 from emgate.sessions import Sessions
 from emgate.store import Store
 from emgate.supervisor import Supervisor
@@ -47,6 +48,9 @@ class Gateway:
 
     async def run(self, stop: asyncio.Event, ready: Callable[[dict[str, Any]], None] = lambda _: None) -> None:
         """Until `stop` is set. ConfigError or StoreError when it cannot start at all."""
+        own_id = device_id_of(self._config.gateway.id)
+        if self._registry.get(own_id) is not None:
+            raise ConfigError(f"device {own_id} has the number of this gateway: give gateway.id another name")
         lock = _lock(self._state)
         try:
             await self._run_locked(stop, ready)
@@ -61,7 +65,9 @@ class Gateway:
             alarm_reserve_bytes=settings.alarm_reserve_bytes,
             maximum_bytes=settings.maximum_bytes,
         )
+        self._own = OwnRecords(self._config.gateway.id, self._store, self._clock)
         try:
+            await self._own.open()
             self._sessions = Sessions(
                 self._registry,
                 self._store,
@@ -81,10 +87,11 @@ class Gateway:
                 self._sessions.marks,
             )
             maximum_s = self._config.gateway.restart_maximum_s
-            self._supervisors = [Supervisor(link, maximum_s=maximum_s) for link in self._make_links()]
-            self._uplink_supervisor = Supervisor(self._uplink, maximum_s=maximum_s)
+            self._supervisors = [Supervisor(link, maximum_s=maximum_s, events=self._own) for link in self._make_links()]
+            self._uplink_supervisor = Supervisor(self._uplink, maximum_s=maximum_s, events=self._own)
             await self._serve(stop, ready)
         finally:
+            await self._own.close()
             await self._store.close()
 
     def _make_links(self) -> list[Link]:

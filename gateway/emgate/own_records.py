@@ -29,6 +29,8 @@ MAXIMUM_EPOCH, MAXIMUM_SEQUENCE = 0xFFFF, 0xFF_FFFF
 MAXIMUM_EVIDENCE = 64  # bytes, as the catalogue's `event` has it
 MAXIMUM_WAITING = 1000
 """Records that the store does not take at present: 100 kB, and hours of the events that rate limits let through."""
+MARK_EACH = 100
+"""Watermarks move with each so many records, so that pruning finds the older ones; one small row a time."""
 RETRY_S = 5.0
 """As often as the store itself tries a full disk."""
 
@@ -66,7 +68,9 @@ class OwnRecords:
 
     async def open(self) -> None:
         """Begin an epoch and say that the gateway has started."""
-        self._known = {state.epoch for state in await self._store.epochs(self.device_id)}
+        states = await self._store.epochs(self.device_id)
+        self._known = {state.epoch for state in states}
+        self._mark({state.epoch: 1 + max(state.stored_above, default=-1) for state in states if state.stored_above})
         self._begin_epoch()
         self.event(constants.EVENT_GATEWAY_STARTED, evidence=evidence_of(self._gateway_id))
 
@@ -133,12 +137,19 @@ class OwnRecords:
             self._committing.discard(future)
             outcome = Outcome.REFUSED if future.cancelled() else future.result()
             self.counters[outcome.value] += 1
+            if outcome is Outcome.STORED and record.sequence % MARK_EACH == MARK_EACH - 1:
+                self._mark({record.epoch: record.sequence + 1})
             if outcome is Outcome.REFUSED:
                 self._refused.append(record)
                 if self._retry is None:
                     self._retry = asyncio.get_running_loop().call_later(RETRY_S, self._append_again)
 
         future.add_done_callback(done)
+
+    def _mark(self, through: dict[int, int]) -> None:
+        """Let these be pruned one day. That they are delivered is not claimed by this: pruning asks the cursors."""
+        if through:
+            self._store.mark([(self.device_id, epoch, mark, mark) for epoch, mark in through.items()])
 
     def _append_again(self) -> None:
         self._retry = None

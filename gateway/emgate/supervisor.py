@@ -1,4 +1,4 @@
-"""Keeps one link or uplink running: restarts it alone, with jittered back-off, its reasons logged and counted."""
+"""Keeps one link or uplink running: restarts it alone, with jittered back-off, its reasons logged, counted and told."""
 
 import asyncio
 import errno
@@ -7,6 +7,9 @@ from collections import Counter
 from typing import Protocol
 
 import structlog
+from emwire import constants
+
+from emgate.own_records import evidence_of
 
 log = structlog.get_logger(__name__)
 
@@ -14,6 +17,9 @@ FIRST_S = 0.25
 """Soon after the first loss: a USB adapter re-enumerates in about a second, a broker restarts in less."""
 STEADY_S = 30.0
 """A run that lasted this long was a good one: the next loss starts at FIRST_S again."""
+EVENTS_BURST, EVENT_EACH_S = 6.0, 600.0
+"""Changes of one link told to the backend: three outages at once, then one change in ten minutes; a loose plug does not
+fill the store. The state that a link stays in is told in any case, later."""
 
 
 class Runnable(Protocol):
@@ -27,16 +33,26 @@ class Runnable(Protocol):
         """Until cancelled; OSError = lost."""
 
 
+class Events(Protocol):
+    """Where events go: emgate.own_records.OwnRecords."""
+
+    def event(
+        self, event_type: int, *, subject_id: int = 0, value: int = 0, evidence: bytes = b"", alarm: bool = False
+    ) -> None:
+        """Never blocks, never raises."""
+
+
 class Supervisor:
     """Runs one Runnable for ever."""
 
-    def __init__(self, what: Runnable, *, maximum_s: float = 30.0) -> None:
+    def __init__(self, what: Runnable, *, maximum_s: float = 30.0, events: Events | None = None) -> None:
         self.what = what
         self.restarts: Counter[str] = (
             Counter()
         )  # by reason: the errno's name in lower case, "lost", "defect" or "ended"
         self.last_reason: str | None = None
         self.tried = asyncio.Event()  # up once, or failed once
+        self.told = _Told(what.name, events) if events is not None else None
         self._ended = asyncio.Event()  # the present run is over
         self._maximum_s = maximum_s
 
@@ -60,10 +76,14 @@ class Supervisor:
                 report("down", what=self.what.name, reason=reason, again_s=round(pause_s, 2))
                 self.restarts[kind] += 1
                 self.last_reason = reason
+                if self.told is not None:
+                    self.told.lost(reason)
                 await asyncio.sleep(pause_s)
                 delay_s = min(self._maximum_s, delay_s * 2)
         finally:
             watching.cancel()
+            if self.told is not None:
+                self.told.close()
 
     async def _once(self) -> tuple[str, str]:
         """Run it; why it ended, as a name to count by and in words."""
@@ -84,4 +104,74 @@ class Supervisor:
             self.tried.set()
             self.last_reason = None
             log.info("up", what=self.what.name)
+            if self.told is not None:
+                self.told.restored()
             await self._ended.wait()
+
+
+class _Told:
+    """What the backend has been told of one link, and what it is still to be told."""
+
+    def __init__(self, name: str, events: Events) -> None:
+        self._name = name
+        self._events = events
+        self._loop = asyncio.get_running_loop()
+        self._lost = False
+        self._told_lost = False
+        self._reason = ""
+        self._losses = 0  # since the last that was told
+        self._since_s = 0.0
+        self._tokens = EVENTS_BURST
+        self._filled_s = self._loop.time()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def lost(self, reason: str) -> None:
+        """Down, or still down after another attempt."""
+        self._losses += 1
+        if not self._lost:
+            self._lost = True
+            self._since_s = self._loop.time()
+            self._reason = reason
+        self._tell()
+
+    def restored(self) -> None:
+        """Up."""
+        self._lost = False
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._lost == self._told_lost or self._timer is not None:  # nothing new, or already waiting
+            return
+        now_s = self._loop.time()
+        self._tokens = min(EVENTS_BURST, self._tokens + (now_s - self._filled_s) / EVENT_EACH_S)
+        self._filled_s = now_s
+        if self._tokens < 1:
+            self._timer = self._loop.call_later((1 - self._tokens) * EVENT_EACH_S, self._later)
+            return
+        self._tokens -= 1
+        self._told_lost = self._lost
+        if self._lost:
+            # In the alarm lane: whether somebody is absent or nobody listened must be known as soon as the absence.
+            self._events.event(
+                constants.EVENT_GATEWAY_LINK_LOST,
+                value=self._losses,
+                evidence=evidence_of(self._name, self._reason),
+                alarm=True,
+            )
+            self._losses = 0
+        else:
+            self._events.event(
+                constants.EVENT_GATEWAY_LINK_RESTORED,
+                value=int(now_s - self._since_s),
+                evidence=evidence_of(self._name),
+                alarm=True,
+            )
+
+    def _later(self) -> None:
+        self._timer = None
+        self._tell()
+
+    def close(self) -> None:
+        """Nothing is told after the end."""
+        if self._timer is not None:
+            self._timer.cancel()

@@ -256,8 +256,8 @@ key = "{KEY.hex()}"
 
 
 def identities(path: Path, where: str = "1") -> list[tuple[int, int, int]]:
-    """(device_id, epoch, sequence) of the records in a store or a backend database."""
+    """(device_id, epoch, sequence) of devices' records in a store or a backend database."""
     with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
         return connection.execute(
-            f"SELECT device_id, epoch, sequence FROM records WHERE {where} ORDER BY 1, 2, 3"
+            f"SELECT device_id, epoch, sequence FROM records WHERE link <> 'gateway' AND {where} ORDER BY 1, 2, 3"
         ).fetchall()

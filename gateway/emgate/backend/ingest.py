@@ -36,6 +36,7 @@ CONDITIONS = ("curfew", "exclusion_zone", "alcohol", "tamper", "power")
 QUARANTINE = (
     "UPDATE records SET quarantine_reason = CASE"
     " WHEN state <> 'DECODED' THEN 'not decoded: ' || reason"
+    " WHEN link = 'gateway' THEN NULL"  # a gateway's own: no wearer's, and wrong in nothing
     " WHEN NOT EXISTS (SELECT 1 FROM activations a WHERE a.device_id = records.device_id)"
     "  THEN 'no activation knows this device'"
     " WHEN recorded_date IS NULL THEN 'the time of the record is not known'"
