@@ -5,19 +5,20 @@ from emwire import constants
 from emwire.device_link import DeviceLink
 
 from common.clock import Clock
+from common.commands import Commands
 from common.epoch import begin_epoch
 from common.health import Health
 from common.journal import Journal
 from common.keys import Keys
+from common.order import Orders
 from common.records import Records
-from common.settings import Settings
+from common.settings import Settings, newer
 from common.supervisor import Supervisor
 from common.tamper import Tamper
 from common.timekeeper import Timekeeper
 from common.uplink import Uplink
+from common.version import VERSION
 
-# Goes into hello: major, minor, patch.
-VERSION = (0, 1, 0)
 # Of a task that keeps failing, the first failure and then one in so many is recorded; every one is counted and logged.
 FAILURES_PER_EVENT = 50
 
@@ -46,11 +47,23 @@ class Device:
         self.records.journal = self.journal
         self.settings = Settings(board.storage_path, board.identity.get("settings"))
         self.supervisor = Supervisor(self.ticks_ms, board.log, self._on_failure)
+        self.unknown_messages = 0  # down messages of a type that nothing here handles
+        self.failed_messages = 0
         self.link = None
         self.uplink = None
         self.timekeeper = None
         self.tamper = Tamper(self)
         self.health = Health(self)
+        self.commands = Commands(self)
+        self._orders = Orders(self)
+        self._handlers = {
+            constants.MESSAGE_TIME: self._on_time,
+            constants.MESSAGE_CONFIGURATION: self._on_configuration,
+            constants.MESSAGE_PARAMETERS: self._on_parameters,
+            constants.MESSAGE_ORDER_CONDITIONS: self._orders.received,
+            constants.MESSAGE_ORDER_ZONE: self._orders.received,
+            constants.MESSAGE_COMMAND: self.commands.received,
+        }
 
     def start(self, name: str, function, *arguments):
         """Run a task under supervision."""
@@ -58,6 +71,19 @@ class Device:
 
     def has(self, capability: int) -> bool:
         return self.capabilities & capability != 0
+
+    def on_message(self, message_type: int, handler):
+        """handler(message) for a down message, as device_codec.decode gives it."""
+        self._handlers[message_type] = handler
+
+    @property
+    def order(self):
+        """The common.order.Order in force now, or None."""
+        return self._orders.order
+
+    def on_order(self, callback):
+        """callback() after `order` changed: taken, begun, ended."""
+        self._orders.on_change(callback)
 
     async def run(self):
         """Say hello, start what every device does, and go on for ever."""
@@ -78,6 +104,8 @@ class Device:
         )
         self.health.start()
         self.tamper.start()
+        self.commands.start()
+        self.start("order", self._orders.run)
         if self.uplink is not None:
             self.start("uplink", self.uplink.run)
             self.start("time", self.timekeeper.run)
@@ -93,13 +121,36 @@ class Device:
         self.records.wake = self.uplink.wake
 
     def _on_message(self, message):
-        if message[0] == constants.MESSAGE_TIME:
-            self.timekeeper.told(message[1], message[2], message[3])
-        elif message[0] == constants.MESSAGE_CONFIGURATION:
-            if self.settings.apply(message[1], message[2:7], message[7]):
-                self.log("configuration %d in force" % self.settings.version)
-                # In force once its version appears in a record.
-                self.health.report()
+        handler = self._handlers.get(message[0])
+        if handler is None:
+            self.unknown_messages += 1
+            return
+        try:
+            handler(message)
+        except Exception as error:
+            # A fault here must not cost the link by which it could be mended.
+            self.failed_messages += 1
+            self._on_failure("message %d" % message[0], error, self.failed_messages)
+
+    def _on_time(self, message):
+        self.timekeeper.told(message[1], message[2], message[3])
+
+    def _on_configuration(self, message):
+        if self.settings.apply(message[1], message[2:7], message[7]):
+            self.log("configuration %d in force" % self.settings.version)
+            # In force once its version appears in a record.
+            self.health.report()
+
+    def _on_parameters(self, message):
+        version = message[1]
+        settings = self.settings
+        if version != settings.parameters_version and not newer(version, settings.parameters_version):
+            return
+        refused = settings.apply_parameters(version, message[2])
+        if refused:
+            self.records.event(constants.EVENT_PARAMETERS_REFUSED, version, evidence=refused)
+        else:
+            self.records.event(constants.EVENT_PARAMETERS_APPLIED, version)
 
     def _on_clock_jump(self, old_s, new_s, source, correction_ms):
         self.log("clock jumped %d ms" % correction_ms)

@@ -56,6 +56,13 @@ class Records:
     def alcohol_reading(self, *fields):
         self._add(False, device_codec.encode_alcohol_reading, fields)
 
+    def listening(self, *fields):
+        self._add(False, device_codec.encode_listening, fields)
+
+    def command_result(self, *fields):
+        # In the alarm lane: whoever commands waits for it, and a device that reports by interval connects for alarms.
+        self._add(True, device_codec.encode_command_result, fields)
+
     def _add(self, alarm, encode, fields):
         # What flash refuses at the moment waits inside the journal.
         self.journal.append(alarm, encode(*(self.stamp() + fields)))

@@ -1,54 +1,124 @@
-# The device's configuration: defaults, what the gateway sent over them, kept over a reset by power-safe writes.
+# The device's tunables: one table of them all, what the gateway sent over the defaults, kept over a reset by
+# power-safe writes. A new tunable is a member of PARAMETER in the catalogue and a row here.
 import asyncio
 import json
 from binascii import hexlify, unhexlify
 
+from emwire import constants
+
 from common.slots import Slots
 
-# Defaults from the field: a point a minute (NIJ), a reading every 30 min (SCRAM), reports well inside the 4 min
-# plus upload that an agency may wait; presence windows as long as the report. See docs for all of them.
-DEFAULTS = {
-    "report_interval_s": 300,
-    "fix_interval_s": 60,
-    "presence_window_s": 300,
-    "sample_interval_s": 1800,
-    "status_interval_s": 3600,
-}
-# Shorter is a mistake, not a wish: it would empty the battery or flood the link.
-LOWEST = {
-    "report_interval_s": 10,
-    "fix_interval_s": 5,
-    "presence_window_s": 10,
-    "sample_interval_s": 60,
-    "status_interval_s": 10,
-}
-_NAMES = ("report_interval_s", "fix_interval_s", "presence_window_s", "sample_interval_s", "status_interval_s")
+# Name (as PARAMETER_… in lower case), default, lowest, highest; the source of the default beside it.
+# Shorter or lower than the bounds is a mistake, not a wish: it would empty the battery or flood the link.
+TABLE = (
+    ("report_interval_s", 300, 10, 65535),  # well inside the 4 min plus upload that an agency may wait
+    ("fix_interval_s", 60, 5, 65535),  # NIJ 1004.00: a point a minute
+    ("presence_window_s", 300, 10, 65535),  # as long as the report
+    ("sample_interval_s", 1800, 60, 65535),  # SCRAM: every 30 min
+    ("status_interval_s", 3600, 10, 65535),  # a battery's hour is a percent or less
+    ("raised_sample_interval_s", 900, 60, 65535),  # twice as often as in ordinary use
+    ("raised_for_s", 10800, 0, 604800),  # alcohol leaves the skin hours after the blood: three without any
+    ("alcohol_threshold_ug_per_l", 200000, 10000, 10000000),  # SCRAM: TAC above 0.02 g/dL is to be detected
+    ("contact_deviation_mv", 500, 50, 3300),  # field rule: 0.5 V from its own baseline
+    ("contact_lost_s", 36000, 600, 604800),  # field rule: 10 h (8 h in some reports)
+    ("interferent_rise_ug_per_l", 3500000, 100000, 50000000),  # recorded drinking: 0.28 g/dL between readings
+    ("wet_spread_ug_per_l", 200000, 10000, 10000000),  # the detection limit
+    ("cell_check_interval_s", 86400, 3600, 604800),  # daily
+    ("strap_debounce_ms", 50, 5, 1000),  # contacts bounce for 1 to 20 ms
+    ("strap_confirm_ms", 2000, 100, 4000),  # NIJ 1004.00 §5.4.1: stamped within 5 s
+    ("strap_quiet_s", 60, 10, 3600),  # drivers/strap.py
+    ("strap_flicker_changes", 4, 2, 100),  # drivers/strap.py
+    ("strap_repeat_s", 86400, 3600, 604800),  # field rule: re-raised every 24 h
+    ("battery_low_percent", 20, 5, 90),  # a day's use is left of a 72 h charge
+    ("battery_critical_percent", 10, 1, 50),  # hours are left
+    ("battery_interval_s", 300, 10, 3600),  # a lithium cell moves slowly
+    ("charge_failed_s", 3600, 600, 86400),  # a wearer charges for an hour a day: no gain in one is a fault
+    ("prompt_interval_s", 3600, 300, 86400),  # four at most between low and critical of a 72 h charge
+    ("quiet_start_minute", 1320, 0, 1439),  # 22:00
+    ("quiet_end_minute", 420, 0, 1439),  # 07:00, the end of the usual curfew
+    ("watchdog_s", 900, 60, 7200),  # three times the longest pause between two looks at the battery
+    ("range_profile", 2, 1, 3),  # SCRAM House Arrest: 35, 75, 150 ft; the middle one until it is set
+    ("range_short_dbm", -70, -120, 0),  # tags/presence.py
+    ("range_middle_dbm", -80, -120, 0),
+    ("range_long_dbm", -100, -120, 0),  # whatever a receiver can open
+    ("range_hysteresis_db", 6, 0, 40),  # fading of a body turned round
+    ("absent_after_beacons", 12, 3, 1000),  # tags/presence.py
+    ("absent_after_s", 120, 10, 7200),  # a walk to the bins is no absence
+    ("listening_interval_s", 3600, 60, 65535),  # once an hour, as the status
+    ("deaf_event_s", 60, 10, 65535),  # a fifth of a window
+    ("moved_together_s", 120, 10, 3600),  # field rule: within 2 min
+    ("mains_debounce_ms", 1000, 50, 60000),  # shorter dips do not even reset a computer's supply
+    ("wan_lost_s", 900, 120, 86400),  # three reports that nobody answered
+    ("battery_listen_percent", 50, 10, 100),  # twice the time on the battery; beacons still come often enough
+    ("curfew_grace_s", 300, 0, 3600),  # one presence window
+    ("clock_bound_ms", 2500, 100, 60000),  # half of the 5 s within which a strap cut must be stamped
+    ("strap_light_percent", 50, 10, 90),  # drivers/strap_optical.py
+)
+# Intervals of the configuration message, in its order.
+_CONFIGURED = ("report_interval_s", "fix_interval_s", "presence_window_s", "sample_interval_s", "status_interval_s")
+DEFAULTS = {row[0]: row[1] for row in TABLE}
+_PREFIX = "PARAMETER_"
+
+
+def _row(parameter):
+    # By name: the wire's numbers are in the catalogue alone.
+    for row in TABLE:
+        if getattr(constants, _PREFIX + row[0].upper()) == parameter:
+            return row
+    return None
+
+
+def newer(version: int, than: int) -> bool:
+    """In serial-number arithmetic (RFC 1982), so that a u16 may wrap; anything is newer than 0."""
+    return not than or 0 < ((version - than) & 0xFFFF) < 0x8000
 
 
 class Settings:
-    """Attributes named as the fields of the configuration message; beacons: {device id: key}."""
+    """Attributes named as in TABLE; beacons: {device id: key}; versions of configuration and parameters."""
 
     def __init__(self, storage_path: str, overrides: "dict | None" = None):
-        """overrides: what this device's identity says instead of DEFAULTS, same names."""
+        """overrides: what this device's identity says instead of the defaults, same names."""
         self.version = 0
+        self.parameters_version = 0
         self.beacons = {}
         self.write_failures = 0
+        self._set = {}  # what was sent, by name
         self._changed = asyncio.Event()
         self._slots = Slots(storage_path + "/settings.")
-        for name in _NAMES:
-            setattr(self, name, (overrides or {}).get(name, DEFAULTS[name]))
+        for row in TABLE:
+            setattr(self, row[0], (overrides or {}).get(row[0], row[1]))
         self._load()
 
     def apply(self, version: int, intervals, beacon_ids) -> bool:
         """intervals: in the message's order, 0 = as before; beacon_ids: ((id, key), …). False if not newer."""
-        # Newer in serial-number arithmetic (RFC 1982), so that the u16 may wrap.
-        if self.version and not 0 < ((version - self.version) & 0xFFFF) < 0x8000:
+        if not newer(version, self.version):
             return False
-        self._take(version, intervals, beacon_ids)
-        self._store()
-        self._changed.set()
-        self._changed.clear()
+        self.version = version
+        for name, value in zip(_CONFIGURED, intervals):
+            if value:
+                self._take(name, max(value, self._bounds(name)[0]))
+        if beacon_ids:
+            self.beacons = {number: bytes(key) for number, key in beacon_ids}
+        self._keep()
         return True
+
+    def apply_parameters(self, version: int, parameters) -> bytes:
+        """parameters: ((number, value), …), all or none. Numbers that are unknown or out of bounds; b"" = taken."""
+        refused = []
+        rows = []
+        for number, value in parameters:
+            row = _row(number)
+            if row is None or not row[2] <= value <= row[3]:
+                refused.append(number)
+            else:
+                rows.append((row[0], value))
+        if refused:
+            return bytes(refused)
+        self.parameters_version = version
+        for name, value in rows:
+            self._take(name, value)
+        self._keep()
+        return b""
 
     async def changed(self, timeout_ms: "int | None" = None) -> bool:
         """Wait for the next change; False after timeout_ms. Every waiter sees every change."""
@@ -74,18 +144,20 @@ class Settings:
             if remaining <= 0 or not await self.changed(remaining):
                 return
 
-    def _take(self, version, intervals, beacon_ids):
-        self.version = version
-        for name, value in zip(_NAMES, intervals):
-            if value:
-                setattr(self, name, max(value, LOWEST[name]))
-        if beacon_ids:
-            self.beacons = {number: bytes(key) for number, key in beacon_ids}
+    def _bounds(self, name):
+        for row in TABLE:
+            if row[0] == name:
+                return row[2], row[3]
 
-    def _store(self):
+    def _take(self, name, value):
+        self._set[name] = value
+        setattr(self, name, value)
+
+    def _keep(self):
         content = {
             "version": self.version,
-            "intervals": [getattr(self, name) for name in _NAMES],
+            "parameters_version": self.parameters_version,
+            "values": self._set,
             "beacons": [[number, hexlify(key).decode()] for number, key in self.beacons.items()],
         }
         try:
@@ -93,9 +165,18 @@ class Settings:
         except OSError:
             # In force all the same; after a reset the gateway sees the old version and sends it again.
             self.write_failures += 1
+        self._changed.set()
+        self._changed.clear()
 
     def _load(self):
-        if self._slots.value is not None:
-            content = json.loads(self._slots.value)
-            beacons = [(number, unhexlify(key)) for number, key in content["beacons"]]
-            self._take(content["version"], content["intervals"], beacons)
+        if self._slots.value is None:
+            return
+        content = json.loads(self._slots.value)
+        self.version = content["version"]
+        self.parameters_version = content["parameters_version"]
+        for name, value in content["values"].items():
+            # Another firmware may have written it: what is unknown or out of bounds today stays at its default.
+            bounds = self._bounds(name)
+            if bounds is not None and bounds[0] <= value <= bounds[1]:
+                self._take(name, value)
+        self.beacons = {number: unhexlify(key) for number, key in content["beacons"]}
