@@ -1,0 +1,132 @@
+"""On MicroPython: each board's table feeds every model it lists; pins, converters and power do what drivers expect."""
+
+import asyncio
+import json
+import os
+import sys
+
+from emwire import constants
+
+import machine
+
+
+def board_of(name, folder, model="pid"):
+    try:
+        os.mkdir(folder)
+    except OSError:
+        pass
+    with open(folder + "/identity.json", "w") as file:
+        json.dump({"device_id": 7, "model": model, "key": "00" * 16, "board": name}, file)
+    machine.Pin.made.clear()
+    module = __import__("boards.%s.board" % name, None, None, ("Board",))
+    board = module.Board(folder)
+    board.lines = []
+    board.log = board.lines.append
+    return board
+
+
+async def check_models(folder, name):
+    """Every model of the board starts, finds each part that it asks for, and says hello; no pin serves two parts."""
+    pins = __import__("boards.%s.pins" % name, None, None, ("MODELS",))
+    for model in pins.MODELS:
+        board = board_of(name, folder + "/" + model, model)
+        made = []
+        board.record_made = lambda epoch, sequence, alarm, payload: made.append(payload[0])
+        task = asyncio.create_task(__import__("main").run(board))
+        await asyncio.sleep_ms(300)
+        assert not task.done(), task.data
+        failures = [line for line in board.lines if line.startswith("task ")]
+        assert not failures, failures
+        assert model == "pid" or made[0] == constants.MESSAGE_HELLO, made
+        task.cancel()
+        try:
+            await task
+        except asyncio.CancelledError:
+            pass
+
+
+async def check_pins(folder, name):
+    """Levels mean what the driver expects, and edges arrive in the asyncio thread, both of two fast ones."""
+    board = board_of(name, folder)
+    number, pull_up, inverted = board.pins.PIN_IN["strap"]
+    strap = board.pin_in("strap")
+    assert strap is board.pin_in("strap")
+    raw = machine.Pin.made[number]
+    assert pull_up and inverted and strap.value() == 0, "an unconnected strap is open"
+    raw.set(0)
+    assert strap.value() == 1
+    seen = []
+    strap.on_change(seen.append)
+    raw.set(1)
+    raw.set(0)
+    assert seen == []
+    await asyncio.sleep_ms(20)
+    assert seen == [0, 1]
+    raw.set(1)
+    await asyncio.sleep_ms(20)
+    assert seen == [0, 1, 0]
+    vibration = board.pin_out("vibration")
+    vibration.value(1)
+    assert machine.Pin.made[board.pins.PIN_OUT["vibration"][0]].level == 1
+    assert board.reset_cause == constants.RESET_WATCHDOG
+    assert board.watchdog(1 << 40).timeout == board.pins.WATCHDOG_LIMIT_MS
+
+
+async def check_uart(folder, name):
+    """A write longer than the port takes at once goes out whole, and comes back as it is."""
+    board = board_of(name, folder)
+    uart = board.uart("host")
+    data = bytes(range(256)) * 4
+    uart.write(data)
+    back = b""
+    while len(back) < len(data):
+        back += await asyncio.wait_for_ms(uart.read(), 1000)
+    assert back == data
+
+
+async def check_battery(folder, name):
+    """The battery's count is tenths of a millivolt, whichever way it is measured."""
+    board = board_of(name, folder)
+    adc = board.adc("battery")
+    if name != "esp32s3":
+        machine.ADC.microvolts[board.pins.ADC["battery"][0]] = 3900000 // 2
+    else:
+        machine.REGISTERS[0x34], machine.REGISTERS[0x35] = 3900 >> 8, 3900 & 0xFF
+    assert adc.read_u16() == 39000, adc.read_u16()
+
+
+async def check_missing_part(folder, name):
+    """A part that the board has not is named, with where to look."""
+    board = board_of(name, folder)
+    try:
+        board.adc("seismometer")
+    except ValueError as error:
+        assert name in str(error) and "seismometer" in str(error), error
+    else:
+        raise AssertionError("no error")
+
+
+async def check_power(folder, name):
+    """The LTE modem gets its rails, then its key for a moment; the supply's coming and going is an event."""
+    board = board_of(name, folder)
+    power = board.pin_out("modem_power")
+    power.value(1)
+    assert machine.REGISTERS[0x80] & 4 and machine.REGISTERS[0x84] == 102 and machine.REGISTERS[0x96] == 28
+    key = machine.Pin.made[board.pins.MODEM_POWER_KEY]
+    assert key.level == 1 and machine.Timer.made[-1].period > 1000
+    machine.Timer.made[-1].callback(None)
+    assert key.level == 0
+    power.value(0)
+    assert not machine.REGISTERS[0x80] & 4
+    mains = board.pin_in("mains")
+    seen = []
+    mains.on_change(seen.append)
+    assert machine.REGISTERS[0x41] == 0xC0
+    machine.REGISTERS[0x00] = 0
+    machine.Pin.made[board.pins.POWER_INTERRUPT].set(0)
+    await asyncio.sleep_ms(20)
+    assert seen == [0] and mains.value() == 0
+
+
+asyncio.run(globals()[sys.argv[1]](sys.argv[3], sys.argv[2]))
+print("passed")

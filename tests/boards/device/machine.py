@@ -1,0 +1,110 @@
+"""MicroPython's `machine` as the boards use it: pins with levels and interrupts, UARTs that loop back, a power manager."""
+
+import io
+
+PWRON_RESET, HARD_RESET, WDT_RESET, DEEPSLEEP_RESET, SOFT_RESET = 1, 2, 3, 4, 5
+# Of the AXP2101: registers, with 3.9 V at the battery and the supply present.
+REGISTERS = {0x00: 0x20, 0x34: 0x0F, 0x35: 0x3C}
+_POLL_RD, _POLL_WR, _REQUEST_POLL = 1, 4, 3
+
+
+def reset_cause():
+    return WDT_RESET
+
+
+def unique_id():
+    return b"\x01\x02\x03"
+
+
+class Pin:
+    IN, OUT, PULL_UP, IRQ_RISING, IRQ_FALLING = 0, 1, 2, 4, 8
+    made = {}
+
+    def __init__(self, number, mode=None, pull=None, value=None):
+        assert number not in Pin.made or mode is None, "pin %r is used twice" % (number,)
+        Pin.made[number] = self
+        self.level = 1 if value is None and pull == Pin.PULL_UP else value or 0
+        self.mode = mode
+        self.handler = None
+
+    def value(self, level=None):
+        if level is None:
+            return self.level
+        assert self.mode == Pin.OUT
+        self.level = level
+
+    def irq(self, handler, trigger):
+        self.handler = handler
+
+    def set(self, level):
+        """What is wired to the pin changes."""
+        self.level = level
+        if self.handler:
+            self.handler(self)
+
+
+class ADC:
+    microvolts = {}
+
+    def __init__(self, pin):
+        self.pin = pin
+
+    def read_uv(self):
+        number = next((number for number, pin in Pin.made.items() if pin is self.pin), self.pin)
+        return ADC.microvolts.get(number, 1000000)
+
+
+class UART(io.IOBase):
+    def __init__(self, number, baud_rate, **keywords):
+        for name in ("tx", "rx"):
+            if name in keywords:
+                Pin(keywords[name], Pin.OUT)
+        self.waiting = b""
+
+    def write(self, data):
+        part = bytes(data[:100])  # a port may take less than all
+        self.waiting += part
+        return len(part)
+
+    def read(self, count):
+        data, self.waiting = self.waiting[:count], self.waiting[count:]
+        return data or None
+
+    def ioctl(self, request, flags):
+        if request == _REQUEST_POLL:
+            return flags & (_POLL_WR | (_POLL_RD if self.waiting else 0))
+        return 0
+
+
+class I2C:
+    def __init__(self, number, sda, scl):
+        pass
+
+    def readfrom_mem(self, address, register, count):
+        assert address == 0x34
+        return bytes(REGISTERS.get(register + at, 0) for at in range(count))
+
+    def writeto_mem(self, address, register, data):
+        assert address == 0x34
+        for at, value in enumerate(data):
+            REGISTERS[register + at] = value
+
+
+class Timer:
+    ONE_SHOT = 0
+    made = []
+
+    def __init__(self, number):
+        Timer.made.append(self)
+
+    def init(self, mode, period, callback):
+        self.period = period
+        self.callback = callback
+
+
+class WDT:
+    def __init__(self, timeout):
+        self.timeout = timeout
+
+    def feed(self):
+        pass

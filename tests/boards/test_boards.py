@@ -1,0 +1,41 @@
+"""Boards that are not here: their tables run on real MicroPython over a model of its `machine` module."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from emrig.flash.boards import definition, definitions
+from emrig.flash.errors import FlashError
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+BOARDS = ("esp32s3", "nrf52840", "pico_w")
+CHECKS = [(check, board) for check in ("models", "pins", "uart", "battery", "missing_part") for board in BOARDS]
+
+
+@pytest.mark.parametrize(("check", "board"), [*CHECKS, ("power", "esp32s3")])
+def test_on_micropython(micropython: str, tmp_path: Path, check: str, board: str) -> None:
+    path = [HERE / "device", ROOT / "tests" / "tags" / "device", ROOT / "firmware", ROOT / "protocol"]
+    done = subprocess.run(
+        [micropython, "-X", "heapsize=1m", HERE / "device" / "check_boards.py", f"check_{check}", board, tmp_path],
+        env={**os.environ, "MICROPYPATH": ":".join((".frozen", *map(str, path)))},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["passed"]), done.stdout + done.stderr
+
+
+def test_the_host_knows_every_board() -> None:
+    known = definitions()
+    assert set(BOARDS) <= set(known)
+    for name, board in known.items():
+        assert board.name == name
+        assert board.models
+
+
+def test_an_unknown_board_is_named_with_those_that_exist() -> None:
+    with pytest.raises(FlashError, match="no board 'esp8266'.*pico_w"):
+        definition("esp8266")
