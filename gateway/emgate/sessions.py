@@ -213,17 +213,15 @@ class Sessions:
             link.kind,
             received.payload,
         )
-        committed = self._store.append(record)
-        committed.add_done_callback(partial(self._committed, session, record, dealt_with))
+        self._store.put(record, partial(self._committed, session, dealt_with))
         if received.payload[:1] == bytes([constants.MESSAGE_HELLO]):
             session.send_time = True  # a device that has just started wants the time before its hello is on disk
             self._flush_soon(session)
         return dealt_with
 
     def _committed(
-        self, session: Session, record: Record, dealt_with: "asyncio.Future[bool]", done: "asyncio.Future[Outcome]"
+        self, session: Session, dealt_with: "asyncio.Future[bool]", record: Record, outcome: Outcome
     ) -> None:
-        outcome = Outcome.REFUSED if done.cancelled() else done.result()
         session.committing.pop((record.epoch, record.sequence), None)
         if outcome is Outcome.REFUSED:
             self.counters["not_stored"] += 1

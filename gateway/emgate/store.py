@@ -7,18 +7,27 @@ Nothing else in the gateway writes; reads for the uplinks go through a second co
 import asyncio
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+import structlog
+
 from emgate.errors import StoreError
-from emgate.store_schema import EpochState, GapRecord, Outcome, Record, connect, prepare
+from emgate.store_schema import EpochState, GapRecord, Outcome, PayloadCipher, Record, connect, prepare
 from emgate.store_writer import QUEUE_FRAMES, Operation, Writer
 
 __all__ = ["EpochState", "GapRecord", "Outcome", "Record", "Store"]
 
+log = structlog.get_logger(__name__)
+
 T = TypeVar("T")
+
+INSERT = (
+    "INSERT OR IGNORE INTO records (device_id, epoch, sequence, alarm, received_time_ms, link, payload)"
+    " VALUES (?,?,?,?,?,?,?)"
+)
 
 IDENTITY_CONFLICT = "identity_conflict"
 QUARANTINE_ROWS = 10_000
@@ -27,13 +36,22 @@ QUARANTINE_FRAME_BYTES = 1100
 PRUNE_ROWS = 2000
 """Deleted in one transaction: some 10 ms of the writer's time."""
 DAY_MS = 86_400_000
+COLUMNS = "device_id, epoch, sequence, alarm, received_time_ms, link, payload, row_id, sealed"
 
 
 class Store:
     """Open with `await Store.open(...)`; close with `await store.close()`."""
 
-    def __init__(self, path: Path, consumers: Mapping[str, bool], alarm_reserve_bytes: int, maximum_bytes: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        consumers: Mapping[str, bool],
+        alarm_reserve_bytes: int,
+        maximum_bytes: int,
+        payload_cipher: PayloadCipher | None = None,
+    ) -> None:
         self.path = path
+        self.payload_cipher = payload_cipher
         self.counters: Counter[str] = Counter()
         self._appended = {(consumer, alarm): asyncio.Event() for consumer in consumers for alarm in (False, True)}
         self._required = [consumer for consumer, required in consumers.items() if required]
@@ -51,7 +69,13 @@ class Store:
         for consumer, lane, row_id in connection.execute("SELECT consumer, alarm, row_id FROM cursors"):
             if (consumer, bool(lane)) in self._cursors:
                 self._cursors[consumer, bool(lane)] = row_id
-        self._writer = Writer(path, connection, alarm_reserve_bytes, self.counters)
+        self._pruned = {
+            (device_id, epoch): pruned
+            for device_id, epoch, pruned in connection.execute(
+                "SELECT device_id, epoch, pruned_through FROM watermarks WHERE pruned_through"
+            )
+        }
+        self._writer = Writer(path, connection, alarm_reserve_bytes, self.counters, self._append_all, self._note)
         self._writer.start()
 
     @classmethod
@@ -62,6 +86,7 @@ class Store:
         consumers: Mapping[str, bool] | None = None,
         alarm_reserve_bytes: int = 0,
         maximum_bytes: int = 4_000_000_000,
+        payload_cipher: PayloadCipher | None = None,
     ) -> "Store":
         """Open or create, check integrity, start the writer. StoreError says what is wrong and what to do.
 
@@ -72,7 +97,7 @@ class Store:
             raise StoreError("no uplink target is required: nothing could ever count as delivered; require one")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            return cls(path, consumers, alarm_reserve_bytes, maximum_bytes)
+            return cls(path, consumers, alarm_reserve_bytes, maximum_bytes, payload_cipher)
         except (OSError, sqlite3.OperationalError) as error:
             raise StoreError(
                 f"{path}: cannot open the store: {error}; its folder must be writable and the disk have room"
@@ -88,49 +113,51 @@ class Store:
     def append(self, record: Record) -> "asyncio.Future[Outcome]":
         """Resolved after the commit. Never carries an exception."""
         future: asyncio.Future[Outcome] = self._loop.create_future()
-        if self._writer.queued_frames >= QUEUE_FRAMES or self._writer.closing:
-            self.counters["queue_full"] += 1
-            future.set_result(Outcome.REFUSED)
-            return future
-        future.add_done_callback(self._note_alarm if record.alarm else self._note_routine)
-        self._writer.submit(
-            Operation(
-                lambda connection: self._append(connection, record),
-                future,
-                refused=Outcome.REFUSED,
-                routine=not record.alarm,
-                frames=1,
-            )
-        )
+
+        def told(_: Record, outcome: Outcome) -> None:
+            if not future.done():
+                future.set_result(outcome)
+
+        self.put(record, told)
         return future
+
+    def put(self, record: Record, told: Callable[[Record, Outcome], None]) -> None:
+        """As append, with a call in place of a future; at once when there is no room."""
+        if self._writer.queued >= QUEUE_FRAMES or self._writer.closing:
+            self.counters["queue_full"] += 1
+            told(record, Outcome.REFUSED)
+            return
+        self._writer.submit((record, told))
 
     def appended(self, consumer: str, alarm: bool) -> asyncio.Event:
         """Set when a lane has something new for a consumer, who clears it before it looks."""
         return self._appended[consumer, alarm]
 
-    def _note_alarm(self, _: "asyncio.Future[Outcome]") -> None:
-        self._note(True)
-
-    def _note_routine(self, _: "asyncio.Future[Outcome]") -> None:
-        self._note(False)
-
-    def _note(self, alarm: bool) -> None:
+    def _note(self, records: Sequence[Record]) -> None:
+        """In the event loop, after the commit of new records."""
+        lanes = {record.alarm for record in records}
         for (_, lane), event in self._appended.items():
-            if lane == alarm:
+            if lane in lanes:
                 event.set()
+
+    def _append_all(self, connection: sqlite3.Connection, records: Sequence[Record]) -> list[Outcome]:
+        """All at once when all are new, which is the rule; else one by one."""
+        if not any(record.sequence < self._pruned.get((record.device_id, record.epoch), 0) for record in records):
+            before = connection.total_changes
+            connection.execute("SAVEPOINT appended")
+            connection.executemany(INSERT, [_row(record) for record in records])
+            if connection.total_changes - before == len(records):
+                connection.execute("RELEASE appended")
+                return [Outcome.STORED] * len(records)
+            connection.execute("ROLLBACK TO appended")
+            connection.execute("RELEASE appended")
+        return [self._append(connection, record) for record in records]
 
     def _append(self, connection: sqlite3.Connection, record: Record) -> Outcome:
         identity = (record.device_id, record.epoch, record.sequence)
-        if connection.execute(
-            "SELECT 1 FROM watermarks WHERE device_id=? AND epoch=? AND pruned_through>?", identity
-        ).fetchone():
+        if record.sequence < self._pruned.get((record.device_id, record.epoch), 0):
             return Outcome.DUPLICATE
-        done = connection.execute(
-            "INSERT OR IGNORE INTO records (device_id, epoch, sequence, alarm, received_time_ms, link, payload)"
-            " VALUES (?,?,?,?,?,?,?)",
-            (*identity, record.alarm, record.received_time_ms, record.link, record.payload),
-        )
-        if done.rowcount:
+        if connection.execute(INSERT, _row(record)).rowcount:
             return Outcome.STORED
         (known,) = connection.execute(
             "SELECT payload FROM records WHERE device_id=? AND epoch=? AND sequence=?", identity
@@ -239,7 +266,7 @@ class Store:
 
     def quarantine(self, received_time_ms: int, link: str, device_id: int, reason: str, frame: bytes) -> None:
         """Keep a frame that could not be verified, as evidence. Bounded; the caller counts and limits the rate."""
-        if self._writer.queued_frames >= QUEUE_FRAMES // 2:  # never at the expense of records
+        if self._writer.queued >= QUEUE_FRAMES // 2:  # never at the expense of records
             self.counters["quarantine_skipped"] += 1
             return
 
@@ -254,7 +281,7 @@ class Store:
             )
             return True
 
-        self.write(apply, refused=False, routine=True, frames=1)
+        self.write(apply, refused=False, routine=True)
 
     async def prune(self, now_ms: int, keep_delivered_days: float) -> int:
         """Delete delivered records that are old, or the oldest ones when the file has grown too large; how many."""
@@ -299,19 +326,20 @@ class Store:
                 " WHERE device_id = ? AND epoch = ?",
                 (through, deleted, device_id, epoch),
             )
+            self._pruned[device_id, epoch] = through
             if deleted:
                 return deleted
         return 0
 
     def write(
-        self, apply: Callable[[sqlite3.Connection], T], refused: Any, *, routine: bool = False, frames: int = 0
+        self, apply: Callable[[sqlite3.Connection], T], refused: Any, *, routine: bool = False
     ) -> "asyncio.Future[Any]":
         """Run `apply` in a transaction of the writer's, for tables that others keep here; its result, or `refused`."""
         future: asyncio.Future[Any] = self._loop.create_future()
         if self._writer.closing:
             future.set_result(refused)
         else:
-            self._writer.submit(Operation(apply, future, refused, routine, frames))
+            self._writer.submit(Operation(apply, future, refused, routine))
         return future
 
     # -- reading ------------------------------------------------------------------------------------------
@@ -328,14 +356,13 @@ class Store:
             records: list[Record] = []
             total = 0
             for row in connection.execute(
-                "SELECT device_id, epoch, sequence, alarm, received_time_ms, link, payload, row_id FROM records"
-                " WHERE alarm = ? AND row_id > ? ORDER BY row_id LIMIT ?",
+                f"SELECT {COLUMNS} FROM records WHERE alarm = ? AND row_id > ? ORDER BY row_id LIMIT ?",
                 (alarm, after, limit),
             ):
                 total += len(row[6])
                 if records and total > maximum_bytes:
                     break
-                records.append(_record(row))
+                records.append(self._record(row))
             return records
 
         return await self.read(work)
@@ -390,12 +417,12 @@ class Store:
             found = []
             for condition in ("AND substr(payload, 1, 1) IN (x'01', x'06')", ""):
                 row = connection.execute(
-                    "SELECT device_id, epoch, sequence, alarm, received_time_ms, link, payload, row_id FROM records"
+                    f"SELECT {COLUMNS} FROM records"
                     f" WHERE device_id = ? {condition} ORDER BY epoch DESC, sequence DESC LIMIT 1",
                     (device_id,),
                 ).fetchone()
                 if row is not None:
-                    found.append(_record(row))
+                    found.append(self._record(row))
             return found
 
         return await self.read(work)
@@ -405,9 +432,9 @@ class Store:
 
         def work(connection: sqlite3.Connection) -> list[GapRecord]:
             return [
-                GapRecord(payload, bool(delivered))
-                for payload, delivered in connection.execute(
-                    "SELECT payload, row_id <= CASE alarm WHEN 1 THEN ? ELSE ? END FROM records"
+                GapRecord(self._record(row).payload, bool(delivered))
+                for delivered, *row in connection.execute(
+                    f"SELECT row_id <= CASE alarm WHEN 1 THEN ? ELSE ? END, {COLUMNS} FROM records"
                     " WHERE device_id = ? AND substr(payload, 1, 1) = x'07' ORDER BY row_id",
                     (self.delivered_row(True), self.delivered_row(False), device_id),
                 )
@@ -467,6 +494,19 @@ class Store:
 
         return await self.read(work)
 
+    def _record(self, row: Sequence[Any]) -> Record:
+        """A row of COLUMNS, opened. One that does not open goes on as it is: the backend keeps it as undecodable."""
+        record = Record(row[0], row[1], row[2], bool(row[3]), row[4], row[5], row[6], row[7])
+        if row[8]:
+            try:
+                if self.payload_cipher is None:
+                    raise ValueError("sealed, and the store was opened without its key")
+                return self.payload_cipher.open(record)
+            except ValueError as error:
+                self.counters["not_opened"] += 1
+                log.error("record does not open", device=record.device_id, row=record.row_id, reason=str(error))
+        return record
+
     async def drain(self) -> None:
         """Return once everything that was handed in before is committed or refused."""
         await self.write(lambda _: None, refused=None)
@@ -478,8 +518,16 @@ class Store:
         await asyncio.to_thread(self._writer.close)
 
 
-def _record(row: tuple[Any, ...]) -> Record:
-    return Record(row[0], row[1], row[2], bool(row[3]), row[4], row[5], row[6], row[7])
+def _row(record: Record) -> tuple[Any, ...]:
+    return (
+        record.device_id,
+        record.epoch,
+        record.sequence,
+        record.alarm,
+        record.received_time_ms,
+        record.link,
+        record.payload,
+    )
 
 
 def _mark(connection: sqlite3.Connection, rows: list[tuple[int, int, int, int]]) -> None:

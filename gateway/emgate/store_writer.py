@@ -13,12 +13,14 @@ from typing import Any
 
 import structlog
 
-from emgate.store_schema import connect
+from emgate.store_schema import Outcome, Record, connect
 
 log = structlog.get_logger(__name__)
 
 GROUP_MS = 10
 """A commit waits no longer than this for company: against an fsync of 1-10 ms it at most doubles the delay."""
+QUIET_MS = 1
+"""Nor longer than this while nothing comes: whoever waits for a commit before the next frame is not kept waiting."""
 GROUP_FRAMES = 100
 """Enough company: measured 25 k commits/s in tens and 103 k in hundreds, so that more gains little."""
 QUEUE_FRAMES = 10_000
@@ -39,23 +41,38 @@ class Operation:
     future: "asyncio.Future[Any]"
     refused: Any = None
     routine: bool = False
-    frames: int = 0
+
+
+Append = tuple[Record, Callable[[Record, Outcome], None]]
+"""A record, and who is told in the event loop what became of it after the commit."""
+Item = Append | Operation
+Apply = Callable[[sqlite3.Connection, Sequence[Record]], list[Outcome]]
 
 
 class Writer:
     """Owns the writing connection from `start` on; `close` commits what is queued and ends the thread."""
 
     def __init__(
-        self, path: Path, connection: sqlite3.Connection, reserve_bytes: int, counters: "Counter[str]"
+        self,
+        path: Path,
+        connection: sqlite3.Connection,
+        reserve_bytes: int,
+        counters: "Counter[str]",
+        append: Apply,
+        stored: Callable[[Sequence[Record]], None],
     ) -> None:
-        self.queued_frames = 0
+        """`append` writes records inside a transaction; `stored` is told in the event loop which are new."""
         self.closing = False
         self._path = path
         self._connection = connection
         self._counters = counters
         self._reserve = Reserve(path.with_name(path.name + ".reserve"), reserve_bytes)
-        self._queue: deque[Operation] = deque()
+        self._append = append
+        self._stored = stored
+        self._queue: deque[Item] = deque()
         self._wake = threading.Condition()
+        self._sleeping = False
+        self._busy = False
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._write, name="store-writer", daemon=True)
 
@@ -65,12 +82,16 @@ class Writer:
             log.warning("no room for the alarm reserve", bytes=self._reserve.size)
         self._thread.start()
 
-    def submit(self, operation: Operation) -> None:
-        """From the event loop."""
-        with self._wake:
-            self._queue.append(operation)
-            self.queued_frames += operation.frames
-            if len(self._queue) == 1 or len(self._queue) >= GROUP_FRAMES:
+    @property
+    def queued(self) -> int:
+        """How much waits for the disk."""
+        return len(self._queue)
+
+    def submit(self, item: Item) -> None:
+        """From the event loop. The lock is taken only where somebody is to be woken."""
+        self._queue.append(item)
+        if self._sleeping or len(self._queue) == GROUP_FRAMES:
+            with self._wake:
                 self._wake.notify()
 
     def close(self) -> None:
@@ -89,26 +110,33 @@ class Writer:
         self._reserve.close()
         self._connection.close()  # the last connection to close checkpoints the log
 
-    def _next_batch(self) -> list[Operation]:
-        """Everything that came within GROUP_MS of the first, at most GROUP_FRAMES; empty = closed and drained."""
-        with self._wake:
-            while not self._queue and not self.closing:
-                self._wake.wait()
-            deadline = time.monotonic() + GROUP_MS / 1000
-            while len(self._queue) < GROUP_FRAMES and not self.closing:
-                left = deadline - time.monotonic()
-                if left <= 0 or not self._wake.wait(left):
-                    break
-            batch = [self._queue.popleft() for _ in range(min(GROUP_FRAMES, len(self._queue)))]
-            self.queued_frames -= sum(operation.frames for operation in batch)
-            return batch
+    def _next_batch(self) -> list[Item]:
+        """At most GROUP_FRAMES; empty = closed and drained.
 
-    def _commit(self, batch: list[Operation]) -> None:
+        What comes alone is committed at once. After a commit with company the next one waits for more, until
+        GROUP_MS have passed or nothing came for QUIET_MS."""
+        queue = self._queue
+        with self._wake:
+            self._sleeping = True
+            while not queue and not self.closing:
+                self._wake.wait()
+            self._sleeping = False
+            if self._busy:
+                deadline = time.monotonic() + GROUP_MS / 1000
+                before = 0
+                while before < len(queue) < GROUP_FRAMES and not self.closing and time.monotonic() < deadline:
+                    before = len(queue)
+                    self._wake.wait(QUIET_MS / 1000)
+        batch = [queue.popleft() for _ in range(min(GROUP_FRAMES, len(queue)))]
+        self._busy = len(batch) > 1
+        return batch
+
+    def _commit(self, batch: list[Item]) -> None:
         """Commit the batch, again and again if need be; give routine work up when only the reserve is left."""
         delay_s = RETRY_FIRST_S
         while batch:
             if self._reserve.spent and not self._reserve.retake():
-                batch = self._refuse(batch, lambda operation: operation.routine, "no_room_for_routine")
+                batch = self._refuse(batch, _is_routine, "no_room_for_routine")
             try:
                 results = self._transaction(batch)
             except sqlite3.Error as error:
@@ -133,7 +161,7 @@ class Writer:
             self._resolve(list(zip(batch, results, strict=True)))
             return
 
-    def _commit_singly(self, batch: list[Operation]) -> None:
+    def _commit_singly(self, batch: list[Item]) -> None:
         """One of the batch cannot be applied at all (a defect): find it, so that it takes no other with it."""
         if len(batch) > 1:
             for operation in batch:
@@ -142,11 +170,13 @@ class Writer:
         log.exception("an operation failed and is refused")
         self._refuse(batch, lambda _: True, "operation_failed")
 
-    def _transaction(self, batch: Sequence[Operation]) -> list[Any]:
+    def _transaction(self, batch: Sequence[Item]) -> list[Any]:
         connection = self._connection
         try:
             connection.execute("BEGIN IMMEDIATE")
-            results = [operation.apply(connection) for operation in batch]
+            appends = [item[0] for item in batch if type(item) is tuple]
+            outcomes = iter(self._append(connection, appends) if appends else ())
+            results = [next(outcomes) if type(item) is tuple else item.apply(connection) for item in batch]  # type: ignore[union-attr]
             connection.execute("COMMIT")
         except Exception:
             if connection.in_transaction:
@@ -172,25 +202,36 @@ class Writer:
         except sqlite3.Error as error:
             log.debug("checkpoint failed", error=str(error))
 
-    def _refuse(self, batch: list[Operation], which: Callable[[Operation], bool], reason: str) -> list[Operation]:
-        refused = [operation for operation in batch if which(operation)]
+    def _refuse(self, batch: list[Item], which: Callable[[Item], bool], reason: str) -> list[Item]:
+        refused = [item for item in batch if which(item)]
         self._counters[reason] += len(refused)
-        self._resolve([(operation, operation.refused) for operation in refused])
-        return [operation for operation in batch if not which(operation)]
+        self._resolve([(item, item.refused if isinstance(item, Operation) else Outcome.REFUSED) for item in refused])
+        return [item for item in batch if not which(item)]
 
-    def _resolve(self, results: list[tuple[Operation, Any]]) -> None:
+    def _resolve(self, results: list[tuple[Item, Any]]) -> None:
         if not results:
             return
-
-        def resolve() -> None:
-            for operation, result in results:
-                if not operation.future.done():
-                    operation.future.set_result(result)
-
         try:
-            self._loop.call_soon_threadsafe(resolve)
+            self._loop.call_soon_threadsafe(self._tell, results)
         except RuntimeError:  # the loop is closed: nobody is left to tell
             log.debug("the event loop closed before the store")
+
+    def _tell(self, results: list[tuple[Item, Any]]) -> None:
+        stored = []
+        for item, result in results:
+            if isinstance(item, Operation):
+                if not item.future.done():
+                    item.future.set_result(result)
+                continue
+            record, told = item
+            if result is Outcome.STORED:
+                stored.append(record)
+            try:
+                told(record, result)
+            except Exception:  # one receiver's defect must not keep the others from hearing
+                log.exception("a commit could not be told", device=record.device_id)
+        if stored:
+            self._stored(stored)
 
     def _wait_closing(self, seconds: float) -> bool:
         """Wait; True when the store is being closed and the disk had its last chance."""
@@ -251,6 +292,10 @@ class Reserve:
     def close(self) -> None:
         """The space is needed by nobody while the gateway does not run."""
         self._path.unlink(missing_ok=True)
+
+
+def _is_routine(item: Item) -> bool:
+    return item.routine if isinstance(item, Operation) else not item[0].alarm
 
 
 def _is_full(error: sqlite3.Error) -> bool:
