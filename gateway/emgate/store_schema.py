@@ -4,8 +4,9 @@ import enum
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS records (
     row_id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never reused: cursors point at it
@@ -16,6 +17,7 @@ CREATE TABLE IF NOT EXISTS records (
     received_time_ms INTEGER NOT NULL,
     link TEXT NOT NULL,
     payload BLOB NOT NULL,
+    sealed INTEGER NOT NULL DEFAULT 0,  -- 1: payload and time of receipt are as PayloadCipher.seal made them
     UNIQUE (device_id, epoch, sequence)
 );
 CREATE INDEX IF NOT EXISTS records_by_lane ON records (alarm, row_id);
@@ -62,6 +64,29 @@ CREATE TABLE IF NOT EXISTS quarantine (
     reason TEXT NOT NULL,
     frame BLOB NOT NULL
 );
+-- What devices are asked to do (down_requests.py).
+CREATE TABLE IF NOT EXISTS down_requests (
+    row_id INTEGER PRIMARY KEY AUTOINCREMENT,
+    request_id TEXT NOT NULL UNIQUE,
+    device_id INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    origin TEXT NOT NULL,
+    asked TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    messages TEXT NOT NULL,
+    body TEXT NOT NULL,
+    state TEXT NOT NULL,
+    created_ms INTEGER NOT NULL,
+    expires_ms INTEGER NOT NULL,
+    attempts INTEGER NOT NULL,
+    sent_ms INTEGER,
+    changed_ms INTEGER NOT NULL,
+    result TEXT,
+    revision INTEGER NOT NULL,
+    reported INTEGER NOT NULL
+);
+CREATE INDEX IF NOT EXISTS down_requests_by_device ON down_requests (device_id, kind, number);
+CREATE INDEX IF NOT EXISTS down_requests_by_state ON down_requests (state, row_id);
 """
 
 
@@ -77,6 +102,26 @@ class Record:
     link: str
     payload: bytes
     row_id: int = 0
+
+
+class PayloadCipher(Protocol):
+    """Keeps what records say from whoever reads the disk; emgate.vault has the one there is."""
+
+    def seal(self, record: Record) -> Record:
+        """The record as the disk gets it. The first byte tells gap (7) and hello or status (1, 6); any other is 255."""
+        ...
+
+    def open(self, record: Record) -> Record:
+        """The record as it came; ValueError when it does not open."""
+        ...
+
+    def seal_bytes(self, place: bytes, data: bytes) -> bytes:
+        """Anything else that speaks of a wearer; opens only for the same place (a table's name, say)."""
+        ...
+
+    def open_bytes(self, place: bytes, sealed: bytes) -> bytes:
+        """What was sealed for that place; ValueError when it does not open."""
+        ...
 
 
 class Outcome(enum.Enum):
@@ -131,4 +176,6 @@ def prepare(connection: sqlite3.Connection) -> None:
         raise sqlite3.DatabaseError(" ".join(verdict.split()))
     if version < SCHEMA_VERSION:
         connection.executescript(SCHEMA)
+        if 0 < version < 3:
+            connection.execute("ALTER TABLE records ADD COLUMN sealed INTEGER NOT NULL DEFAULT 0")
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
