@@ -25,8 +25,8 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 INSERT = (
-    "INSERT OR IGNORE INTO records (device_id, epoch, sequence, alarm, received_time_ms, link, payload)"
-    " VALUES (?,?,?,?,?,?,?)"
+    "INSERT OR IGNORE INTO records (device_id, epoch, sequence, alarm, received_time_ms, link, payload, sealed)"
+    " VALUES (?,?,?,?,?,?,?,?)"
 )
 
 IDENTITY_CONFLICT = "identity_conflict"
@@ -145,7 +145,7 @@ class Store:
         if not any(record.sequence < self._pruned.get((record.device_id, record.epoch), 0) for record in records):
             before = connection.total_changes
             connection.execute("SAVEPOINT appended")
-            connection.executemany(INSERT, [_row(record) for record in records])
+            connection.executemany(INSERT, [self._row(record) for record in records])
             if connection.total_changes - before == len(records):
                 connection.execute("RELEASE appended")
                 return [Outcome.STORED] * len(records)
@@ -153,20 +153,39 @@ class Store:
             connection.execute("RELEASE appended")
         return [self._append(connection, record) for record in records]
 
+    def _row(self, record: Record) -> tuple[Any, ...]:
+        """What INSERT takes."""
+        cipher = self.payload_cipher
+        kept = record if cipher is None else cipher.seal(record)
+        return (
+            record.device_id,
+            record.epoch,
+            record.sequence,
+            record.alarm,
+            kept.received_time_ms,
+            record.link,
+            kept.payload,
+            cipher is not None,
+        )
+
     def _append(self, connection: sqlite3.Connection, record: Record) -> Outcome:
         identity = (record.device_id, record.epoch, record.sequence)
         if record.sequence < self._pruned.get((record.device_id, record.epoch), 0):
             return Outcome.DUPLICATE
-        if connection.execute(INSERT, _row(record)).rowcount:
+        if connection.execute(INSERT, self._row(record)).rowcount:
             return Outcome.STORED
-        (known,) = connection.execute(
-            "SELECT payload FROM records WHERE device_id=? AND epoch=? AND sequence=?", identity
-        ).fetchone()
-        if known == record.payload:
+        known = self._record(
+            connection.execute(
+                f"SELECT {COLUMNS} FROM records WHERE device_id=? AND epoch=? AND sequence=?", identity
+            ).fetchone()
+        )
+        if known.payload == record.payload:
             return Outcome.DUPLICATE
+        cipher = self.payload_cipher
+        evidence = record.payload if cipher is None else cipher.seal_bytes(b"quarantine", record.payload)
         connection.execute(
             "INSERT INTO quarantine (received_time_ms, link, device_id, reason, frame) VALUES (?,?,?,?,?)",
-            (record.received_time_ms, record.link, record.device_id, IDENTITY_CONFLICT, record.payload),
+            (record.received_time_ms, record.link, record.device_id, IDENTITY_CONFLICT, evidence),
         )
         return Outcome.CONFLICT
 
@@ -516,18 +535,6 @@ class Store:
         await self._loop.run_in_executor(self._reader, self._read_connection.close)
         self._reader.shutdown()
         await asyncio.to_thread(self._writer.close)
-
-
-def _row(record: Record) -> tuple[Any, ...]:
-    return (
-        record.device_id,
-        record.epoch,
-        record.sequence,
-        record.alarm,
-        record.received_time_ms,
-        record.link,
-        record.payload,
-    )
 
 
 def _mark(connection: sqlite3.Connection, rows: list[tuple[int, int, int, int]]) -> None:

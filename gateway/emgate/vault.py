@@ -60,7 +60,7 @@ class Vault:
             ) from None
 
 
-class PayloadCipher:
+class PayloadCipher:  # emgate.store_schema.PayloadCipher
     """Seals the records of the store, each for its place: AES-256-GCM-SIV, the record's identity as the nonce.
 
     An identity may come twice with other bytes (a device at fault, an older store put back), and this mode gives away
@@ -89,6 +89,18 @@ class PayloadCipher:
             raise ValueError("a sealed record does not open: damaged, or moved to another place") from None
         (in_day_ms,) = struct.unpack_from("<I", inside)
         return replace(record, received_time_ms=record.received_time_ms + in_day_ms, payload=inside[4:])
+
+    def seal_bytes(self, place: bytes, data: bytes) -> bytes:
+        """Anything else that speaks of a wearer; opens only for the same place (a table's name, say)."""
+        nonce = os.urandom(NONCE_BYTES)
+        return nonce + self._cipher.encrypt(nonce, data, place)
+
+    def open_bytes(self, place: bytes, sealed: bytes) -> bytes:
+        """What was sealed for that place; ValueError when it does not open."""
+        try:
+            return self._cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], place)
+        except (ValueError, InvalidTag):
+            raise ValueError("sealed bytes do not open: damaged, or of another place") from None
 
 
 def open_vault(
