@@ -53,6 +53,32 @@ TABLE = (
     ("curfew_grace_s", 300, 0, 3600),  # one presence window
     ("clock_bound_ms", 2500, 100, 60000),  # half of the 5 s within which a strap cut must be stamped
     ("strap_light_percent", 50, 10, 90),  # drivers/strap_optical.py
+    ("violation_fix_interval_s", 15, 5, 600),  # 3M/California: every 15 s while in a zone violation
+    ("violation_report_interval_s", 60, 10, 600),  # NIJ 1004.00 §5.3.5: within 4 min
+    ("zone_window_points", 3, 1, 8),  # tags/zones.py
+    ("zone_dwell_s", 0, 0, 3600),  # the order's points_inside alone decide
+    ("still_after_s", 300, 60, 86400),  # traffic lights and bus stops are shorter
+    ("still_fix_interval_s", 240, 30, 3600),  # MoJ: a gap of more than 5 min between points is missing data
+    ("gnss_back_off_s", 180, 15, 3600),  # with an attempt of 40 s still a point of the network in 5 min
+    ("gnss_cold_timeout_s", 120, 30, 600),  # NIJ 1004.00 §5.3.1: cold start within 2 min
+    ("gnss_hot_timeout_s", 40, 5, 300),  # u-blox M8: 1 s hot, 26 s if it has lost its orbits after all
+    ("locate_limit_s", 180, 10, 180),  # NIJ draft: on-demand location within 3 min
+    ("teleport_kph", 300, 100, 2000),  # faster than any land vehicle a wearer rides
+    ("motion_without_fix_s", 600, 60, 3600),  # field rule: 10 min of motion
+    ("motion_window_s", 3600, 600, 14400),  # within 60 min
+    ("motion_grace_s", 600, 0, 3600),  # then 10 min grace
+    ("shielding_s", 120, 30, 3600),  # field rule: more than 2 min
+    ("shielding_together_s", 90, 10, 600),  # a fix a minute and an attempt of up to 40 s say when
+    ("shielding_least_dbm", -100, -113, -51),  # 3GPP TS 27.007: CSQ 6; below it any wall ends a call
+    ("shielding_travel_kph", 30, 5, 300),  # faster than a runner
+    ("shielding_travel_s", 1200, 120, 7200),  # 20 min: the longest rail tunnels of the UK at their line speed
+    ("gnss_jamming_level", 150, 50, 255),  # of 255; u-blox calls indoor noise below 50
+    ("cellular_jamming_s", 120, 30, 3600),  # as shielding
+    ("cell_position_interval_s", 180, 30, 3600),  # under the 5 min of MoJ with the attempt before it
+    ("dock_check_interval_s", 300, 30, 3600),  # as a presence window
+    ("dock_listen_s", 20, 5, 300),  # two tokens of a beacon of 10 s
+    ("gnss_power_save", 1, 0, 1),
+    ("modem_sleep", 0, 0, 1),  # asleep it cannot be asked where it is within 3 min
 )
 # Intervals of the configuration message, in its order.
 _CONFIGURED = ("report_interval_s", "fix_interval_s", "presence_window_s", "sample_interval_s", "status_interval_s")

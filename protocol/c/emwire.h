@@ -286,6 +286,12 @@ static inline int32_t emwire_get_i32(const uint8_t *data)
 #define EMWIRE_EVENT_BEACON_BATTERY_LOW 54 /* A pid's own battery is low, by its beacon; value: percent */
 #define EMWIRE_EVENT_TASK_STUCK 55 /* A task did not answer and the watchdog is no longer fed; evidence: its name */
 #define EMWIRE_EVENT_CHARGE_RECOVERED 56 /* Charging works again after CHARGE_FAILED; value: mV */
+#define EMWIRE_EVENT_POSITION_DOUBTED 60 /* Position implies an impossible speed; value: km/h; evidence: metres, seconds u32 */
+#define EMWIRE_EVENT_DOCKED 61 /* In its dock and hears the dock's beacon: takes no positions; subject: the beacon */
+#define EMWIRE_EVENT_UNDOCKED 62 /* Takes positions again; value: seconds docked; evidence: cause u8 */
+#define EMWIRE_EVENT_CELLULAR_JAMMING_ENDED 63 /* A cell can be read again; value: seconds it lasted */
+#define EMWIRE_EVENT_MOTION_GNSS_RESTORED 64 /* Position again after MOTION_WITHOUT_GNSS; value: seconds since it began */
+#define EMWIRE_EVENT_POSITIONS_DAMAGED 65 /* Positions on flash unreadable after a reset; value: bytes of them */
 #define EMWIRE_EVENT_GATEWAY_STARTED 90 /* A gateway began to listen; evidence: its name */
 #define EMWIRE_EVENT_GATEWAY_LINK_LOST 91 /* A gateway's link stopped; value: times in a row; evidence: link, newline, reason */
 #define EMWIRE_EVENT_GATEWAY_LINK_RESTORED 92 /* A gateway's link is back; value: seconds without; evidence: link */
@@ -426,6 +432,32 @@ static inline int32_t emwire_get_i32(const uint8_t *data)
 #define EMWIRE_PARAMETER_CURFEW_GRACE_S 40 /* Absence in a curfew shorter than this is no event, s */
 #define EMWIRE_PARAMETER_CLOCK_BOUND_MS 41 /* The gateway is asked for the time when the clock is less certain than, ms */
 #define EMWIRE_PARAMETER_STRAP_LIGHT_PERCENT 42 /* A fibre strap is open below this share of its own light, percent */
+#define EMWIRE_PARAMETER_VIOLATION_FIX_INTERVAL_S 100 /* Between positions while a zone is violated, s */
+#define EMWIRE_PARAMETER_VIOLATION_REPORT_INTERVAL_S 101 /* Between reports while a zone is violated, s */
+#define EMWIRE_PARAMETER_ZONE_WINDOW_POINTS 102 /* A zone's positions inside are counted among so many of the last */
+#define EMWIRE_PARAMETER_ZONE_DWELL_S 103 /* Positions inside must span so long to be a violation, s */
+#define EMWIRE_PARAMETER_STILL_AFTER_S 104 /* Without motion for so long the tag is still, s */
+#define EMWIRE_PARAMETER_STILL_FIX_INTERVAL_S 105 /* Between positions while still, s */
+#define EMWIRE_PARAMETER_GNSS_BACK_OFF_S 106 /* Longest pause between attempts while there is no fix, s */
+#define EMWIRE_PARAMETER_GNSS_COLD_TIMEOUT_S 107 /* Longest attempt after hours without satellites, s */
+#define EMWIRE_PARAMETER_GNSS_HOT_TIMEOUT_S 108 /* Longest attempt otherwise, s */
+#define EMWIRE_PARAMETER_LOCATE_LIMIT_S 109 /* Longest search for a position on demand, s */
+#define EMWIRE_PARAMETER_TELEPORT_KPH 110 /* A position that implies a higher speed is doubted, km/h */
+#define EMWIRE_PARAMETER_MOTION_WITHOUT_FIX_S 111 /* So much motion without a fix is an event, s */
+#define EMWIRE_PARAMETER_MOTION_WINDOW_S 112 /* Within this time, s */
+#define EMWIRE_PARAMETER_MOTION_GRACE_S 113 /* And no fix in so long after it, s */
+#define EMWIRE_PARAMETER_SHIELDING_S 114 /* Satellites and cell lost together for so long suggest shielding, s */
+#define EMWIRE_PARAMETER_SHIELDING_TOGETHER_S 115 /* Lost within so long of each other is together, s */
+#define EMWIRE_PARAMETER_SHIELDING_LEAST_DBM 116 /* A cell weaker than this is lost for ordinary reasons, dBm */
+#define EMWIRE_PARAMETER_SHIELDING_TRAVEL_KPH 117 /* Lost while faster than this may be a tunnel, km/h */
+#define EMWIRE_PARAMETER_SHIELDING_TRAVEL_S 118 /* Then so long is ordinary, s */
+#define EMWIRE_PARAMETER_GNSS_JAMMING_LEVEL 119 /* The receiver's jamming indicator from which jamming is suspected */
+#define EMWIRE_PARAMETER_CELLULAR_JAMMING_S 120 /* A strong signal and no cell to be read for so long suggest jamming, s */
+#define EMWIRE_PARAMETER_CELL_POSITION_INTERVAL_S 121 /* Between positions by the network while there is no fix, s */
+#define EMWIRE_PARAMETER_DOCK_CHECK_INTERVAL_S 122 /* Between two times of listening for the dock's beacon, s */
+#define EMWIRE_PARAMETER_DOCK_LISTEN_S 123 /* Longest time of listening for the dock's beacon, s */
+#define EMWIRE_PARAMETER_GNSS_POWER_SAVE 124 /* 1: a receiver that can sleeps between positions by itself; 0: it is switched off */
+#define EMWIRE_PARAMETER_MODEM_SLEEP 125 /* 1: the modem sleeps between reports (PSM); 0: it stays reachable */
 
 /* First record of a boot, whose count is the epoch of its frame. The clock's state is in the record header. */
 typedef struct emwire_hello_message {
