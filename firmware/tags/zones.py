@@ -1,0 +1,193 @@
+# Zones of the order in force, judged on the tag: N of the last M positions, as the backend judges them too. Sans-IO.
+import struct
+
+from emwire import constants
+
+from tags import geometry
+
+# An isolated wrong position must neither make nor end a violation: N of the last M, M at least 3 (field notes §2).
+LEAST_WINDOW = 3
+LONGEST_WINDOW = 8
+# Positions further apart than this do not count together.
+SEPARATION_S = 3600
+# order version u16, zone type u8, cause u8, positions that count, positions judged, seconds from the first of them to
+# the last u16, precision m u16 (65535 unknown), latitude and longitude i32 of the last
+EVIDENCE_FORMAT = "<HBBBBHHii"
+
+CAUSE_POSITION = 0
+CAUSE_ORDER = 1  # another order, or version, without this zone
+CAUSE_TIME = 2  # the zone's time is over
+
+
+class _State:
+    """What is known of one zone: the last positions as bits, newest lowest."""
+
+    __slots__ = ("zone", "violated", "against", "clear", "times")
+
+    def __init__(self, zone):
+        self.zone = zone
+        self.violated = False
+        self.forget()
+
+    def forget(self):
+        self.against = 0
+        self.clear = 0
+        self.times = []
+
+
+class Zones:
+    """judge() every satellite position; it returns the events to raise: (type, zone number, time_s, evidence)."""
+
+    def __init__(self):
+        self._states = []
+        self._version = 0
+        self.window = LEAST_WINDOW
+        self.dwell_s = 0
+
+    @property
+    def violated(self) -> bool:
+        """Whether any zone is violated; a RESTRICTION never is, its conditions are judged behind the gateway."""
+        for state in self._states:
+            if state.violated and state.zone.zone_type != constants.ZONE_RESTRICTION:
+                return True
+        return False
+
+    def take(self, version: int, zones, now_s: int) -> list:
+        """Another order: what is known of zones that it leaves as they were is kept, violations of others end."""
+        old = self._states
+        old_version = self._version
+        self._states = []
+        self._version = version
+        for zone in zones:
+            found = None
+            for state in old:
+                if _same(state.zone, zone):
+                    found = state
+            if found is None:
+                found = _State(zone)
+            else:
+                old.remove(found)
+                found.zone = zone
+            self._states.append(found)
+        events = []
+        for state in old:
+            if state.violated:
+                events.append(self._event(state, False, now_s, CAUSE_ORDER, None, old_version))
+        return events
+
+    def judge(self, time_s: int, latitude: int, longitude: int, precision_m: int) -> list:
+        """precision_m: -1 unknown. Positions come in the order of their time; an older one is not judged."""
+        events = []
+        for state in self._states:
+            zone = state.zone
+            if zone.ends_s and time_s >= zone.ends_s:
+                if state.violated:
+                    events.append(self._event(state, False, zone.ends_s, CAUSE_TIME, None, self._version))
+                    state.violated = False
+                state.forget()
+            elif time_s >= zone.starts_s:
+                event = self._judge(state, time_s, latitude, longitude, precision_m)
+                if event is not None:
+                    events.append(event)
+        return events
+
+    def _judge(self, state, time_s, latitude, longitude, precision_m):
+        zone = state.zone
+        times = state.times
+        if times and not 0 <= time_s - times[-1] <= SEPARATION_S:
+            if time_s < times[-1]:
+                return None
+            state.forget()
+            times = state.times
+        where = place(zone, latitude, longitude, precision_m)
+        against, clear = geometry.INSIDE, geometry.OUTSIDE
+        if zone.zone_type == constants.ZONE_INCLUSION:
+            against, clear = clear, against
+        needed = zone.points_inside
+        size = min(LONGEST_WINDOW, max(self.window, needed))
+        mask = (1 << size) - 1
+        state.against = (state.against << 1 | (where == against)) & mask
+        # Consecutive, for leaving: one stray position does not split a visit.
+        state.clear = state.clear + 1 if where == clear else 0
+        times.append(time_s)
+        del times[:-size]
+        position = latitude, longitude, precision_m
+        if not state.violated:
+            count = _bits(state.against)
+            if where != against or count < needed:
+                return None
+            first_s = times[-_span(state.against)]
+            if time_s - first_s < self.dwell_s:
+                return None
+            state.violated = True
+            state.clear = 0
+            return self._event(state, True, first_s, CAUSE_POSITION, position, self._version)
+        if state.clear < needed:
+            return None
+        first_s = times[-min(state.clear, len(times))]
+        event = self._event(state, False, first_s, CAUSE_POSITION, position, self._version)
+        state.violated = False
+        state.forget()
+        return event
+
+    def _event(self, state, begins, time_s, cause, position, version):
+        zone = state.zone
+        latitude, longitude, precision_m = position or (0, 0, -1)
+        times = state.times
+        counting = _bits(state.against) if begins else min(state.clear, 255)
+        evidence = struct.pack(
+            EVIDENCE_FORMAT,
+            version,
+            zone.zone_type,
+            cause,
+            counting,
+            len(times),
+            min(times[-1] - time_s, 65535) if position and times else 0,
+            precision_m if 0 <= precision_m < 65535 else 65535,
+            latitude,
+            longitude,
+        )
+        entered = begins != (zone.zone_type == constants.ZONE_INCLUSION)
+        kind = constants.EVENT_ZONE_ENTERED if entered else constants.EVENT_ZONE_LEFT
+        return kind, zone.number, time_s, evidence
+
+
+def place(zone, latitude: int, longitude: int, precision_m: int) -> int:
+    """geometry.INSIDE, POSSIBLE or OUTSIDE of an order's zone."""
+    if precision_m < 0:
+        precision_m = geometry.UNKNOWN_PRECISION_M
+    if zone.zone_shape == constants.SHAPE_CIRCLE:
+        return geometry.in_circle(latitude, longitude, precision_m, zone.vertices, zone.radius_m)
+    return geometry.in_polygon(latitude, longitude, precision_m, zone.vertices)
+
+
+def _same(one, other):
+    if (one.number, one.zone_type, one.zone_shape, one.radius_m, len(one.vertices)) != (
+        other.number,
+        other.zone_type,
+        other.zone_shape,
+        other.radius_m,
+        len(other.vertices),
+    ):
+        return False
+    for index, value in enumerate(one.vertices):
+        if value != other.vertices[index]:
+            return False
+    return True
+
+
+def _bits(value):
+    count = 0
+    while value:
+        count += value & 1
+        value >>= 1
+    return count
+
+
+def _span(value):
+    """Positions from the oldest bit on."""
+    count = 0
+    while value:
+        count += 1
+        value >>= 1
+    return count
