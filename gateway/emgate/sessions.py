@@ -134,28 +134,56 @@ class Sessions:
         """Go on from where the store says the last run ended. Before any link starts."""
         counts = await self._store.counts()
         keys = await self._store.keys_in_use()
-        for device_id, session in self._sessions.items():
-            session.take_keys(keys.get(device_id))
-            link = session.link
-            session.status.stored, session.status.delivered = counts.get(device_id, (0, 0))
-            for state in await self._store.epochs(device_id):
-                link.restore(
-                    state.epoch,
-                    state.stored_through,
-                    state.delivered_through,
-                    state.stored_above,
-                    state.delivered_above,
-                )
-            for gap in await self._store.gap_records(device_id):
-                session.status.gaps += 1
-                lost = lost_range(gap.payload)
-                if lost is not None:
-                    link.restore_lost(*lost, gap.delivered)
-                    session.status.lost_records += lost[2] - lost[1] + 1
-            for record in await self._store.latest(device_id):
-                self._observe(session, record)
-            for epoch, next_counter in sorted((await self._store.up_counters(device_id)).items()):
-                link.restore_up_counter(epoch, next_counter)
+        for session in self._sessions.values():
+            await self._load(session, keys, counts)
+
+    async def _load(
+        self, session: Session, keys: dict[int, tuple[int, bytes]], counts: dict[int, tuple[int, int]]
+    ) -> None:
+        device_id = session.device.device_id
+        session.take_keys(keys.get(device_id))
+        link = session.link
+        session.status.stored, session.status.delivered = counts.get(device_id, (0, 0))
+        for state in await self._store.epochs(device_id):
+            link.restore(
+                state.epoch,
+                state.stored_through,
+                state.delivered_through,
+                state.stored_above,
+                state.delivered_above,
+            )
+        for gap in await self._store.gap_records(device_id):
+            session.status.gaps += 1
+            lost = lost_range(gap.payload)
+            if lost is not None:
+                link.restore_lost(*lost, gap.delivered)
+                session.status.lost_records += lost[2] - lost[1] + 1
+        for record in await self._store.latest(device_id):
+            self._observe(session, record)
+        for epoch, next_counter in sorted((await self._store.up_counters(device_id)).items()):
+            link.restore_up_counter(epoch, next_counter)
+
+    async def apply(self, registry: Registry) -> list[int]:
+        """Go by another registry from now on; the devices for which something changed. Other sessions go on as they
+        are. A device that is no longer listed is refused from its next frame on, as a stranger."""
+        changed = [device for device in registry if self._registry.get(device.device_id) != device]
+        gone = [device.device_id for device in self._registry if registry.get(device.device_id) is None]
+        keys = await self._store.keys_in_use()
+        counts = await self._store.counts() if changed else {}
+        fresh = {}
+        for device in changed:
+            fresh[device.device_id] = session = Session(device)
+            await self._load(session, keys, counts)
+        # Nothing is awaited from here on. What the old sessions have under way ends with them: a record that is being
+        # committed is in the store, and found there when its device repeats it.
+        for device_id in (*gone, *fresh):
+            old = self._sessions.pop(device_id, None)
+            if old is not None and old.timer is not None:
+                old.timer.cancel()
+        for device_id, session in fresh.items():
+            self._sessions[device_id] = session
+        self._registry = registry
+        return [*gone, *fresh]
 
     # -- up ---------------------------------------------------------------------------------------------------
 
