@@ -172,6 +172,11 @@ class Sessions:
         counts = await self._store.counts() if changed else {}
         fresh = {}
         for device in changed:
+            known = self._sessions.get(device.device_id)
+            if known is not None and known.device.model_copy(update={"configuration": device.configuration}) == device:
+                known.device = device
+                self._consider_configuration(known)
+                continue
             fresh[device.device_id] = session = Session(device)
             await self._load(session, keys, counts)
         # Nothing is awaited from here on. What the old sessions have under way ends with them: a record that is being
@@ -183,7 +188,7 @@ class Sessions:
         for device_id, session in fresh.items():
             self._sessions[device_id] = session
         self._registry = registry
-        return [*gone, *fresh]
+        return [*gone, *(device.device_id for device in changed)]
 
     # -- up ---------------------------------------------------------------------------------------------------
 
