@@ -67,6 +67,9 @@ class Records:
     def listening(self, *fields):
         self._add(False, device_codec.encode_listening, fields)
 
+    def update_state(self, *fields):
+        self._add(False, device_codec.encode_update_state, fields)
+
     def command_result(self, *fields):
         # In the alarm lane: whoever commands waits for it, and a device that reports by interval connects for alarms.
         self._add(True, device_codec.encode_command_result, fields)

@@ -79,6 +79,9 @@ TABLE = (
     ("dock_listen_s", 20, 5, 300),  # two tokens of a beacon of 10 s
     ("gnss_power_save", 1, 0, 1),
     ("modem_sleep", 0, 0, 1),  # asleep it cannot be asked where it is within 3 min
+    ("update_confirm_s", 3600, 60, 86400),  # common/update.py
+    ("update_trial_s", 86400, 300, 604800),  # common/update.py
+    ("update_battery_percent", 30, 0, 100),  # common/update.py
 )
 # Intervals of the configuration message, in its order.
 _CONFIGURED = ("report_interval_s", "fix_interval_s", "presence_window_s", "sample_interval_s", "status_interval_s")

@@ -388,6 +388,10 @@ static inline int32_t emwire_get_i32(const uint8_t *data)
 #define EMWIRE_UPDATE_CAUSE_NOT_CONFIRMED 7 /* The new image did not confirm itself in time */
 #define EMWIRE_UPDATE_CAUSE_WITHDRAWN 8 /* Another manifest took its place */
 #define EMWIRE_UPDATE_CAUSE_FLASH 9 /* Flash could not be written */
+#define EMWIRE_UPDATE_CAUSE_REPLAYED 10 /* Its number is not above that of the last update */
+#define EMWIRE_UPDATE_CAUSE_OTHER_BOARD 11 /* The image is for another board */
+#define EMWIRE_UPDATE_CAUSE_IMAGE 12 /* The image cannot be unpacked, or is not what its manifest says */
+#define EMWIRE_UPDATE_CAUSE_CRASHED 13 /* The new image ended or hung in every boot that it was given */
 
 /* parameter: A tunable of the firmware; common/settings.py has default, bounds and source of each. */
 #define EMWIRE_PARAMETER_REPORT_INTERVAL_S 1 /* Between reports over a link that is not always open, s */
@@ -458,6 +462,9 @@ static inline int32_t emwire_get_i32(const uint8_t *data)
 #define EMWIRE_PARAMETER_DOCK_LISTEN_S 123 /* Longest time of listening for the dock's beacon, s */
 #define EMWIRE_PARAMETER_GNSS_POWER_SAVE 124 /* 1: a receiver that can sleeps between positions by itself; 0: it is switched off */
 #define EMWIRE_PARAMETER_MODEM_SLEEP 125 /* 1: the modem sleeps between reports (PSM); 0: it stays reachable */
+#define EMWIRE_PARAMETER_UPDATE_CONFIRM_S 200 /* New firmware is kept after so long in one boot, without a failure, heard, s */
+#define EMWIRE_PARAMETER_UPDATE_TRIAL_S 201 /* New firmware that was not kept by then is left for the old, s */
+#define EMWIRE_PARAMETER_UPDATE_BATTERY_PERCENT 202 /* New firmware is installed from this charge on, or on a charger, % */
 
 /* First record of a boot, whose count is the epoch of its frame. The clock's state is in the record header. */
 typedef struct emwire_hello_message {

@@ -331,6 +331,10 @@ UPDATE_CAUSE = Enumeration(
         ("NOT_CONFIRMED", 7, "The new image did not confirm itself in time"),
         ("WITHDRAWN", 8, "Another manifest took its place"),
         ("FLASH", 9, "Flash could not be written"),
+        ("REPLAYED", 10, "Its number is not above that of the last update"),
+        ("OTHER_BOARD", 11, "The image is for another board"),
+        ("IMAGE", 12, "The image cannot be unpacked, or is not what its manifest says"),
+        ("CRASHED", 13, "The new image ended or hung in every boot that it was given"),
     ),
 )
 PARAMETER = Enumeration(
@@ -407,6 +411,9 @@ PARAMETER = Enumeration(
         ("DOCK_LISTEN_S", 123, "Longest time of listening for the dock's beacon, s"),
         ("GNSS_POWER_SAVE", 124, "1: a receiver that can sleeps between positions by itself; 0: it is switched off"),
         ("MODEM_SLEEP", 125, "1: the modem sleeps between reports (PSM); 0: it stays reachable"),
+        ("UPDATE_CONFIRM_S", 200, "New firmware is kept after so long in one boot, without a failure, heard, s"),
+        ("UPDATE_TRIAL_S", 201, "New firmware that was not kept by then is left for the old, s"),
+        ("UPDATE_BATTERY_PERCENT", 202, "New firmware is installed from this charge on, or on a charger, %"),
     ),
 )
 ENUMERATIONS = (
