@@ -20,8 +20,10 @@ async def run(board):
 
 
 def make_board(arguments):
-    """The Board of `main.py [BOARD [FOLDER]]`; by default the one that FOLDER/identity.json names under "board"."""
-    folder = arguments[2] if len(arguments) > 2 else "."
+    """The Board of `main.py [BOARD [FOLDER]]`; by default the one that FOLDER/identity.json names under "board".
+
+    FOLDER holds all that outlives the firmware: identity, keys, settings, journal."""
+    folder = arguments[2] if len(arguments) > 2 else "data"
     if len(arguments) > 1:
         name = arguments[1]
     else:

@@ -9,8 +9,6 @@ import machine
 from emwire import constants
 from machine import Pin
 
-# Where a board keeps identity, keys, journal and settings: outside the firmware, so that installing one keeps them.
-STORAGE = "/data"
 READ_BYTES = 256
 # From MicroPython's names to the wire's; a port has only some of them.
 _RESET_CAUSES = {
@@ -126,7 +124,7 @@ class PinOut:
 class MachineBoard:
     """Made from a module of pin tables; a board overrides what its hardware does otherwise."""
 
-    def __init__(self, pins, storage_path=STORAGE):
+    def __init__(self, pins, storage_path):
         self.pins = pins
         self.name = pins.NAME
         self.storage_path = storage_path
@@ -159,6 +157,9 @@ class MachineBoard:
 
     def watchdog(self, timeout_ms):
         return machine.WDT(timeout=min(timeout_ms, self.pins.WATCHDOG_LIMIT_MS))
+
+    def reset(self):
+        machine.reset()
 
     def log(self, text):
         # The console is nobody's data line on these boards.

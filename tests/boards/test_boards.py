@@ -37,5 +37,5 @@ def test_the_host_knows_every_board() -> None:
 
 
 def test_an_unknown_board_is_named_with_those_that_exist() -> None:
-    with pytest.raises(FlashError, match="no board 'esp8266'.*pico_w"):
+    with pytest.raises(FlashError, match=r"no board 'esp8266'.*pico_w"):
         definition("esp8266")

@@ -51,8 +51,8 @@ class _ModemPower:
 class Board(MachineBoard):
     """The hardware boundary; see boards/__init__.py."""
 
-    def __init__(self, *storage_path):
-        super().__init__(pins, *storage_path)
+    def __init__(self, storage_path):
+        super().__init__(pins, storage_path)
         bus = machine.I2C(0, sda=machine.Pin(pins.POWER_SDA), scl=machine.Pin(pins.POWER_SCL))
         self._power = Axp2101(bus, machine.Pin(pins.POWER_INTERRUPT, machine.Pin.IN, machine.Pin.PULL_UP))
 

@@ -5,7 +5,6 @@ TITLE = "LilyGO T-SIM7080G-S3 (ESP32-S3, SIM7080G)"
 MODELS = ("ankle_gps", "home_unit", "alcohol", "pid")
 # What sys.implementation._machine says on it.
 MACHINE = "ESP32S3"
-ARCHITECTURE = "xtensawin"
 # How MicroPython itself gets on it.
 BASE_IMAGE = "esptool"
 # The watchdog of the port takes up to 2**32 ms.

@@ -6,5 +6,5 @@ from boards.nrf52840 import pins
 class Board(MachineBoard):
     """The hardware boundary; see boards/__init__.py."""
 
-    def __init__(self, *storage_path):
-        super().__init__(pins, *storage_path)
+    def __init__(self, storage_path):
+        super().__init__(pins, storage_path)

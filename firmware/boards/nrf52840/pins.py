@@ -4,7 +4,6 @@ NAME = "nrf52840"
 TITLE = "Nordic nRF52840 DK (PCA10056), Zephyr port"
 MODELS = ("home_unit", "alcohol", "pid")
 MACHINE = "nrf52840"
-ARCHITECTURE = "armv7emsp"
 # How MicroPython itself gets on it.
 BASE_IMAGE = "debugger"
 # nRF52840 product specification §6.36: 32 bits at 32768 Hz.

@@ -4,7 +4,6 @@ NAME = "pico_w"
 TITLE = "Raspberry Pi Pico W (RP2040)"
 MODELS = ("home_unit", "pid")
 MACHINE = "Raspberry Pi Pico W with RP2040"
-ARCHITECTURE = "armv6m"
 # How MicroPython itself gets on it.
 BASE_IMAGE = "uf2"
 # RP2040 data sheet §4.7: 24 bits of microseconds, counted twice.

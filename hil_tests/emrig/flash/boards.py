@@ -21,8 +21,6 @@ class BoardDefinition:
     models: tuple[str, ...]
     machine: str
     """Part of what sys.implementation._machine says on it."""
-    architecture: str
-    """mpy-cross's -march, for the natively compiled parts."""
     base_image: str
     """How MicroPython itself gets on it: "esptool", "uf2" or "debugger"."""
     base_image_address: int
@@ -50,7 +48,6 @@ def _read(path: Path) -> BoardDefinition:
         pins["TITLE"],
         tuple(pins["MODELS"]),
         pins["MACHINE"],
-        pins["ARCHITECTURE"],
         pins["BASE_IMAGE"],
         pins.get("BASE_IMAGE_ADDRESS", 0),
     )

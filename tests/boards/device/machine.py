@@ -1,4 +1,4 @@
-"""MicroPython's `machine` as the boards use it: pins with levels and interrupts, UARTs that loop back, a power manager."""
+"""MicroPython's `machine` as the boards use it: pins, converters, looped UARTs, a power manager."""
 
 import io
 

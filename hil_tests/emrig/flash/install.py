@@ -1,0 +1,231 @@
+"""Installs a model on one board, in an order that a cut cable at any byte leaves flashable: the start file goes first
+and comes back last, and identity, keys and unsent records are never touched."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from emrig import firmware_image
+from emrig.flash import base_image, identity
+from emrig.flash.boards import BoardDefinition
+from emrig.flash.errors import FlashError
+from emrig.flash.repl import RECONNECT_S, Repl, sha256
+
+START = "/main.py"
+DATA = "/data"
+WHOLE = f"/a/{firmware_image.MARKER}"
+"""By this file the selector knows a whole firmware: taken away before, and back after all others."""
+ATTEMPTS = 3
+"""To write one file so that it reads back right: a worn flash block may need another."""
+NEEDED_MODULES = {
+    "ankle_gps": ["asyncio", "binascii", "cryptolib", "hashlib", "json", "struct"],
+    "home_unit": ["asyncio", "binascii", "bluetooth", "cryptolib", "hashlib", "json", "struct"],
+    "alcohol": ["asyncio", "binascii", "bluetooth", "cryptolib", "hashlib", "json", "struct"],
+    "pid": ["asyncio", "binascii", "bluetooth", "cryptolib", "json", "struct"],
+}
+"""What a model's firmware imports and not every MicroPython image has."""
+# The lowest that has what the firmware uses (design: plain MicroPython 1.26+).
+LOWEST_VERSION = (1, 24)
+
+Progress = Callable[[str, int, int], None]
+"""(what, done, of)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is to be on the board."""
+
+    board: BoardDefinition
+    model: str
+    port: str
+    device_id: int | None = None
+    new_identity: bool = False
+    mqtt: tuple[str, int] | None = None
+    update_key: bytes | None = None
+    """x and y of the P-256 key whose updates it will take; without one it takes none."""
+    base_image: Path | None = None
+    backups: Path = Path("var/flash")
+    register: Callable[[identity.Identity], None] = lambda _: None
+    """Told of a new identity before the board is; raises FlashError when it cannot keep it."""
+
+
+@dataclass(slots=True)
+class Installed:
+    """The record of what was installed; holds no key."""
+
+    board: str
+    model: str
+    port: str
+    device_id: int
+    serial: str
+    machine: str
+    micropython: str
+    firmware_version: str
+    identity: str
+    """"kept" or "new"."""
+    self_test: dict[str, Any]
+    files: dict[str, str]
+    """Path → SHA-256, read back from the board."""
+    backup: str | None = None
+    finished: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def install(wish: Wish, progress: Progress = lambda *_: None) -> Installed:
+    """Do it all; FlashError says what stopped it and what to do."""
+    if wish.model not in wish.board.models:
+        raise FlashError(
+            f"{wish.board.title} has no hardware for {wish.model}: it can be {', '.join(wish.board.models)}"
+        )
+    files = {f"/{path}": data for path, data in firmware_image.installation(wish.model, wish.board.name).items()}
+    if wish.base_image is not None:
+        progress("base image", 0, 1)
+        base_image.put(wish.board, wish.port, wish.base_image)
+    repl = Repl(wish.port)
+    repl.connect(within_s=RECONNECT_S if wish.base_image else 0)
+    try:
+        facts = _check(repl, wish, files)
+        _stop(repl)
+        who, kept, backup = _identity(repl, wish)
+        _remove_strangers(repl, files)
+        digests = {}
+        paths = sorted(files.keys() - {WHOLE, START})
+        for done, path in enumerate(paths):
+            progress(path, done, len(paths))
+            repl.make_folders(path)
+            digests[path] = _put(repl, path, files[path])
+        progress("self-test", len(paths), len(paths))
+        tested = _self_test(repl)
+        for path in (WHOLE, START):
+            digests[path] = _put(repl, path, files[path])
+        repl.reset()
+    finally:
+        repl.close()
+    return Installed(
+        wish.board.name,
+        wish.model,
+        wish.port,
+        who.device_id,
+        facts["serial"],
+        facts["machine"],
+        facts["version"],
+        ".".join(map(str, firmware_image.source_version()[0])),
+        "kept" if kept else "new",
+        tested,
+        digests,
+        backup,
+    )
+
+
+def _check(repl: Repl, wish: Wish, files: Mapping[str, bytes]) -> dict[str, Any]:
+    facts = repl.facts()
+    board = wish.board
+    if board.machine.lower() not in facts["machine"].lower():
+        raise FlashError(
+            f"{repl.port} is a {facts['machine'] or facts['platform']}, not a {board.title}: give its --board, or the "
+            "right port; nothing was changed"
+        )
+    if tuple(int(part) for part in facts["version"].split(".")[:2]) < LOWEST_VERSION:
+        raise FlashError(
+            f"{repl.port} runs MicroPython {facts['version']}; {'.'.join(map(str, LOWEST_VERSION))} or newer is "
+            "needed: flash it with --base-image FILE"
+        )
+    missing = repl.missing_modules(NEEDED_MODULES[wish.model])
+    if missing:
+        raise FlashError(
+            f"MicroPython on {repl.port} has no {', '.join(missing)}, which {wish.model} needs: put an image on it "
+            f"that has (docs/flashing.md, {board.name})"
+        )
+    need = sum(map(len, files.values()))
+    present = {path for path in repl.files() if not path.startswith(DATA + "/")}
+    if not present and facts["free_bytes"] < need:
+        raise FlashError(
+            f"{repl.port} has {facts['free_bytes']} B of flash free, {need} are needed: use a larger board"
+        )
+    return facts
+
+
+def _stop(repl: Repl) -> None:
+    """Take the start file away; what runs holds a watchdog, which would reset the board amid the work: reset first."""
+    if repl.exists(START):
+        repl.remove(START)
+        repl.reset()
+        repl.connect(within_s=RECONNECT_S)
+
+
+def _identity(repl: Repl, wish: Wish) -> tuple[identity.Identity, bool, str | None]:
+    backup = None
+    if repl.exists(identity.IDENTITY) and not wish.new_identity:
+        device_id, model = identity.read(repl.read(identity.IDENTITY))
+        if wish.device_id not in (None, device_id) or model != wish.model:
+            raise FlashError(
+                f"{repl.port} is already {model} {device_id:08x}: give --new-identity to make it another device; its "
+                "records are saved first"
+            )
+        return identity.Identity(device_id, model, None), True, None
+    if repl.exists(DATA):
+        backup = _save_data(repl, wish.backups)
+    who = identity.make(wish.model, wish.device_id)
+    wish.register(who)
+    repl.make_folders(identity.IDENTITY)
+    _put(repl, identity.IDENTITY, who.file(wish.board.name, wish.mqtt, wish.update_key))
+    return who, False, backup
+
+
+def _save_data(repl: Repl, backups: Path) -> str | None:
+    """Copy what the old device left to the host and take it off the board; where it is."""
+    paths = repl.files(DATA)
+    if not paths:
+        return None
+    folder = backups / datetime.now(UTC).strftime("saved-%Y%m%dT%H%M%S%f")
+    # It holds the old device's key.
+    folder.mkdir(parents=True, mode=0o700)
+    for path in paths:
+        target = folder / path.removeprefix(DATA + "/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(repl.read(path))
+    for path in paths:
+        repl.remove(path)
+    return str(folder)
+
+
+def _remove_strangers(repl: Repl, files: Mapping[str, bytes]) -> None:
+    """Files of another firmware would shadow this one's; slot b and the selector's books are of updates since."""
+    repl.remove(WHOLE)
+    for path in repl.files():
+        if not path.startswith(DATA + "/") and path not in files:
+            repl.remove(path)
+
+
+def _put(repl: Repl, path: str, data: bytes) -> str:
+    """Write unless it is there already, read back by hash, and again if that is wrong."""
+    wanted = sha256(data)
+    if repl.exists(path) and repl.sha256(path) == wanted:
+        return wanted
+    found = ""
+    for _ in range(ATTEMPTS):
+        repl.write(path, data)
+        found = repl.sha256(path)
+        if found == wanted:
+            return found
+    raise FlashError(
+        f"{repl.port}: {path} reads back wrong {ATTEMPTS} times ({found[:12]} for {wanted[:12]}): the flash is worn, "
+        "take another board"
+    )
+
+
+def _self_test(repl: Repl) -> dict[str, Any]:
+    """Run the firmware's own self-test over the REPL, before the start file is there."""
+    output = repl.run(SELF_TEST).strip().splitlines()
+    try:
+        result: dict[str, Any] = json.loads(output[-1])
+    except (IndexError, ValueError):
+        raise FlashError(f"{repl.port}: the self-test gave no result: {output[-3:]}: flash it again") from None
+    return result
+
+
+SELF_TEST = ""

@@ -1,0 +1,200 @@
+"""A board's MicroPython, spoken to through mpremote's transport: facts, files, hashes, reset."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Self
+
+import serial
+from mpremote.transport import TransportError, TransportExecError
+from mpremote.transport_serial import SerialTransport
+
+from emrig.flash.errors import FlashError
+
+# An emulated board is some 40 times slower than a real one, on which hashing the longest file takes half a second.
+ANSWER_S = 60
+# After a reset USB comes back within seconds; an emulated board boots in about ten.
+RECONNECT_S = 40
+# A chunk is repr'd into a statement that the board compiles in its heap: 1 KiB becomes at most 4 KiB there.
+CHUNK_BYTES = 1024
+FACTS = """
+import sys, os, json
+try:
+    from machine import unique_id
+    serial = unique_id().hex()
+except (ImportError, AttributeError):
+    serial = ''
+s = os.statvfs('/')
+print(json.dumps({'machine': getattr(sys.implementation, '_machine', ''), 'platform': sys.platform,
+    'version': '.'.join(str(part) for part in sys.implementation.version[:3]), 'serial': serial,
+    'mpy': getattr(sys.implementation, '_mpy', 0), 'free_bytes': s[1] * s[3]}))
+"""
+TREE = """
+import os
+def walk(path):
+    for entry in os.ilistdir(path or '/'):
+        full = path + '/' + entry[0]
+        if entry[1] & 0x4000:
+            walk(full)
+        else:
+            print(repr(full))
+walk(%r)
+"""
+HAS_MODULES = """
+missing = []
+for name in %r:
+    try:
+        __import__(name)
+    except ImportError:
+        missing.append(name)
+print(repr(missing))
+"""
+
+
+class Repl:
+    """The raw REPL of one board. Every failure is a FlashError that names the port."""
+
+    def __init__(self, port: str) -> None:
+        self.port = port
+        self._transport: SerialTransport | None = None
+
+    def __enter__(self) -> Self:
+        self.connect()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def connect(self, within_s: float = 0) -> None:
+        """Interrupt whatever runs and enter the raw REPL; tries again until within_s have passed."""
+        end = time.monotonic() + within_s
+        while True:
+            try:
+                self._connect()
+                return
+            except (TransportError, OSError, serial.SerialException) as error:
+                self.close()
+                if time.monotonic() < end:
+                    time.sleep(0.2)
+                    continue
+                if not os.path.exists(self.port):  # noqa: PTH110 - a port need not be a path (rfc2217://…)
+                    what = "there is no such port: plug the board in; `mpremote connect list` names the ports"
+                elif isinstance(error, OSError) and not isinstance(error, TransportError):
+                    what = f"cannot open it ({error}): close what else uses it, and be a member of its group"
+                else:
+                    what = (
+                        f"no MicroPython answers ({error}): press reset, or put MicroPython on it first with "
+                        "--base-image FILE"
+                    )
+                raise FlashError(f"{self.port}: {what}") from None
+
+    def _connect(self) -> None:
+        self._transport = SerialTransport(self.port)
+        # A write to a board that died must not wait for ever.
+        self._transport.serial.write_timeout = ANSWER_S
+        self._transport.serial.timeout = ANSWER_S
+        self._transport.enter_raw_repl(soft_reset=False)
+
+    def close(self) -> None:
+        """Leave the port to others."""
+        if self._transport is not None:
+            try:
+                self._transport.close()
+            except (OSError, serial.SerialException):
+                pass
+            self._transport = None
+
+    def run(self, code: str, timeout_s: float = ANSWER_S) -> str:
+        """Run code and return what it printed; FlashError with the board's traceback."""
+        with self._told():
+            output, error = self._live.exec_raw(code, timeout=timeout_s)
+            if error:
+                raise FlashError(f"{self.port}: the board refused a step:\n{error.decode(errors='replace')}")
+            text: str = output.decode(errors="replace")
+            return text
+
+    def facts(self) -> dict[str, Any]:
+        """machine, platform, version, serial, mpy, free_bytes."""
+        facts: dict[str, Any] = json.loads(self.run(FACTS))
+        return facts
+
+    def missing_modules(self, names: list[str]) -> list[str]:
+        """Those of the names that this MicroPython has not."""
+        missing: list[str] = ast.literal_eval(self.run(HAS_MODULES % (names,)))
+        return missing
+
+    def files(self, folder: str = "") -> list[str]:
+        """Full paths of all files below a folder ("" is the root); none where there is no such folder."""
+        if folder and not self.exists(folder):
+            return []
+        return [ast.literal_eval(line) for line in self.run(TREE % folder).splitlines() if line.strip()]
+
+    def exists(self, path: str) -> bool:
+        """Whether there is a file or folder."""
+        with self._told():
+            return bool(self._live.fs_exists(path))
+
+    def read(self, path: str) -> bytes:
+        """A file's bytes."""
+        with self._told():
+            return bytes(self._live.fs_readfile(path, chunk_size=CHUNK_BYTES))
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write a file under another name, then rename: a cut leaves the old file or none."""
+        with self._told():
+            temporary = path + ".new"
+            self._live.fs_writefile(temporary, data, chunk_size=CHUNK_BYTES)
+            self._live.exec(f"import os\nos.rename({temporary!r}, {path!r})")
+
+    def make_folders(self, path: str) -> None:
+        """All folders above a file."""
+        parts = path.strip("/").split("/")[:-1]
+        for count in range(1, len(parts) + 1):
+            folder = "/" + "/".join(parts[:count])
+            if not self.exists(folder):
+                with self._told():
+                    self._live.fs_mkdir(folder)
+
+    def remove(self, path: str) -> None:
+        """Remove a file; one that is not there is none the less gone."""
+        if self.exists(path):
+            with self._told():
+                self._live.fs_rmfile(path)
+
+    def sha256(self, path: str) -> str:
+        """SHA-256 of a file, computed by the board."""
+        with self._told():
+            return bytes(self._live.fs_hashfile(path, "sha256", chunk_size=CHUNK_BYTES)).hex()
+
+    def reset(self) -> None:
+        """Reset the board as its button would, without waiting for it."""
+        with self._told():
+            self._live.exec_raw_no_follow("import machine\nmachine.reset()")
+        self.close()
+
+    @property
+    def _live(self) -> SerialTransport:
+        assert self._transport is not None, "connect first"
+        return self._transport
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except TransportExecError as error:
+            raise FlashError(f"{self.port}: the board refused a step:\n{error.error_output}") from None
+        except (TransportError, OSError, serial.SerialException, SyntaxError, ValueError) as error:
+            raise FlashError(
+                f"{self.port}: the board stopped answering ({error}): check cable and power, then flash it again"
+            ) from None
+
+
+def sha256(data: bytes) -> str:
+    """Hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
