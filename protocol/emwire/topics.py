@@ -53,6 +53,11 @@ def backend_ack(gateway_id: str) -> str:
     return "emtag/v1/backend/" + _level(gateway_id) + "/ack"
 
 
+def backend_down(gateway_id: str) -> str:
+    """Topic on which the backend asks a gateway to send something to a device."""
+    return "emtag/v1/backend/" + _level(gateway_id) + "/down"
+
+
 def _hexadecimal(device_id: int) -> str:
     if type(device_id) is not int:
         raise WireError("type", 0)

@@ -7,9 +7,9 @@ boot epoch, and notes what has to be judged anew; `evaluate` then does the judgi
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import structlog
 from emwire import codec
@@ -21,6 +21,8 @@ from emgate.backend.projection import Decoded, Header, Row
 from emgate.backend.vocabulary import unix_ms
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 EVIDENCE_OF = {
     "positions": ("exclusion_zone",),
@@ -70,6 +72,11 @@ class Backend:
         """Close the database; everything acknowledged is already on the disk."""
         with self._lock:
             self._database.close()
+
+    def within(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `work` in a transaction of the one writer."""
+        with self._lock, database.transaction(self._database):
+            return work(self._database)
 
     def ingest(self, batch: dict[str, Any]) -> int:
         """Store a batch; returns how many of its records are new. BatchError when it is not of the agreed shape."""
