@@ -505,6 +505,12 @@ class Journal:
                 result.append((epoch, oldest, marks.next))
         return result
 
+    def has(self, epoch: int, sequence: int) -> bool:
+        """Whether a routine record is readable on flash, or was delivered."""
+        marks = self._marks.get(epoch)
+        # An epoch that is not known any more was delivered whole.
+        return marks is None or sequence < marks.delivered or self._holds(0, epoch, sequence)
+
     @property
     def records(self) -> int:
         """Records on flash."""

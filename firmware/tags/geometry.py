@@ -14,8 +14,8 @@ UNKNOWN_PRECISION_M = 30
 _CIRCLE_MICRODEGREES = 360000000
 _HALF = 180000000
 _RIGHT_ANGLE = 90000000
-# Microdegrees of a great circle in 1,000 m, on the sphere of the IUGG mean radius, 6,371,008.8 m.
-_MICRODEGREES_PER_KM = 8993
+# Microdegrees of a great circle in 10 km, on the sphere of the IUGG mean radius, 6,371,008.8 m.
+_MICRODEGREES_PER_10_KM = 89932
 # Radians of a microdegree in 2**-46, and 1.0 of the sines below.
 _RADIAN = 1228166
 _ONE_BITS = 30
@@ -46,7 +46,7 @@ def east(longitude: int, of: int) -> int:
 
 def microdegrees(metres: int) -> int:
     """Of a great circle, rounded up."""
-    return (metres * _MICRODEGREES_PER_KM + 999) // 1000
+    return (metres * _MICRODEGREES_PER_10_KM + 9999) // 10000
 
 
 def haversine(latitude_a: int, longitude_a: int, latitude_b: int, longitude_b: int) -> int:
