@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import structlog
 
 from emgate.errors import StoreError
+from emgate.histogram import Histogram
 from emgate.store_schema import EpochState, GapRecord, Outcome, PayloadCipher, Record, connect, prepare
 from emgate.store_writer import QUEUE_FRAMES, Operation, Writer
 
@@ -512,6 +513,36 @@ class Store:
             return result
 
         return await self.read(work)
+
+    async def oldest_undelivered_ms(self) -> int | None:
+        """When the oldest record that waits for a required consumer was received; None: nothing waits."""
+
+        def work(connection: sqlite3.Connection) -> int | None:
+            found = []
+            for alarm in (False, True):
+                row = connection.execute(
+                    f"SELECT {COLUMNS} FROM records WHERE alarm = ? AND row_id > ? ORDER BY row_id LIMIT 1",
+                    (alarm, self.delivered_row(alarm)),
+                ).fetchone()
+                if row is not None:
+                    found.append(self._record(row).received_time_ms)
+            return min(found, default=None)
+
+        return await self.read(work)
+
+    @property
+    def writer_moves(self) -> int:
+        """Grows with every attempt to commit."""
+        return self._writer.moves
+
+    @property
+    def commit_seconds(self) -> Histogram:
+        """How long commits took."""
+        return self._writer.commit_seconds
+
+    def limit(self, maximum_bytes: int) -> None:
+        """From now on."""
+        self._maximum_bytes = maximum_bytes
 
     def _record(self, row: Sequence[Any]) -> Record:
         """A row of COLUMNS, opened. One that does not open goes on as it is: the backend keeps it as undecodable."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import structlog
 
+from emgate.histogram import Histogram
 from emgate.store_schema import Outcome, Record, connect
 
 log = structlog.get_logger(__name__)
@@ -63,6 +64,8 @@ class Writer:
     ) -> None:
         """`append` writes records inside a transaction; `stored` is told in the event loop which are new."""
         self.closing = False
+        self.moves = 0  # attempts to commit: does not stand still while the thread lives and has work
+        self.commit_seconds = Histogram()
         self._path = path
         self._connection = connection
         self._counters = counters
@@ -135,6 +138,8 @@ class Writer:
         """Commit the batch, again and again if need be; give routine work up when only the reserve is left."""
         delay_s = RETRY_FIRST_S
         while batch:
+            self.moves += 1
+            begun = time.monotonic()
             if self._reserve.spent and not self._reserve.retake():
                 batch = self._refuse(batch, _is_routine, "no_room_for_routine")
             try:
@@ -158,6 +163,7 @@ class Writer:
             except Exception:
                 self._commit_singly(batch)
                 return
+            self.commit_seconds.observe(time.monotonic() - begun)
             self._resolve(list(zip(batch, results, strict=True)))
             return
 
