@@ -65,11 +65,47 @@ class ClockSection(Section):
             ) from None
 
 
-class SerialSection(Section):
-    """One serial port."""
+class PortMatch(Section):
+    """Which USB adapter is meant, wherever it is plugged in; what is given must all agree."""
 
-    port: str
+    serial_number: str | None = None
+    vendor_id: Annotated[int, Field(ge=0, le=0xFFFF)] | None = None
+    product_id: Annotated[int, Field(ge=0, le=0xFFFF)] | None = None
+    location: str | None = None
+
+    @model_validator(mode="after")
+    def _something_to_match(self) -> Self:
+        if not self.text():
+            raise ValueError("give at least one of serial_number, vendor_id, product_id, location")
+        return self
+
+    def text(self) -> str:
+        """As it stands in names and errors."""
+        numbers = {"vendor_id": self.vendor_id, "product_id": self.product_id}
+        texts = {"serial_number": self.serial_number, "location": self.location}
+        return ",".join(
+            [f"{name}={value}" for name, value in texts.items() if value is not None]
+            + [f"{name}={value:04x}" for name, value in numbers.items() if value is not None]
+        )
+
+
+class SerialSection(Section):
+    """One serial port: its path, or what to know it by."""
+
+    port: str | None = None
+    match: PortMatch | None = None
     baud_rate: Annotated[int, Field(ge=300, le=4_000_000)] = 115200
+
+    @model_validator(mode="after")
+    def _one_way_to_find_it(self) -> Self:
+        if (self.port is None) == (self.match is None):
+            raise ValueError('give port = "/dev/…" or match = { serial_number = "…" }, one of both')
+        return self
+
+    @property
+    def name(self) -> str:
+        """The path, or what it is known by."""
+        return self.port or (self.match.text() if self.match else "")
 
 
 class Broker(Section):
@@ -186,7 +222,7 @@ class Config(Section):
             raise ValueError("no link: add [[serial]], [mqtt] or [ble]")
         if not self.devices and self.registry is None:
             raise ValueError('no devices: add [[devices]] or registry = "FILE" at the top of the file')
-        ports = [section.port for section in self.serial]
+        ports = [section.name for section in self.serial]
         for port in ports:
             if ports.count(port) > 1:
                 raise ValueError(f"serial port {port} is listed twice: remove one of the entries")

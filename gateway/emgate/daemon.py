@@ -97,7 +97,7 @@ class Gateway:
     def _make_links(self) -> list[Link]:
         config = self._config
         received = self._sessions.received
-        links: list[Link] = [SerialLink(section, received) for section in config.serial]
+        links: list[Link] = [SerialLink(section, received, events=self._own) for section in config.serial]
         if config.mqtt is not None:
             links.append(MqttLink(config.mqtt, config.gateway.id, received))
         if config.ble is not None:

@@ -9,6 +9,7 @@ from typing import Protocol
 import structlog
 from emwire import constants
 
+from emgate.links import Events
 from emgate.own_records import evidence_of
 
 log = structlog.get_logger(__name__)
@@ -33,15 +34,6 @@ class Runnable(Protocol):
         """Until cancelled; OSError = lost."""
 
 
-class Events(Protocol):
-    """Where events go: emgate.own_records.OwnRecords."""
-
-    def event(
-        self, event_type: int, *, subject_id: int = 0, value: int = 0, evidence: bytes = b"", alarm: bool = False
-    ) -> None:
-        """Never blocks, never raises."""
-
-
 class Supervisor:
     """Runs one Runnable for ever."""
 
@@ -54,7 +46,7 @@ class Supervisor:
         self.tried = asyncio.Event()  # up once, or failed once
         self.told = _Told(what.name, events) if events is not None else None
         self._ended = asyncio.Event()  # the present run is over
-        self._maximum_s = maximum_s
+        self.maximum_s = maximum_s
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -78,12 +70,27 @@ class Supervisor:
                 self.last_reason = reason
                 if self.told is not None:
                     self.told.lost(reason)
-                await asyncio.sleep(pause_s)
-                delay_s = min(self._maximum_s, delay_s * 2)
+                if await self._pause(pause_s):
+                    delay_s = FIRST_S
+                    continue
+                delay_s = min(self.maximum_s, delay_s * 2)
         finally:
             watching.cancel()
             if self.told is not None:
                 self.told.close()
+
+    async def _pause(self, pause_s: float) -> bool:
+        """Wait before the next attempt; True when what was missing has come meanwhile (`appeared`, if it has that)."""
+        appeared = getattr(self.what, "appeared", None)
+        if appeared is None:
+            await asyncio.sleep(pause_s)
+            return False
+        try:
+            async with asyncio.timeout(pause_s):
+                await appeared()
+        except TimeoutError:
+            return False
+        return True
 
     async def _once(self) -> tuple[str, str]:
         """Run it; why it ended, as a name to count by and in words."""

@@ -31,3 +31,12 @@ class Link(Protocol):
     async def send(self, device_id: int, frame: bytes) -> bool:
         """Hand one sealed frame to the transport; False when the device is not reachable here now. Never raises."""
         ...
+
+
+class Events(Protocol):
+    """Where a link tells what the backend should know: emgate.own_records.OwnRecords."""
+
+    def event(
+        self, event_type: int, *, subject_id: int = 0, value: int = 0, evidence: bytes = b"", alarm: bool = False
+    ) -> None:
+        """Never blocks, never raises. For changes of state only: the caller limits how often."""
