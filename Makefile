@@ -10,7 +10,7 @@ DEMO ?=
 # Tests run on every core; give PYTEST='-x -q tests/wire' for a part.
 PYTEST ?= -n auto --dist loadgroup
 
-.PHONY: demo test install lint format types generated bench fuzz asyncapi docs lock clean
+.PHONY: pico pico-memory demo test install lint format types generated bench fuzz asyncapi docs lock clean
 
 demo: install
 	$(BIN)/emtag demo $(DEMO)
@@ -62,6 +62,10 @@ $(VENV)/asyncapi/node_modules: $(STAMP)
 
 docs: install
 	$(BIN)/emtag generate
+
+# MicroPython for the emulated Raspberry Pi Pico: two minutes, Debian only, root where the compiler is missing.
+pico:
+	hil_tests/emrig/pico/build.sh var/pico
 
 # Hashed, and naming no host: pip takes them from wherever it is set up to.
 LOCK := $(BIN)/pip-compile --quiet --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
