@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import IO, Any
 
 import structlog
+from emwire import constants
 
+from emgate import logs, reload, service_manager, status_facts
+from emgate.clock_watch import ClockWatch
 from emgate.config import Config
 from emgate.errors import ConfigError
-from emgate.links import Link
-from emgate.links.mqtt import MqttLink
-from emgate.links.serial_port import SerialLink
+from emgate.link_set import LinkSet
 from emgate.own_records import OwnRecords, device_id_of
+from emgate.registry import Registry
+from emgate.registry import Registry
 from emgate.sessions import Sessions
 from emgate.store import Store
 from emgate.supervisor import Supervisor
@@ -30,6 +33,8 @@ log = structlog.get_logger(__name__)
 
 STOP_S = 1.5
 """What a stop may take: the commit of what came in, its acknowledgements, and goodbyes to the brokers."""
+WRITABLE_S = 5.0
+"""A store that has committed nothing for so long is not writable; the writer tries a full disk as often."""
 PRUNE_S = 60.0
 """How often to look for old delivered records."""
 CONSUMER = "uplink"
@@ -39,18 +44,23 @@ CONSUMER = "uplink"
 class Gateway:
     """One gateway process. `await run(stop)`; it says when it is ready by the callback."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, config_path: Path | None = None) -> None:
+        """`config_path`: where a reload reads the configuration anew."""
         self._config = config
+        self._config_path = config_path
         self._state = config.gateway.state_directory
         self._clock = config.clock.make()
+        self._vault = config.open_vault(create=True)
         self._registry = config.make_registry()
+        self._ready = False
+        self._clock_watch: ClockWatch | None = None
+        self._reloads = reload.Reloads()
+        self._reload_asked = asyncio.Event()
         self._started = time.monotonic()
 
     async def run(self, stop: asyncio.Event, ready: Callable[[dict[str, Any]], None] = lambda _: None) -> None:
         """Until `stop` is set. ConfigError or StoreError when it cannot start at all."""
-        own_id = device_id_of(self._config.gateway.id)
-        if self._registry.get(own_id) is not None:
-            raise ConfigError(f"device {own_id} has the number of this gateway: give gateway.id another name")
+        _refuse_own_number(self._config, self._registry)
         lock = _lock(self._state)
         try:
             await self._run_locked(stop, ready)
@@ -64,6 +74,7 @@ class Gateway:
             consumers={CONSUMER: True},
             alarm_reserve_bytes=settings.alarm_reserve_bytes,
             maximum_bytes=settings.maximum_bytes,
+            payload_cipher=None if self._vault is None else self._vault.payloads,
         )
         self._own = OwnRecords(self._config.gateway.id, self._store, self._clock)
         try:
@@ -86,25 +97,14 @@ class Gateway:
                 self._sessions.delivered,
                 self._sessions.marks,
             )
-            maximum_s = self._config.gateway.restart_maximum_s
-            self._supervisors = [Supervisor(link, maximum_s=maximum_s, events=self._own) for link in self._make_links()]
-            self._uplink_supervisor = Supervisor(self._uplink, maximum_s=maximum_s, events=self._own)
+            self._links = LinkSet(self._config, self._sessions.received, self._clock, self._own)
+            self._uplink_supervisor = Supervisor(
+                self._uplink, maximum_s=self._config.gateway.restart_maximum_s, events=self._own
+            )
             await self._serve(stop, ready)
         finally:
             await self._own.close()
             await self._store.close()
-
-    def _make_links(self) -> list[Link]:
-        config = self._config
-        received = self._sessions.received
-        links: list[Link] = [SerialLink(section, received, events=self._own) for section in config.serial]
-        if config.mqtt is not None:
-            links.append(MqttLink(config.mqtt, config.gateway.id, received))
-        if config.ble is not None:
-            from emgate.links.ble import BleLink  # bleak's stack is heavy, and wanted only here
-
-            links.append(BleLink(config.ble, received, self._clock))
-        return links
 
     def _make_uplink(self) -> Uplink:
         if self._config.uplink.kind == "mqtt":
@@ -116,27 +116,43 @@ class Gateway:
             asyncio.create_task(self._uplink_supervisor.run(), name="uplink"),
             asyncio.create_task(self._drain_for_ever(), name="drain"),
         ]
-        link_tasks = [asyncio.create_task(each.run(), name=each.what.name) for each in self._supervisors]
+        self._links.start()
         house_tasks = [
             asyncio.create_task(self._write_status(), name="status"),
             asyncio.create_task(self._prune(), name="prune"),
+            asyncio.create_task(self._reload_when_asked(), name="reload"),
         ]
+        if self._config.clock.source == "system":  # a shared clock goes as its owner likes
+            self._clock_watch = ClockWatch(self._clock, self._clock_stepped)
+            house_tasks.append(asyncio.create_task(self._clock_watch.run(), name="clock"))
+        allowed_s = service_manager.watchdog_s()
+        if allowed_s is not None:
+            feeding = service_manager.feed_watchdog(self._store, allowed_s)
+            house_tasks.append(asyncio.create_task(feeding, name="watchdog"))
+        if self._config.http is not None:
+            from emgate.http_server import HttpServer  # only where it is wanted: aiohttp takes some 10 MB
+
+            http = HttpServer(self._config.http, self._status, self._health)
+            house_tasks.append(asyncio.create_task(http.run(), name="http"))
         try:
-            for supervisor in (*self._supervisors, self._uplink_supervisor):
+            for supervisor in (*self._links, self._uplink_supervisor):
                 await _first(supervisor.tried.wait(), stop.wait())
             if not stop.is_set():
+                self._ready = True
+                service_manager.notify("READY=1", f"STATUS={len(self._registry)} devices")
                 log.info("ready", gateway=self._config.gateway.id, devices=len(self._registry))
                 ready(self._readiness())
             await stop.wait()
             log.info("stopping")
+            service_manager.notify("STOPPING=1")
             try:
                 async with asyncio.timeout(STOP_S):
                     await self._sessions.close()
             except TimeoutError:
                 log.error("not everything could be committed and acknowledged in time; devices will send it again")
         finally:
-            tasks = [*link_tasks, *uplink_tasks, *house_tasks]
-            for task in tasks:
+            tasks = [*uplink_tasks, *house_tasks, asyncio.create_task(self._links.stop(), name="links")]
+            for task in tasks[:-1]:
                 task.cancel()
             _, late = await asyncio.wait(tasks, timeout=STOP_S)
             for task in late:
@@ -152,7 +168,7 @@ class Gateway:
             "ready": True,
             "gatewayId": self._config.gateway.id,
             "pid": os.getpid(),
-            "links": {each.what.name: _state(each) for each in self._supervisors},
+            "links": {each.what.name: _state(each) for each in self._links},
             "uplink": {self._uplink.name: _state(self._uplink_supervisor)},
             "status": str(self._state / "status.json"),
             "store": str(self._store.path),
@@ -193,64 +209,94 @@ class Gateway:
         temporary.replace(self._state / name)
 
     async def _status(self) -> dict[str, Any]:
-        sessions, store = self._sessions, self._store
-        devices = []
-        for session in sessions:
-            status, link = session.status, session.link
-            devices.append(
-                {
-                    "deviceId": session.device.device_id,
-                    "model": session.device.model,
-                    "link": status.link,
-                    "lastReceivedMs": status.last_received_ms,
-                    "lastRecordedMs": status.last_recorded_ms,
-                    "batteryPercent": status.battery_percent,
-                    "configurationVersion": status.configuration_version,
-                    "keySlot": link.slot,
-                    "keyChangePending": link.offered is not None,
-                    "epoch": link.epoch,
-                    "storedThrough": None if link.epoch is None else link.watermarks(link.epoch)[0],
-                    "deliveredThrough": None if link.epoch is None else link.watermarks(link.epoch)[1],
-                    "stored": status.stored,
-                    "delivered": status.delivered,
-                    "duplicates": status.duplicates,
-                    "refused": dict(status.refused),
-                    "gaps": status.gaps,
-                    "lostRecords": status.lost_records,
-                }
-            )
+        watch = self._clock_watch
         return {
             "gatewayId": self._config.gateway.id,
-            "pid": os.getpid(),
+            **status_facts.process_facts(self._started),
+            "ready": self._ready,
             "timeMs": self._clock.now_ms(),
             "clockUncertaintyMs": self._clock.uncertainty_ms(),
-            "runningS": round(time.monotonic() - self._started, 1),
-            "frames": sessions.counters["frames"],
-            "stored": sessions.counters["stored"],
-            "delivered": sessions.counters["delivered"],
-            "duplicates": sessions.counters["duplicates"],
-            "refused": dict(sessions.refused),
-            "sessions": dict(sessions.counters),
-            "store": {**await store.totals(), **store.counters},
+            "clockSteps": {**watch.counters, "lastMs": watch.last_step_ms} if watch is not None else {},
+            "keysAtRest": None if self._vault is None else self._vault.source,
+            "reload": self._reloads.facts(),
+            **status_facts.session_facts(self._sessions),
+            "ownRecords": dict(self._own.counters),
+            "store": await status_facts.store_facts(self._store),
             "uplink": {
                 "name": self._uplink.name,
                 "up": self._uplink.up.is_set(),
+                "reason": self._uplink_supervisor.last_reason,
                 "restarts": dict(self._uplink_supervisor.restarts),
                 **self._drain.counters,
                 **self._uplink.counters,
             },
-            "links": [
-                {
-                    "name": each.what.name,
-                    "up": each.what.up.is_set(),
-                    "reason": each.last_reason,
-                    "restarts": dict(each.restarts),
-                    **each.what.counters,
-                }
-                for each in self._supervisors
-            ],
-            "devices": devices,
+            "links": status_facts.link_facts(self._links),
+            "devices": [status_facts.device_facts(session) for session in self._sessions],
         }
+
+    async def _health(self) -> list[str]:
+        """Why this gateway is not ready to do its work, in words; nothing when it is."""
+        reasons = [] if self._ready else ["not every link and uplink has been tried yet"]
+        if not any(each.what.up.is_set() for each in self._links):
+            reasons.append("no link is up")
+        try:
+            async with asyncio.timeout(WRITABLE_S):
+                if not await self._store.write(lambda _: True, refused=False):
+                    reasons.append("the store is closing")
+        except TimeoutError:
+            reasons.append(f"the store has not committed anything for {WRITABLE_S:.0f} s")
+        return reasons
+
+    # -- what changes while it runs ---------------------------------------------------------------------------
+
+    def ask_reload(self) -> None:
+        """Soon, in a task of its own."""
+        self._reload_asked.set()
+
+    async def _reload_when_asked(self) -> None:
+        while True:
+            await self._reload_asked.wait()
+            self._reload_asked.clear()
+            service_manager.reloading()
+            try:
+                self._reloads.note(await self._reload())
+            except ConfigError as error:
+                log.error("the new configuration is refused; the old one stays in force", reason=str(error))
+                self._reloads.note(None, str(error))
+            except Exception as error:
+                log.exception("reloading failed")
+                self._reloads.note(None, f"defect: {error!r}")
+            service_manager.notify("READY=1", f"STATUS={len(self._registry)} devices")
+
+    async def _reload(self) -> list[str]:
+        """Go by what the file says now; what changed."""
+        if self._config_path is None:
+            raise ConfigError("this gateway was not started from a file")
+        config, registry = await asyncio.to_thread(reload.read, self._config_path, self._config)
+        _refuse_own_number(config, registry)
+        before, self._config = self._config, config
+        changed = [f"device {device_id}" for device_id in await self._sessions.apply(registry)]
+        self._registry = registry
+        if config.gateway != before.gateway:
+            logs.set_level(config.gateway.log_level)
+            self._sessions.acknowledge_within(config.gateway.acknowledge_within_ms)
+            self._uplink_supervisor.maximum_s = config.gateway.restart_maximum_s
+            changed.append("gateway")
+        if config.store != before.store:
+            self._store.limit(config.store.maximum_bytes)
+            changed.append("store")
+        changed += await self._links.apply(config)
+        log.info("reloaded", changed=changed)
+        return changed
+
+    def _clock_stepped(self, step_ms: int) -> None:
+        self._own.event(constants.EVENT_GATEWAY_CLOCK_STEPPED, value=round(step_ms / 1000))
+
+
+def _refuse_own_number(config: Config, registry: Registry) -> None:
+    own_id = device_id_of(config.gateway.id)
+    if registry.get(own_id) is not None:
+        raise ConfigError(f"device {own_id} has the number of this gateway: give gateway.id another name")
 
 
 def _state(supervisor: Supervisor) -> str:
@@ -270,7 +316,7 @@ def _lock(state_directory: Path) -> IO[str]:
     """One gateway to a state directory; ConfigError when another has it."""
     try:
         state_directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = (state_directory / "gateway.lock").open("w")
+        file = (state_directory / "gateway.lock").open("a+")
     except OSError as error:
         raise ConfigError(
             f"gateway.state_directory: cannot use {state_directory}: {error.strerror}; name another folder"
@@ -282,13 +328,20 @@ def _lock(state_directory: Path) -> IO[str]:
         raise ConfigError(
             f"gateway.state_directory: {state_directory} is in use by another gateway: stop it, or name another folder"
         ) from None
+    file.truncate(0)
+    file.write(f"{os.getpid()}\n")
+    file.flush()
     return file
 
 
-async def run_until_signal(config: Config, ready: Callable[[dict[str, Any]], None]) -> None:
-    """Run a gateway until SIGTERM or SIGINT."""
+async def run_until_signal(
+    config: Config, ready: Callable[[dict[str, Any]], None], config_path: Path | None = None
+) -> None:
+    """Run a gateway until SIGTERM or SIGINT; SIGHUP reads its configuration anew."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await Gateway(config).run(stop, ready)
+    gateway = Gateway(config, config_path)
+    loop.add_signal_handler(signal.SIGHUP, gateway.ask_reload)
+    await gateway.run(stop, ready)

@@ -28,7 +28,7 @@ def run_gateway(config_path: Path) -> int:
         def ready(facts: dict[str, Any]) -> None:
             _announce(facts, config.gateway.ready_file)
 
-        asyncio.run(run_until_signal(config, ready))
+        asyncio.run(run_until_signal(config, ready, config_path))
     except (ConfigError, StoreError) as error:
         print(f"emtag gateway: {error}", file=sys.stderr)
         return EXIT_UNUSABLE

@@ -35,11 +35,16 @@ def configure(level: str = "info", log_file: Path | None = None) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
-    for name in ("emgate", "emrig"):
-        logging.getLogger(name).setLevel(LEVELS[level])
+    set_level(level)
     structlog.configure(
         processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
+
+
+def set_level(level: str) -> None:
+    """From now on."""
+    for name in ("emgate", "emrig"):
+        logging.getLogger(name).setLevel(LEVELS[level])

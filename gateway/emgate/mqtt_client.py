@@ -15,16 +15,23 @@ INFLIGHT_FRAMES = 100
 """Unacknowledged at once each way: as many as one group commit takes. MQTT 3.1.1 brokers apply their own limit."""
 
 
+def tls_context(broker: Broker) -> ssl.SSLContext | None:
+    """None without TLS; ConfigError when a certificate or key cannot be loaded."""
+    if broker.ca_file is None:
+        return None
+    loading = broker.ca_file
+    try:
+        context = ssl.create_default_context(cafile=str(broker.ca_file))
+        if broker.certificate_file is not None:
+            loading = broker.certificate_file
+            context.load_cert_chain(broker.certificate_file, broker.key_file)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"{loading}: cannot load the certificate, or the key that belongs to it: {error}") from None
+    return context
+
+
 def make_client(broker: Broker, client_id: str, *, persistent: bool) -> aiomqtt.Client:
     """A client, not connected yet. `persistent`: the broker keeps subscriptions and messages while it is away."""
-    context = None
-    if broker.ca_file is not None:
-        try:
-            context = ssl.create_default_context(cafile=str(broker.ca_file))
-            if broker.certificate_file is not None:
-                context.load_cert_chain(broker.certificate_file, broker.key_file)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"{broker.ca_file}: cannot load the broker's certificates: {error}") from None
     version5 = broker.protocol == "5"
     properties = None
     if version5:
@@ -43,7 +50,7 @@ def make_client(broker: Broker, client_id: str, *, persistent: bool) -> aiomqtt.
         keepalive=broker.keepalive_s,
         max_inflight_messages=INFLIGHT_FRAMES,
         properties=properties,
-        tls_context=context,
+        tls_context=tls_context(broker),
     )
     client.pending_calls_threshold = 2 * INFLIGHT_FRAMES  # only a warning in its log
     return client

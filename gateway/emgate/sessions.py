@@ -163,6 +163,10 @@ class Sessions:
         for epoch, next_counter in sorted((await self._store.up_counters(device_id)).items()):
             link.restore_up_counter(epoch, next_counter)
 
+    def acknowledge_within(self, milliseconds: int) -> None:
+        """Gather acknowledgements so long, from now on."""
+        self._delay_s = milliseconds / 1000
+
     async def apply(self, registry: Registry) -> list[int]:
         """Go by another registry from now on; the devices for which something changed. Other sessions go on as they
         are. A device that is no longer listed is refused from its next frame on, as a stranger."""

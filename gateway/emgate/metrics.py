@@ -1,0 +1,120 @@
+"""Prometheus metrics, made from what status.json says, so that both can never disagree."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.metrics_core import Metric
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+NOT_COUNTED = {"name", "up", "reason", "restarts"}
+"""What a link's or uplink's facts hold beside counters."""
+STORE_GAUGES = {
+    "records", "routine_waiting", "alarms_waiting", "oldestUndeliveredMs", "bytes", "diskFreeBytes", "commitSeconds",
+}  # fmt: skip
+"""What the store's facts hold beside counters."""
+
+
+def render(facts: Mapping[str, Any]) -> bytes:
+    """The exposition of one status."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Facts(facts))
+    return generate_latest(registry)
+
+
+class _Facts:
+    """A collector of prometheus_client over one status."""
+
+    def __init__(self, facts: Mapping[str, Any]) -> None:
+        self._facts = facts
+
+    def collect(self) -> Iterator[Metric]:
+        """All families."""
+        facts = self._facts
+        yield from _process(facts)
+        yield from _store(facts)
+        yield from _ways("link", facts["links"])
+        yield from _ways("uplink", [facts["uplink"]])
+        yield _counters("emtag_sessions", "What sessions counted since the start", "counter", facts["sessions"])
+        yield _counters("emtag_frames_refused", "Frames that were not believed", "reason", facts["refused"])
+        yield _counters("emtag_own_records", "The gateway's own records", "counter", facts["ownRecords"])
+        devices = facts["devices"]
+        yield _gauge("emtag_devices", "Devices in the registry", len(devices))
+        heard = [device["lastReceivedMs"] for device in devices if device["lastReceivedMs"] is not None]
+        yield _gauge("emtag_devices_heard", "Devices that a record was received from, ever", len(heard))
+        yield _gauge("emtag_gaps", "Gap records stored of all devices", sum(device["gaps"] for device in devices))
+        lost = sum(device["lostRecords"] for device in devices)
+        yield _gauge("emtag_lost_records", "Records that gap records call lost, of all devices", lost)
+
+
+def _process(facts: Mapping[str, Any]) -> Iterator[Metric]:
+    yield _gauge("emtag_ready", "1 once every link and uplink was up or failed once", facts["ready"])
+    yield _gauge("emtag_running_seconds", "Since the start", facts["runningS"])
+    yield _gauge("emtag_resident_bytes", "Memory of the process", facts["residentBytes"])
+    yield _gauge("emtag_time_seconds", "The gateway's clock, unix seconds", facts["timeMs"] / 1000)
+    yield _gauge(
+        "emtag_clock_uncertainty_seconds", "Its error bound; 65.535: unknown", facts["clockUncertaintyMs"] / 1e3
+    )
+    steps = {name: count for name, count in facts["clockSteps"].items() if name != "lastMs"}
+    yield _counters("emtag_clock_steps", "Steps of the gateway's clock", "direction", steps)
+    reload = facts["reload"]
+    yield _counters(
+        "emtag_reloads", "Configurations read anew", "result",
+        {"applied": reload["count"] - reload["refused"], "refused": reload["refused"]},
+    )  # fmt: skip
+    yield _gauge(
+        "emtag_keys_at_rest_sealed", "1: registry keys and payloads are sealed", facts["keysAtRest"] is not None
+    )
+
+
+def _store(facts: Mapping[str, Any]) -> Iterator[Metric]:
+    store = facts["store"]
+    yield _gauge("emtag_store_records", "Rows in the store", store["records"])
+    waiting = GaugeMetricFamily("emtag_store_waiting", "Records not delivered yet", labels=["lane"])
+    waiting.add_metric(["routine"], store["routine_waiting"])
+    waiting.add_metric(["alarm"], store["alarms_waiting"])
+    yield waiting
+    oldest = store["oldestUndeliveredMs"]
+    age_s = 0.0 if oldest is None else max(0.0, (facts["timeMs"] - oldest) / 1000)
+    yield _gauge("emtag_store_oldest_undelivered_seconds", "Age of the oldest undelivered record; 0: none", age_s)
+    yield _gauge("emtag_store_bytes", "Database and log on disk", store["bytes"])
+    yield _gauge("emtag_disk_free_bytes", "Room on the store's disk", store["diskFreeBytes"])
+    commits = store["commitSeconds"]
+    yield HistogramMetricFamily(
+        "emtag_store_commit_seconds",
+        "Duration of commits",
+        buckets=[(str(bound), count) for bound, count in commits["buckets"]],
+        sum_value=commits["sum"],
+    )
+    yield _counters("emtag_store", "What the store counted since the start", "counter", _numbers(store, STORE_GAUGES))
+
+
+def _ways(kind: str, ways: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
+    """Links or uplinks: up, restarts by reason, and everything else they count."""
+    up = GaugeMetricFamily(f"emtag_{kind}_up", f"1: the {kind} is up", labels=[kind])
+    restarts = CounterMetricFamily(f"emtag_{kind}_restarts", f"Restarts of the {kind}", labels=[kind, "reason"])
+    counted = CounterMetricFamily(f"emtag_{kind}", f"What the {kind} counted since the start", labels=[kind, "counter"])
+    for way in ways:
+        up.add_metric([way["name"]], way["up"])
+        for reason, count in way["restarts"].items():
+            restarts.add_metric([way["name"], reason], count)
+        for name, count in _numbers(way, NOT_COUNTED).items():
+            counted.add_metric([way["name"], name], count)
+    yield from (up, restarts, counted)
+
+
+def _numbers(facts: Mapping[str, Any], without: set[str]) -> dict[str, float]:
+    return {name: value for name, value in facts.items() if name not in without and isinstance(value, int | float)}
+
+
+def _gauge(name: str, text: str, value: float | None) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, text, value=float("nan") if value is None else float(value))
+
+
+def _counters(name: str, text: str, label: str, counts: Mapping[str, float]) -> CounterMetricFamily:
+    family = CounterMetricFamily(name, text, labels=[label])
+    for key, count in counts.items():
+        family.add_metric([key], count)
+    return family
