@@ -4,6 +4,8 @@ import gc
 import json
 import sys
 
+from common import safe_mode
+
 MODELS = ("ankle_gps", "home_unit", "alcohol", "pid")
 
 
@@ -14,6 +16,9 @@ async def run(board):
         raise ValueError("identity.json: unknown model " + repr(model))
     # Collecting only when the heap is full would spread what stays over all of it, until nothing large fits.
     gc.threshold((gc.mem_alloc() + gc.mem_free()) // 8)
+    if safe_mode.wanted(board):
+        await safe_mode.run(board)
+        return
     # Only this model's modules take RAM.
     module = __import__("tags." + model, None, None, ("run",))
     await module.run(board)

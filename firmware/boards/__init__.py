@@ -6,4 +6,7 @@
 #   pin_in(name): .value(), .on_change(callback(level))  names: strap, case, mains, charger, alcohol_ready, motion
 #   pin_out(name): .value(level)                         names: gnss_power, modem_power, alcohol_sample, vibration
 #   ble(): MicroPython's bluetooth.BLE
-# and may offer record_made(epoch, sequence, alarm, payload), called after each append to the journal.
+#   watchdog(timeout_ms): .feed(); resets the device when it is not fed for so long, however it hangs
+#   restart(): reset now; does not return
+# and may offer record_made(epoch, sequence, alarm, payload), called after each append to the journal;
+#   temperature() -> 0.01 °C inside; fuel_gauge() -> drivers.fuel_gauge.FuelGauge

@@ -121,6 +121,26 @@ class PinOut:
         self._pin.value(1 if bool(level) != self._inverted else 0)
 
 
+class LongWatchdog:
+    """For hardware whose own limit is shorter: a timer's interrupt feeds it as long as the firmware feeds this."""
+
+    def __init__(self, hardware, limit_ms, timeout_ms):
+        self._hardware = hardware
+        self._turns = timeout_ms * 2 // limit_ms
+        self._left = self._turns
+        # The firmware sleeps for minutes; an interrupt that wakes the processor for microseconds costs next to nothing.
+        self._timer = machine.Timer(-1)
+        self._timer.init(mode=machine.Timer.PERIODIC, period=limit_ms // 2, callback=self._tick)
+
+    def feed(self):
+        self._left = self._turns
+
+    def _tick(self, timer):
+        if self._left > 0:
+            self._left -= 1
+            self._hardware.feed()
+
+
 class MachineBoard:
     """Made from a module of pin tables; a board overrides what its hardware does otherwise."""
 
@@ -156,7 +176,13 @@ class MachineBoard:
         return bluetooth.BLE()
 
     def watchdog(self, timeout_ms):
-        return machine.WDT(timeout=min(timeout_ms, self.pins.WATCHDOG_LIMIT_MS))
+        limit_ms = self.pins.WATCHDOG_LIMIT_MS
+        if timeout_ms <= limit_ms:
+            return machine.WDT(timeout=timeout_ms)
+        return LongWatchdog(machine.WDT(timeout=limit_ms), limit_ms, timeout_ms)
+
+    def restart(self):
+        machine.reset()
 
     def reset(self):
         machine.reset()

@@ -1,9 +1,11 @@
 # What every model is made of: identity, boot epoch, journal, clock, settings, link, and the tasks they all need.
+import asyncio
 import struct
 
 from emwire import constants
 from emwire.device_link import DeviceLink
 
+from common import safe_mode
 from common.clock import Clock
 from common.commands import Commands
 from common.epoch import begin_epoch
@@ -16,11 +18,15 @@ from common.settings import Settings, newer
 from common.supervisor import Supervisor
 from common.tamper import Tamper
 from common.timekeeper import Timekeeper
+from common.update import Update
 from common.uplink import Uplink
 from common.version import VERSION
+from common.watchdog import Watchdog
 
 # Of a task that keeps failing, the first failure and then one in so many is recorded; every one is counted and logged.
 FAILURES_PER_EVENT = 50
+# Between a reboot's result and the reboot: a report over a modem that is connected takes seconds.
+REBOOT_AFTER_MS = 10000
 
 
 class Device:
@@ -52,9 +58,13 @@ class Device:
         self.link = None
         self.uplink = None
         self.timekeeper = None
+        self.safe_mode = False
+        self.watchdog = Watchdog(self)
+        self.commands = Commands(self)
         self.tamper = Tamper(self)
         self.health = Health(self)
-        self.commands = Commands(self)
+        # {part: async function() -> None or what is wrong}: by the model, of parts that its own tasks use.
+        self.self_tests = {}
         self._orders = Orders(self)
         self._handlers = {
             constants.MESSAGE_TIME: self._on_time,
@@ -64,6 +74,7 @@ class Device:
             constants.MESSAGE_ORDER_ZONE: self._orders.received,
             constants.MESSAGE_COMMAND: self.commands.received,
         }
+        self.update = Update(self)
 
     def start(self, name: str, function, *arguments):
         """Run a task under supervision."""
@@ -102,13 +113,19 @@ class Device:
             journal.previous_epoch_records,
             min(journal.damaged_bytes, 65535),
         )
+        if not self.safe_mode:
+            self.tamper.start()
+            self.start("healthy", safe_mode.stay_healthy)
         self.health.start()
-        self.tamper.start()
+        self.commands.register(constants.COMMAND_SELF_TEST, self._self_test)
+        self.commands.register(constants.COMMAND_REBOOT, self._reboot)
         self.commands.start()
+        self.start("watchdog", self.watchdog.run)
         self.start("order", self._orders.run)
         if self.uplink is not None:
             self.start("uplink", self.uplink.run)
             self.start("time", self.timekeeper.run)
+            self.update.start()
         await self.supervisor.wait()
 
     def link_over(self, transport, periodic=False):
@@ -151,6 +168,29 @@ class Device:
             self.records.event(constants.EVENT_PARAMETERS_REFUSED, version, evidence=refused)
         else:
             self.records.event(constants.EVENT_PARAMETERS_APPLIED, version)
+
+    async def _self_test(self, argument):
+        # Only here: the module is large, and rarely needed.
+        from common import self_test
+
+        result = await self_test.check(self.board, self.self_tests)
+        mask = result["failed_mask"]
+        names = ",".join([name for name, said in result["parts"].items() if said != "ok"]).encode()
+        if mask:
+            self.records.event(constants.EVENT_SELF_TEST_FAILED, mask, evidence=names)
+            return constants.OUTCOME_FAILED, mask, names
+        self.records.event(constants.EVENT_SELF_TEST_PASSED)
+        return constants.OUTCOME_DONE, 0, b""
+
+    async def _reboot(self, argument):
+        asyncio.create_task(self._restart())
+        return constants.OUTCOME_DONE, 0, b""
+
+    async def _restart(self):
+        # The result goes to flash when this lets the command finish; a moment more lets it reach the gateway.
+        await asyncio.sleep_ms(REBOOT_AFTER_MS)
+        safe_mode.forgive()
+        self.board.restart()
 
     def _on_clock_jump(self, old_s, new_s, source, correction_ms):
         self.log("clock jumped %d ms" % correction_ms)

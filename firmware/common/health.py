@@ -1,13 +1,13 @@
-# A device's reports about itself: status records, battery warnings, charging.
-import asyncio
+# A device's reports about itself: status records, battery warnings, charging and whether it works, prompts to charge.
 import gc
 import struct
 
-from drivers.battery import CRITICAL, Battery
+from drivers.battery import CRITICAL, LOW, Battery
+from drivers.charger import Charging
 from emwire import constants
 
-# A lithium cell moves slowly; a warning may be this late. Charging alone is noticed at once.
-BATTERY_INTERVAL_MS = 300000
+from common import wearer
+
 # The wire's value for a thermometer that is not fitted has to be told apart from any temperature.
 TEMPERATURE_UNKNOWN = -32768
 _I32 = 0x7FFFFFFF
@@ -18,9 +18,14 @@ class Health:
 
     def __init__(self, device):
         self._device = device
-        self.battery = Battery(device.board.adc("battery"))
+        board = device.board
+        # A board with a fuel gauge gives one; else the cell's voltage tells.
+        gauge = getattr(board, "fuel_gauge", None)
+        self.battery = Battery(board.adc("battery"), device.settings, gauge() if gauge else None)
         self.charging = False
         self.memory_peak = 0
+        self._charge = Charging()
+        self._wearer = wearer.Wearer(device) if device.has(constants.CAPABILITY_VIBRATION) else None
 
     def start(self):
         self._device.start("status", self._report_regularly)
@@ -39,7 +44,7 @@ class Health:
             self.battery.percent,
             self.battery.millivolts,
             1 if self.charging else 0,
-            TEMPERATURE_UNKNOWN,
+            self._temperature(),
             gc.mem_free(),
             self.memory_peak,
             device.journal.records,
@@ -51,6 +56,14 @@ class Health:
             max(-_I32, min(_I32, device.clock.last_correction_ms)),
         )
 
+    def _temperature(self):
+        # board.temperature() -> 0.01 °C, where a thermometer is fitted.
+        read = getattr(self._device.board, "temperature", None)
+        try:
+            return max(-32767, min(32767, read())) if read else TEMPERATURE_UNKNOWN
+        except OSError:
+            return TEMPERATURE_UNKNOWN
+
     async def _report_regularly(self):
         device = self._device
         while True:
@@ -61,22 +74,52 @@ class Health:
     async def _watch_battery(self):
         device = self._device
         charger = device.board.pin_in("charger")
-        self.charging = charger.value() == 1
+        self._connected(charger.value() == 1)
 
         def on_charger(level):
             if (level == 1) != self.charging:
-                self.charging = level == 1
+                self._connected(level == 1)
                 event = constants.EVENT_CHARGE_STARTED if self.charging else constants.EVENT_CHARGE_STOPPED
                 device.records.event(event, self.battery.percent)
 
         charger.on_change(on_charger)
         while True:
+            begun = device.ticks_ms()
+            # Two looks and one more: a device whose battery nobody looks at hangs.
+            device.watchdog.expect("battery", 3000 * device.settings.battery_interval_s)
             self._measure()
-            await asyncio.sleep_ms(BATTERY_INTERVAL_MS)
+            await device.settings.sleep(device.ticks_ms, begun, "battery_interval_s")
+
+    def _connected(self, charging):
+        self.charging = charging
+        if charging:
+            self._charge.connected(self._device.ticks_ms(), self.battery.millivolts)
+            if self._wearer is not None:
+                self._wearer.charged()
+        else:
+            self._charge.disconnected()
 
     def _measure(self):
+        device = self._device
         warning = self.battery.measure()
+        battery = self.battery
         if warning:
             event = constants.EVENT_BATTERY_CRITICAL if warning == CRITICAL else constants.EVENT_BATTERY_LOW
-            evidence = struct.pack("<H", self.battery.millivolts)
-            self._device.records.event(event, self.battery.percent, evidence=evidence)
+            device.records.event(event, battery.percent, evidence=struct.pack("<H", battery.millivolts))
+        if self.charging:
+            self._judge_charge()
+        elif self._wearer is not None and battery.level:
+            self._wearer.prompt(wearer.BATTERY_CRITICAL if battery.level > LOW else wearer.BATTERY_LOW)
+
+    def _judge_charge(self):
+        # A charger that is connected and fills nothing is a fault of device or charger, never of the wearer.
+        device = self._device
+        limit_ms = device.settings.charge_failed_s * 1000
+        change = self._charge.measured(device.ticks_ms(), self.battery.millivolts, self.battery.percent, limit_ms)
+        if change is not None:
+            failed, since_ms, gained_mv = change
+            device.records.event(
+                constants.EVENT_CHARGE_FAILED if failed else constants.EVENT_CHARGE_RECOVERED,
+                self.battery.millivolts,
+                evidence=struct.pack("<Ih", since_ms // 1000, max(-32768, min(32767, gained_mv))),
+            )

@@ -35,6 +35,8 @@ class Uplink:
         self.connected = False
         self.connections = 0
         self.failures = 0  # connections that could not be made or were lost
+        self.heard = 0  # authentic frames of the gateway
+        self.stay_until_ms = 0  # not to hang up before: more is to come down
         self.last_error = None
         self._transport = transport
         self._ticks_ms = clock.ticks_ms
@@ -46,6 +48,15 @@ class Uplink:
         self._report_ms = None  # when the last report began; None = none since the boot
         self._heard_ms = 0
         self._error = None
+
+    def stuck_ms(self, now: int) -> int:
+        """How long records have waited without a connection or an attempt at one; 0 = all is well."""
+        if self.connected or not self.link.journal.backlog or self._report_ms is None:
+            return 0
+        if getattr(self._transport, "waits_for_gateway", False):
+            return 0
+        interval_ms = self._settings.report_interval_s * 1000 if self._settings else 0
+        return max(0, now - self._report_ms - interval_ms)
 
     def wake(self):
         """Something may have to be sent."""
@@ -138,6 +149,7 @@ class Uplink:
                     if finished_ms is None:
                         finished_ms = now
                     end = finished_ms + LINGER_MS if self.link.journal.undelivered else now
+                    end = max(end, self.stay_until_ms)
                     if now >= end:
                         return
                 else:
@@ -163,6 +175,7 @@ class Uplink:
                     # Only what is authentic shows that the gateway is there.
                     self._heard_ms = now
                     self._attempts = 0
+                    self.heard += 1
                 for message in messages:
                     if self._on_message:
                         self._on_message(message)

@@ -42,6 +42,9 @@ _ADVERTISEMENT = 31
 class BleLink:
     """Transport of common.uplink. One task at a time may connect() or receive()."""
 
+    # Nobody hangs while no gateway is near.
+    waits_for_gateway = True
+
     def __init__(self, ble, device_id: int, name: str):
         self._ble = ble
         self._device_id = struct.pack("<I", device_id)

@@ -2,12 +2,13 @@
 import struct
 from binascii import unhexlify
 
+from common.settings import Settings
 from common.slots import Slots
 from common.supervisor import Supervisor
 from common.wait import Signal
 from cryptolib import aes
 from drivers import strap
-from drivers.battery import Battery
+from drivers.battery import COIN_CURVE, Battery
 from drivers.beacon_radio import Advertiser
 from emwire import beacon
 
@@ -51,7 +52,9 @@ class Pid:
         self._interval_s = identity.get("beacon_interval_s", INTERVAL_S)
         self._board = board
         self._counter = Counter(board.storage_path)
-        self._battery = Battery(board.adc("battery"))
+        self._battery = Battery(
+            board.adc("battery"), Settings(board.storage_path, identity.get("settings")), curve=COIN_CURVE
+        )
         self._advertiser = Advertiser(board.ble())
         self._strap = None
         self._strap_changed = Signal()

@@ -145,8 +145,12 @@ class Rig:
         return stepped
 
     def _crashed(self, device: Device, dead: DeviceDead) -> None:
-        self.counters["device_crashes"] += 1
-        self._log(device.name, f"crash: {dead}")
+        if device.restarts_itself:
+            self.counters["device_restarts"] += 1
+            self._log(device.name, "restart")
+        else:
+            self.counters["device_crashes"] += 1
+            self._log(device.name, f"crash: {dead}")
         if self.on_crash:
             self.on_crash(device)
 

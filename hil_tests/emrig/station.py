@@ -33,6 +33,7 @@ GATEWAY_ID = "demo"
 GATEWAY_START_S = 30.0
 # Battery: 3.5 V empty, 4.15 V full, linear between (firmware/drivers/battery.py has the same two ends).
 EMPTY_VOLTS, FULL_VOLTS, VOLTS_PER_COUNT = 3.5, 4.15, 0.0001
+COIN_CELL_VOLTS = (2.0, 3.0)
 # Scatter of a receiver under open sky, one standard deviation, metres; well inside NIJ's 10 m for 90 %.
 GNSS_SCATTER_M = 2.5
 
@@ -316,7 +317,8 @@ class Station:
         hours = self.clock.now_ms() / 3_600_000
         percent = scenario_device.battery_percent + scenario_device.battery_percent_per_h * hours
         share = max(0.0, min(100.0, percent)) / 100
-        return (EMPTY_VOLTS + (FULL_VOLTS - EMPTY_VOLTS) * share) / VOLTS_PER_COUNT
+        empty, full = COIN_CELL_VOLTS if scenario_device.model == "pid" else (EMPTY_VOLTS, FULL_VOLTS)
+        return (empty + (full - empty) * share) / VOLTS_PER_COUNT
 
     def _schedule_events(self) -> None:
         now = self.clock.now_ms()

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from emwire.constants import RESET_SOFT, RESET_WATCHDOG
+
 from emrig.interpreter import Spawner
 from emrig.micropython import rig_wire as w
 
@@ -101,6 +103,12 @@ class Device:
         self.deadline_ms = None
         self.inbox.clear()
 
+    @property
+    def restarts_itself(self) -> bool:
+        """Whether it ended because its firmware asked for a restart; firmware/boards/sim/reset_cause.py."""
+        register = self.folder / "reset_cause"
+        return register.exists() and register.read_text() == str(RESET_SOFT)
+
     def feed(self, channel: str, kind: int, payload: bytes) -> None:
         """Input for the device, handed over at its next step."""
         if self._socket is None:
@@ -151,6 +159,8 @@ class Device:
             try:
                 part = self._socket.recv(count - len(data))
             except TimeoutError:
+                # A busy loop: on a board the watchdog ends it.
+                (self.folder / "reset_cause").write_text(str(RESET_WATCHDOG))
                 raise self._died(f"it did not answer for {STEP_LIMIT_S:.0f} s") from None
             except OSError as error:
                 raise self._died(f"its wire broke: {error}") from None

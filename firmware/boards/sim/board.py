@@ -7,7 +7,7 @@ from binascii import hexlify
 from emwire import constants
 from rig_wire import DATA, LOG, PIN, READ
 
-from boards.sim import virtual_clock, wire
+from boards.sim import reset_cause, virtual_clock, wire
 
 # A receive buffer of a UART that nobody reads; bytes beyond it are lost, as in hardware.
 UART_BUFFER = 4096
@@ -98,8 +98,19 @@ class Board:
             self.identity = json.load(file)
         virtual_clock.install()
         self.clock = Clock(virtual_clock.now_ms())
-        self.reset_cause = self.identity.get("reset_cause", constants.RESET_POWER_ON)
+        self.reset_cause = reset_cause.take(storage_path) or self.identity.get("reset_cause", constants.RESET_POWER_ON)
         self._parts = {}
+
+    def watchdog(self, timeout_ms):
+        return virtual_clock.Watchdog(timeout_ms, lambda: self._reset(constants.RESET_WATCHDOG))
+
+    def restart(self):
+        self._reset(constants.RESET_SOFT)
+
+    def _reset(self, cause):
+        # The rig powers a device whose process has ended on again.
+        reset_cause.keep(self.storage_path, cause)
+        raise SystemExit
 
     def _part(self, kind, name):
         if name not in self._parts:

@@ -8,6 +8,21 @@ from boards.sim import wire
 BASE = 1 << 50
 
 _now = BASE
+_watchdog = None
+
+
+class Watchdog:
+    """As machine.WDT; expired() is called when virtual time passes without a feed."""
+
+    def __init__(self, timeout_ms, expired):
+        global _watchdog
+        self._timeout_ms = timeout_ms
+        self.expired = expired
+        self.feed()
+        _watchdog = self
+
+    def feed(self):
+        self.due = _now + self._timeout_ms
 
 
 def _ticks():
@@ -25,7 +40,12 @@ class _VirtualQueue:
             return
         deadline = -1 if timeout_ms < 0 else _now - BASE + timeout_ms
         while True:
-            _now = BASE + wire.wait(deadline)
+            wait = deadline
+            if _watchdog is not None and (deadline < 0 or BASE + deadline > _watchdog.due):
+                wait = _watchdog.due - BASE
+            _now = BASE + wire.wait(wait)
+            if _watchdog is not None and _now >= _watchdog.due:
+                _watchdog.expired()
             wire.hand_out()
             # With no task due asyncio takes the next one without looking: return only once there is one.
             if deadline >= 0 or core._task_queue.peek():

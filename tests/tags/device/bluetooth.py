@@ -32,7 +32,9 @@ class BLE:
             self._active = on
         return self._active
 
-    def config(self, **settings):
+    def config(self, *names, **settings):
+        if names == ("mac",):
+            return 1, b"\xc0\1\2\3\4\5"
         if settings.get("addr_mode") == 3:
             assert not self._advertising, "a controller refuses that"
             self.addresses += 1

@@ -16,7 +16,9 @@ def _tokens(work):
 
 
 async def check_token_each_interval(folder):
-    work = AtWork(folder, "pid").start()
+    work = AtWork(folder, "pid")
+    work.board.adcs["battery"].counts = 28800  # a coin cell
+    work.start()
     await asyncio.sleep_ms(3600000)
     tokens = _tokens(work)
     assert 359 <= len(tokens) <= 361

@@ -101,6 +101,21 @@ class PinOut:
             self.on_level(level)
 
 
+class Watchdog:
+    """As machine.WDT: `expired` once it was not fed in time."""
+
+    def __init__(self, timeout_ms):
+        self.timeout_ms = timeout_ms
+        self.feed()
+
+    def feed(self):
+        self._due = now_ms() + self.timeout_ms
+
+    @property
+    def expired(self):
+        return now_ms() >= self._due
+
+
 class Board:
     """Levels of a healthy, worn, half charged device."""
 
@@ -129,6 +144,8 @@ class Board:
         self.outputs = {name: PinOut() for name in ("gnss_power", "modem_power", "alcohol_sample", "vibration")}
         self.radio = BLE()
         self.logged = []
+        self.hardware_watchdog = None
+        self.restarts = 0
 
     def random_bytes(self, count):
         return os.urandom(count)
@@ -147,6 +164,13 @@ class Board:
 
     def ble(self):
         return self.radio
+
+    def watchdog(self, timeout_ms):
+        self.hardware_watchdog = Watchdog(timeout_ms)
+        return self.hardware_watchdog
+
+    def restart(self):
+        self.restarts += 1
 
     def log(self, text):
         self.logged.append(text)

@@ -1,0 +1,87 @@
+# After three boots that failed: only journal, link, commands and updates run, so that the device can still report, be
+# commanded and be updated. The selector counts the boots; a healthy while forgets them.
+import asyncio
+
+import selector
+from emwire import constants
+
+# Of the firmware in force; one that is on trial is rolled back by the selector instead.
+FAILED_BOOTS = 3
+HEALTHY_MS = 600000
+# A device in safe mode monitors nobody: it tries again.
+TRY_AGAIN_MS = 3600000
+# Whoever takes the power away makes no failed boot, or a wearer could switch the monitoring off with it.
+_POWER = (constants.RESET_POWER_ON, constants.RESET_BROWNOUT)
+
+
+def wanted(board) -> bool:
+    """Whether this boot is to run in safe mode; also tells the selector of boots that did not fail by themselves."""
+    state = selector.booted
+    if state is None:
+        return False
+    if board.reset_cause in _POWER and state.boots > 1:
+        state.boots = 1
+        state.save()
+    return state.boots > FAILED_BOOTS
+
+
+def forgive():
+    """This boot is none that failed: before a restart that is meant."""
+    if selector.booted is not None:
+        selector.booted.healthy()
+
+
+async def stay_healthy():
+    """Task: call this boot healthy after a while."""
+    await asyncio.sleep_ms(HEALTHY_MS)
+    forgive()
+
+
+async def run(board):
+    """The device without its model's own work, until it tries again."""
+    from common.device import Device
+
+    model = board.identity["model"]
+    if model == "pid":
+        # It has no link to report by: better a beacon than nothing.
+        forgive()
+        board.restart()
+        return
+    device = Device(board, *_KINDS[model])
+    device.safe_mode = True
+    transport, periodic = _transport(board, device, model)
+    device.link_over(transport, periodic=periodic)
+    device.records.event(constants.EVENT_SAFE_MODE, selector.booted.boots - 1)
+    device.start("again", _try_again, board)
+    await device.run()
+
+
+async def _try_again(board):
+    await asyncio.sleep_ms(TRY_AGAIN_MS)
+    forgive()
+    board.restart()
+
+
+_KINDS = {
+    "ankle_gps": (constants.MODEL_ANKLE_GPS, constants.CAPABILITY_CELLULAR),
+    "home_unit": (constants.MODEL_HOME_UNIT, constants.CAPABILITY_SERIAL),
+    "alcohol": (constants.MODEL_ALCOHOL, constants.CAPABILITY_BLE),
+}
+
+
+def _transport(board, device, model):
+    # As the models do it; only the drivers of the link are imported.
+    if model == "ankle_gps":
+        from drivers.modem import ModemLink
+
+        broker = board.identity.get("mqtt", {})
+        host, port = broker.get("host", "localhost"), broker.get("port", 1883)
+        power = board.pin_out("modem_power")
+        return ModemLink(board.uart("modem"), power, device.device_id, device.clock, host, port, board.log), True
+    if model == "home_unit":
+        from drivers.serial_link import SerialLink
+
+        return SerialLink(board.uart("host"), device.device_id), False
+    from drivers.ble_link import BleLink
+
+    return BleLink(board.ble(), device.device_id, "emtag-%08x" % device.device_id), True

@@ -1,0 +1,57 @@
+# Feeds the hardware watchdog while every task that promised a sign of life gives one; a hung task resets the device.
+import asyncio
+
+from emwire import constants
+
+# Looked at three times within the watchdog's own time; a board may bound that (boards/__init__.py).
+FEEDS = 3
+# Records wait, nobody hangs up, and no attempt to connect was begun for so long: back-off ends at 5 min, and the
+# longest attempt of a modem is minutes.
+UPLINK_STUCK_MS = 7200000
+
+
+class Watchdog:
+    """Task "watchdog" of a device; expect() from the tasks that matter."""
+
+    def __init__(self, device):
+        self._device = device
+        self._due = {}
+        self._hardware = None
+        self.stuck = None  # name of the task that did not answer
+
+    def expect(self, name: str, within_ms: int):
+        """This task calls again within so long, or the device is reset."""
+        self._due[name] = self._device.ticks_ms() + within_ms
+
+    def done(self, name: str):
+        """This task owes no more signs of life."""
+        self._due.pop(name, None)
+
+    async def run(self):
+        device = self._device
+        make = getattr(device.board, "watchdog", None)
+        if make is None:
+            return
+        # Fixed once started, on every board: a change of the setting counts from the next boot.
+        timeout_ms = device.settings.watchdog_s * 1000
+        self._hardware = make(timeout_ms)
+        while True:
+            self._look()
+            if self.stuck is None:
+                self._hardware.feed()
+            await asyncio.sleep_ms(timeout_ms // FEEDS)
+
+    def _look(self):
+        if self.stuck is not None:
+            return
+        device = self._device
+        now = device.ticks_ms()
+        for name, due in self._due.items():
+            if now > due:
+                self.stuck = name
+        uplink = device.uplink
+        if uplink is not None and uplink.stuck_ms(now) > UPLINK_STUCK_MS:
+            self.stuck = "uplink"
+        if self.stuck is not None:
+            device.log("task %s is stuck" % self.stuck)
+            device.records.event(constants.EVENT_TASK_STUCK, evidence=self.stuck.encode())

@@ -1,0 +1,202 @@
+"""Watchdog, safe mode, self-test and the commands that every device knows."""
+
+import asyncio
+import json
+
+import main
+import selector
+from common import safe_mode, self_test
+from common.device import Device
+from emwire import constants
+
+import virtual
+from at_work import AtWork
+
+
+def device(folder, model="alcohol", capabilities=0, **identity):
+    identity.update({"device_id": 1, "model": model, "key": "00" * 16})
+    return Device(virtual.Board(folder, identity), constants.MODEL_ALCOHOL, capabilities)
+
+
+async def check_watchdog_is_fed_while_tasks_answer(folder):
+    work = AtWork(folder, "alcohol").start()
+    await asyncio.sleep_ms(48 * 3600000)
+    assert not work.board.hardware_watchdog.expired
+    assert not work.events(constants.EVENT_TASK_STUCK)
+
+
+async def check_hung_task_resets_and_is_told(folder):
+    made = device(folder)
+    told = []
+    made.records.event = lambda *arguments, **keywords: told.append((arguments, keywords))
+    task = asyncio.create_task(made.watchdog.run())
+    made.watchdog.expect("sampling", 60000)
+    made.watchdog.expect("finished", 60000)
+    made.watchdog.done("finished")
+    await asyncio.sleep_ms(3 * 3600000)
+    assert made.board.hardware_watchdog.expired
+    assert told == [((constants.EVENT_TASK_STUCK,), {"evidence": b"sampling"})], "told once"
+    task.cancel()
+
+
+async def check_uplink_that_never_tries_again_is_stuck(folder):
+    class Hangs:
+        async def connect(self):
+            await asyncio.Event().wait()
+
+    made = device(folder)
+    made.link_over(Hangs(), periodic=True)
+    running = asyncio.create_task(made.run())
+    await asyncio.sleep_ms(7000000)
+    assert made.watchdog.stuck is None
+    await asyncio.sleep_ms(3000000)
+    assert made.watchdog.stuck == "uplink" and made.board.hardware_watchdog is not None
+    running.cancel()
+
+
+class Stopped(Exception):
+    pass
+
+
+async def _boot(folder, cause):
+    """One boot of a device whose model ends at once; True if it was in safe mode."""
+    import tags
+
+    class Broken:
+        async def run(self, board):
+            raise Stopped
+
+    selector.begin(folder)
+    board = virtual.Board(folder, {"device_id": 1, "model": "home_unit", "key": "00" * 16})
+    board.reset_cause = cause
+    tags.home_unit = Broken()
+    import sys
+
+    sys.modules["tags.home_unit"] = tags.home_unit
+    running = asyncio.create_task(main.run(board))
+    await asyncio.sleep_ms(1000)
+    if running.done():
+        return False, board
+    return running, board
+
+
+async def check_safe_mode_after_three_failed_boots(folder):
+    for _ in range(3):
+        running, _ = await _boot(folder, constants.RESET_WATCHDOG)
+        assert not running
+    running, board = await _boot(folder, constants.RESET_WATCHDOG)
+    assert running, "the fourth boot is a safe one"
+    work = AtWork(folder, "home_unit")
+    assert [(event[0], event[3]) for event in work.events()] == [(constants.EVENT_SAFE_MODE, 3)]
+    assert board.uarts["host"] is not None and not board.restarts
+    await asyncio.sleep_ms(3600000)
+    assert board.restarts == 1, "it tries again"
+    running.cancel()
+    running, _ = await _boot(folder, constants.RESET_WATCHDOG)
+    assert not running, "with three boots of its own"
+
+
+async def check_taking_the_battery_out_is_no_failed_boot(folder):
+    for _ in range(10):
+        running, _ = await _boot(folder, constants.RESET_POWER_ON)
+        assert not running
+        running, _ = await _boot(folder, constants.RESET_BROWNOUT)
+        assert not running
+
+
+async def check_healthy_boot_forgets_failures(folder):
+    await _boot(folder, constants.RESET_WATCHDOG)
+    await _boot(folder, constants.RESET_WATCHDOG)
+    selector.begin(folder)
+    task = asyncio.create_task(safe_mode.stay_healthy())
+    await asyncio.sleep_ms(safe_mode.HEALTHY_MS + 1000)
+    assert task.done() and selector.BootState(folder).boots == 0
+
+
+async def check_self_test_passes_and_names_what_fails(folder):
+    board = virtual.Board(folder, {"device_id": 1, "model": "alcohol"})
+    board.inputs["alcohol_ready"].level = 1
+    result = await self_test.check(board)
+    assert result["passed"] and json.loads(json.dumps(result)) == result, result
+    assert set(result["parts"]) >= {"flash", "sealing", "alcohol_cell", "radio", "strap"}
+    board.adcs["contact_infrared"].counts = 0
+    board.adcs["battery"].counts = 0
+    board.inputs["alcohol_ready"].level = 0
+    del board.inputs["motion"]
+    result = await self_test.check(board)
+    bits = dict(self_test.PARTS)
+    failed = ("contact_infrared", "battery", "alcohol_cell", "motion")
+    assert result["failed_mask"] == sum(bits[name] for name in failed), result
+    assert not result["passed"] and result["parts"]["battery"] == "0 mV"
+
+
+async def check_self_test_of_parts_behind_a_uart(folder):
+    board = virtual.Board(folder, {"device_id": 1, "model": "ankle_gps"})
+    result = await self_test.check(board)
+    assert result["parts"]["gnss"] == "silent" and result["parts"]["modem"] == "silent"
+    modem = board.uarts["modem"]
+    modem.on_write = lambda data: [modem.feed(data[at : at + 1]) for at in range(1)] and modem.feed(b"\r\nO")
+    board.outputs["gnss_power"].on_level = lambda level: level and board.uarts["gnss"].feed(b"$GN")
+    result = await self_test.check(board)
+    assert result["parts"]["gnss"] == "ok" and result["parts"]["modem"] == "answers otherwise"
+    modem.on_write = lambda data: (modem.feed(b"\r\nO"), modem.feed(b"K\r\n"))
+    assert (await self_test.check(board))["parts"]["modem"] == "ok"
+    assert board.outputs["modem_power"].level == 0 == board.outputs["gnss_power"].level
+
+
+async def check_commands_every_device_knows(folder):
+    work = AtWork(folder, "alcohol")
+    work.board.inputs["alcohol_ready"].level = 1
+    made = Device(work.board, constants.MODEL_ALCOHOL, constants.CAPABILITY_VIBRATION)
+    running = asyncio.create_task(made.run())
+    await asyncio.sleep_ms(100)
+    buzzed = []
+    work.board.outputs["vibration"].on_level = buzzed.append
+    for number, kind in ((1, constants.COMMAND_SELF_TEST), (2, constants.COMMAND_NOTIFY_WEARER)):
+        made.commands.received((constants.MESSAGE_COMMAND, number, kind, 0, 0))
+    await asyncio.sleep_ms(20000)
+    made.commands.received((constants.MESSAGE_COMMAND, 3, constants.COMMAND_REBOOT, 0, 0))
+    await asyncio.sleep_ms(1000)
+    results = [record[5:8] for record in work.records(constants.MESSAGE_COMMAND_RESULT)]
+    done = constants.OUTCOME_DONE
+    assert sorted(results) == [(1, 3, done), (2, 2, done), (3, 6, done)], results
+    assert buzzed == [1, 0, 1, 0] and not work.board.restarts
+    assert len(work.events(constants.EVENT_SELF_TEST_PASSED)) == 1
+    await asyncio.sleep_ms(15000)
+    assert work.board.restarts == 1, "after its result was in flash"
+    running.cancel()
+
+
+def check_long_watchdog_on_short_hardware(folder):
+    import sys
+
+    class Machine:
+        class Timer:
+            PERIODIC = 1
+
+            def __init__(self, number):
+                pass
+
+            def init(self, mode, period, callback):
+                self.period, self.callback = period, callback
+
+    class Hardware:
+        fed = 0
+
+        def feed(self):
+            self.fed += 1
+
+    sys.modules["machine"] = Machine
+    Machine.Pin = object
+    from boards.machine_board import LongWatchdog
+
+    hardware = Hardware()
+    long = LongWatchdog(hardware, 8000, 900000)
+    for _ in range(3):
+        for _ in range(200):
+            long._timer.callback(long._timer)
+        long.feed()
+    assert hardware.fed == 600
+    for _ in range(1000):
+        long._timer.callback(long._timer)
+    assert hardware.fed == 600 + 225, "900 s after the last feed the hardware gets none"
