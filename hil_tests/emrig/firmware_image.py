@@ -86,8 +86,7 @@ def build(model: str, board: str, version: Version | None = None, security_versi
         "common/version.py", f"VERSION = {version!r}\nSECURITY_VERSION = {security_version}\n".encode(), board
     )
     files[path] = contents
-    files = dict(sorted(files.items()))
-    return Image(model, board, version, security_version, files, _pack(model, board, version, security_version, files))
+    return pack(model, board, version, security_version, files)
 
 
 def source_version() -> tuple[Version, int]:
@@ -199,19 +198,21 @@ def _cross_compile(path: str, source: bytes, architecture: str) -> bytes:
         return made.read_bytes()
 
 
-def _pack(model: str, board: str, version: Version, security_version: int, files: dict[str, bytes]) -> bytes:
+def pack(model: str, board: str, version: Version, security_version: int, files: dict[str, bytes]) -> Image:
+    """These files as an image."""
+    files = dict(sorted(files.items()))
     parts = [
         MAGIC,
         struct.pack("<BBBBHH", MODELS[model], *version, security_version, len(files)),
         bytes([len(board)]),
         board.encode(),
     ]
-    for path, contents in sorted(files.items()):
+    for path, contents in files.items():
         if len(path) > LONGEST_PATH:
             raise ImageError(f"{path}: a path has at most {LONGEST_PATH} characters")
         parts += [bytes([len(path)]), path.encode(), struct.pack("<I", len(contents))]
         parts += [hashlib.sha256(contents).digest(), contents]
-    return b"".join(parts)
+    return Image(model, board, version, security_version, files, b"".join(parts))
 
 
 def parse(data: bytes) -> Image:

@@ -1,6 +1,247 @@
-"""What the tests of the firmware update share."""
+"""What the tests of the firmware update share: a flash that fails, images, and a device that boots from both."""
 
+from __future__ import annotations
+
+import builtins
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import selector
+from common import segment
+from common.epoch import begin_epoch
+from common.installer import Installer, Target
+from common.journal import Journal
+from cryptography.hazmat.primitives.asymmetric import ec
+from emrig import firmware_image, firmware_signing
 from emrig.paths import firmware_folder, protocol_folder
+from emwire import constants, device_codec
 
 FIRMWARE = firmware_folder()
 PROTOCOL = protocol_folder()
+KEY = ec.derive_private_key(20260101, ec.SECP256R1())
+PUBLIC_KEY = firmware_signing.public_bytes(KEY)
+MODEL = constants.MODEL_HOME_UNIT
+# Small, so that every write of an update can be cut: three chunks to each file.
+CHUNK_BYTES = 64
+
+
+def small_image(version: int, security_version: int = 1, board: str = "sim", model: str = "home_unit") -> Any:
+    """An image whose files are of no use but to be compared."""
+    files = {
+        "main.py": b"# main %d\n" % version * 12,
+        "common/version.py": b"VERSION = (%d, 0, 0)\n" % version,
+        "common/empty.py": b"",
+        "tags/deep/module.py": bytes(range(256)) * 3,
+    }
+    return firmware_image.pack(model, board, (version, 0, 0), security_version, files)
+
+
+def manifest(image: Any, update_id: int, **keywords: Any) -> tuple[Any, ...]:
+    """Signed, and decoded as a device gets it."""
+    keywords.setdefault("chunk_bytes", CHUNK_BYTES)
+    return device_codec.decode(firmware_signing.sign(image, KEY, update_id, **keywords))
+
+
+def install_whole(root: Path, index: int, image: Any) -> None:
+    """As `emtag flash` would: the folder, then its marker."""
+    folder = root / selector.FOLDERS[index]
+    for path, contents in {**image.tree, selector.MARKER: image.marker}.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(contents)
+
+
+def whole(folder: Path) -> dict[str, bytes]:
+    """{path: contents} of a folder, without the marker."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != selector.MARKER
+    }
+
+
+class PowerCut(BaseException):
+    """The power fails now: nothing in the firmware can catch it."""
+
+
+class Flash:
+    """Stands between the firmware and a folder: counts every step that changes it, and cuts the power at one.
+
+    A write that is cut leaves half of its bytes. With `lose`, what was not synced is gone afterwards, as a file system
+    may do that holds it back; without, it is there. `fail_at` raises OSError(fail_with) instead, once.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = str(root)
+        self.steps = 0
+        self.cut_at = 0
+        self.lose = False
+        self.fail_with: int | None = None
+        self.fail_from = 0
+        self._synced: dict[str, bytes | None] = {}
+        self._open: dict[int, str] = {}
+        self._real_open = builtins.open
+        self._real = {name: getattr(os, name) for name in ("remove", "mkdir", "rmdir", "fsync")}
+
+    def attach(self, patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(builtins, "open", self.open)
+        for name in ("remove", "mkdir", "rmdir"):
+            patch.setattr(os, name, self._stepping(name))
+        patch.setattr(os, "fsync", self.fsync)
+
+    def step(self, writes: bool = True) -> None:
+        self.steps += 1
+        if self.steps == self.cut_at:
+            raise PowerCut
+        if writes and self.fail_with is not None and self.steps >= self.fail_from:
+            raise OSError(self.fail_with, "injected")
+
+    def after_cut(self) -> None:
+        """What the medium holds when the power is back."""
+        self._open.clear()
+        for path, contents in self._synced.items():
+            if self.lose and os.path.isdir(os.path.dirname(path)):
+                with self._real_open(path, "wb") as file:
+                    file.write(contents or b"")
+        self._synced.clear()
+
+    def _mine(self, path: Any) -> bool:
+        return isinstance(path, str) and path.startswith(self.root)
+
+    def _stepping(self, name: str) -> Callable[..., Any]:
+        def call(path: Any, *arguments: Any, **keywords: Any) -> Any:
+            if self._mine(path):
+                self.step(writes=name == "mkdir")
+                self._synced.pop(path, None)
+            return self._real[name](path, *arguments, **keywords)
+
+        return call
+
+    def open(self, path: Any, mode: str = "r", *arguments: Any, **keywords: Any) -> Any:
+        writing = self._mine(path) and mode != "rb" and mode != "r"
+        if not writing:
+            return self._real_open(path, mode, *arguments, **keywords)
+        self.step()
+        if path not in self._synced:
+            self._synced[path] = Path(path).read_bytes() if os.path.exists(path) else None
+        file = self._real_open(path, mode, 0)
+        self._open[file.fileno()] = path
+        return _File(self, file)
+
+    def fsync(self, descriptor: int) -> None:
+        path = self._open.get(descriptor)
+        if path is None:
+            self._real["fsync"](descriptor)
+            return
+        self.step()
+        self._synced.pop(path, None)
+
+
+class _File:
+    def __init__(self, flash: Flash, file: Any) -> None:
+        self._flash = flash
+        self._file = file
+
+    def write(self, data: bytes) -> int:
+        path = self._flash._open.get(self._file.fileno(), "")
+        if path not in self._flash._synced and os.path.exists(path):
+            self._flash._synced[path] = Path(path).read_bytes()
+        try:
+            self._flash.step()
+        except PowerCut:
+            self._file.write(bytes(data)[: len(data) // 2])
+            raise
+        return int(self._file.write(data))
+
+    def __enter__(self) -> _File:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+class Tag:
+    """A device over a folder: selector, journal and installer, but for asyncio and peripherals."""
+
+    def __init__(self, root: Path, board: str = "sim", hardware_revision: int = 1) -> None:
+        self.root = root
+        self.board = board
+        self.hardware_revision = hardware_revision
+        self.reports: list[tuple[int, ...]] = []
+        self.made: list[bytes] = []
+        self.reserve = 0
+        self.installer: Installer
+        self.state: selector.BootState
+        self.folder: Path | None = None
+
+    def select(self) -> Path | None:
+        """What the selector does at a boot."""
+        folder = selector.begin(str(self.root))
+        assert selector.booted is not None
+        self.state = selector.booted
+        self.folder = None if folder is None else Path(folder)
+        return self.folder
+
+    def boot(self) -> None:
+        """Selector, then the firmware as far as the update needs it."""
+        self.select()
+        epoch = begin_epoch(str(self.root))
+        self.journal = Journal(str(self.root), epoch, on_append=self._on_append)
+        self._make(b"boot")
+        security_version = 1
+        if self.folder is not None:
+            text = (self.folder / selector.MARKER).read_text()
+            security_version = int(text.split('"security_version": ')[1].split(",")[0])
+        target = Target(MODEL, self.board, self.hardware_revision, security_version, PUBLIC_KEY)
+        self.installer = Installer(str(self.root), self.state, target, self._report, lambda: self.reserve)
+        self.installer.start()
+
+    def _on_append(self, epoch: int, sequence: int, alarm: bool, payload: bytes) -> None:
+        self.made.append(payload)
+
+    def _make(self, text: bytes) -> None:
+        stamp = (0, 0, 0, 0)
+        self.journal.append(False, device_codec.encode_event(*stamp, 14, 0, 0, 0, text))
+
+    def _report(self, *said: int) -> None:
+        # As the device does: journalled before it counts as said.
+        self._make(bytes(str(said), "ascii"))
+        self.reports.append(said)
+
+    def journalled(self) -> list[bytes]:
+        """What the journal's own reader finds on flash."""
+        return [payload for _, _, _, payload in segment.records(str(self.root / "journal"))]
+
+    def phases(self) -> list[tuple[int, int]]:
+        """(phase, cause) in the order reported, repetitions left out."""
+        said: list[tuple[int, int]] = []
+        for report in self.reports:
+            if not said or said[-1] != report[1:3]:
+                said.append((report[1], report[2]))
+        return said
+
+    # -- a gateway's part
+
+    def offer(self, message: tuple[Any, ...]) -> None:
+        run(self.installer.offer(message))
+
+    def send_chunks(self, image: Any, message: tuple[Any, ...], stop_before: int | None = None) -> None:
+        """From the first missing one on."""
+        size = message[11]
+        while self.installer.phase == constants.UPDATE_RECEIVING and not self.installer.complete:
+            number = self.installer.first_missing
+            if number == stop_before:
+                return
+            data = image.data[number * size : (number + 1) * size]
+            assert self.installer.chunk((constants.MESSAGE_UPDATE_CHUNK, message[1], number, data))
+
+
+def run(steps: Iterator[Any]) -> None:
+    """Drive what the firmware runs piece by piece."""
+    for _ in steps:
+        pass
