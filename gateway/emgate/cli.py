@@ -36,6 +36,50 @@ def gateway_run(
     raise typer.Exit(run_gateway(config))
 
 
+CONFIG = typer.Option("--config", help="The gateway's TOML file.")
+
+
+@gateway.command("check")
+def gateway_check(
+    config: Annotated[Path, CONFIG],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Look for everything that would keep the gateway from its work. Exit status 0: nothing does, 2: something does."""
+    from emgate.check import check
+
+    raise typer.Exit(check(config, as_json=as_json))
+
+
+@gateway.command("reload")
+def gateway_reload(config: Annotated[Path, CONFIG]) -> None:
+    """Let the running gateway read its configuration anew. Exit status 0: applied, 2: refused, 3: none runs."""
+    from emgate.running import reload
+
+    raise typer.Exit(reload(config))
+
+
+@gateway.command("status")
+def gateway_status(
+    config: Annotated[Path, CONFIG],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Print it and end, also on a terminal.")] = False,
+) -> None:
+    """Show what the gateway says of itself, live. Exit status 0: it runs, 2: nothing to be read, 3: it does not run."""
+    from emgate.status_view import show
+
+    raise typer.Exit(show(config, as_json=as_json, once=once))
+
+
+@gateway.command("install-unit")
+def gateway_install_unit(
+    root: Annotated[Path, typer.Option("--root", help="Write below this folder.")] = Path("/"),
+) -> None:
+    """Write the systemd unit, its user and its folders for this installation of emtag, and say what to do next."""
+    from emgate.systemd import install_unit
+
+    raise typer.Exit(install_unit(root))
+
+
 @backend.command("run")
 def backend_run(
     database: Annotated[Path, typer.Option(help="The backend's SQLite file.")],

@@ -1,12 +1,39 @@
-"""Structured logs: one JSON object a line, to standard error or a file."""
+"""Structured logs: one JSON object a line, to the journal, standard error or a file of bounded size."""
 
 import logging
+import os
 import sys
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 import structlog
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
+"""sd-daemon(3): the journal takes a line's priority from <N> at its start."""
+FILE_BYTES, FILES = 10_000_000, 5
+"""A log file is set aside at this size, and so many are kept: 50 MB of a card at most, weeks of an ordinary gateway."""
+
+
+class _JournalFormatter(logging.Formatter):
+    """Puts the priority in front of what another formatter makes."""
+
+    def __init__(self, inner: logging.Formatter) -> None:
+        super().__init__()
+        self._inner = inner
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"<{PRIORITIES.get(record.levelno, 6)}>{self._inner.format(record)}"
+
+
+def _to_journal() -> bool:
+    """Whether standard error is systemd's journal: it names the stream by device and inode (systemd.exec(5))."""
+    stream = os.environ.get("JOURNAL_STREAM", "")
+    try:
+        facts = os.fstat(sys.stderr.fileno())
+    except (OSError, ValueError):
+        return False
+    return stream == f"{facts.st_dev}:{facts.st_ino}"
 
 
 def configure(level: str = "info", log_file: Path | None = None) -> None:
@@ -17,21 +44,22 @@ def configure(level: str = "info", log_file: Path | None = None) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
     ]
+    formatter: logging.Formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared,
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.JSONRenderer(),
+        ],
+    )
     handler: logging.Handler
     if log_file is None:
         handler = logging.StreamHandler(sys.stderr)
+        if _to_journal():
+            formatter = _JournalFormatter(formatter)
     else:
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(log_file, encoding="utf-8")
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.JSONRenderer(),
-            ],
-        )
-    )
+        handler = RotatingFileHandler(log_file, maxBytes=FILE_BYTES, backupCount=FILES - 1, encoding="utf-8")
+    handler.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
