@@ -39,6 +39,8 @@ class Rig:
         self.on_crash: Callable[[Device], None] | None = None
         """Called when a device's process has ended, before it is restarted."""
         self.hold_s = HOLD_S
+        self.spawners: dict[str, Spawner] = {}
+        """Of devices that are to run on another target than the simulated board, by name; put here before add()."""
         self._spawner = Spawner(interpreter)
         self._holds: dict[str, float] = {}
         self._settling: set[str] = set()
@@ -51,7 +53,7 @@ class Rig:
         device = Device(
             name,
             folder,
-            self._spawner,
+            self.spawners.get(name, self._spawner),
             [firmware_folder(), protocol_folder(), Path(__file__).parent / "micropython"],
             firmware_folder() / "boards" / "sim" / "start.py",
             self._log,
@@ -122,7 +124,8 @@ class Rig:
         """Power everything off."""
         for device in self.devices.values():
             device.kill()
-        self._spawner.close()
+        for spawner in (self._spawner, *self.spawners.values()):
+            spawner.close()
         self.clock.close()
 
     def start(self, device: Device) -> None:

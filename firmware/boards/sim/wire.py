@@ -23,6 +23,12 @@ _callbacks = {}
 _batch = []
 
 
+def connect(line):
+    """Take another line to the rig: line.read(count) -> exactly so many bytes, line.write(data)."""
+    global _input, _output
+    _input = _output = line
+
+
 def on(channel, callback):
     """callback(operation, payload) for every message of this channel; runs between tasks, at the rig's now.
 

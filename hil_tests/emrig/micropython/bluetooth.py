@@ -9,7 +9,6 @@ when a central subscribes).
 import struct
 
 import ble_wire as _w
-from boards.sim import wire as _wire
 
 FLAG_BROADCAST = 0x0001
 FLAG_READ = 0x0002
@@ -84,6 +83,10 @@ class BLE:
         return cls._only
 
     def _begin(self):
+        # Not before it is used: where this is frozen into an image, it is there before the firmware.
+        global _wire
+        from boards.sim import wire as _wire
+
         self._handler = None
         self._address_type = 0
         self._address = bytes(6)

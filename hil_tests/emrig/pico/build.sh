@@ -4,7 +4,8 @@
 # The sources are those of the first Debian release that has MicroPython 1.25 or newer, or of this machine's own if
 # that is newer still; they come through apt, which checks their signatures, into a private apt state, so that the
 # machine's own package lists stay as they are. As root it installs the compiler where it is missing.
-# An image made from the same inputs (this script, the release) is left as it is.
+# What the emulated board has instead of a radio and of wires to sensors is frozen into the image, where a real board has
+# drivers in C. An image made from the same inputs (this script, those modules, the release) is left as it is.
 set -euo pipefail
 
 FIRST_RELEASE=13 # trixie: MicroPython 1.25, pico-sdk 2.1
@@ -21,7 +22,8 @@ if [ "${ID:-}" = debian ] && [ "${release%%.*}" -ge "$FIRST_RELEASE" ]; then sui
 
 mkdir -p "$1"
 out=$(cd "$1" && pwd)
-inputs=$(printf '%s %s' "$(sha256sum <"$0" | cut -d' ' -f1)" "$suite")
+frozen=$(cd "$(dirname "$0")/../micropython" && pwd)
+inputs="$(cat "$0" "$frozen"/*.py | sha256sum | cut -d' ' -f1) $suite"
 if [ -s "$out/firmware.uf2" ] && [ "$(cat "$out/inputs" 2>/dev/null)" = "$inputs" ]; then
   echo "pico: $out/firmware.uf2 is there already"
   exit 0
@@ -85,9 +87,10 @@ mv mbedtls-*/ "${micropython}lib/mbedtls"
 mv root/usr/src/pico-sdk root/usr/src/tinyusb "${micropython}lib/"
 mkdir -p "${micropython}lib/micropython-lib"
 touch "${micropython}lib/micropython-lib/README.md" # what the port's makefile looks for
-cat >"$work/manifest.py" <<'MANIFEST'
-freeze("$(PORT_DIR)/modules")
-include("$(MPY_DIR)/extmod/asyncio")
+cat >"$work/manifest.py" <<MANIFEST
+freeze("\$(PORT_DIR)/modules")
+include("\$(MPY_DIR)/extmod/asyncio")
+freeze("$frozen", ("rig_wire.py", "ble_wire.py", "bluetooth.py"))
 MANIFEST
 
 # The version is the sources' own, not that of a repository around them.

@@ -146,7 +146,7 @@ class Chip:
         self._cut_at: int | None = None
         self._cut_share = 0.0
         self._chance = random.Random(0)
-        # The emulator looks at both PIO blocks after every instruction, which takes half of its time; nothing uses them.
+        # The emulator looks at both PIO blocks after every instruction, at half of its time; nothing uses them.
         self.rp2040.pio = []
         self.rp2040.ssi._apply_command = self._flash_command  # type: ignore[method-assign]
         self.usb = _Usb(self.rp2040.usb_ctrl, on_usb)

@@ -1,9 +1,10 @@
-"""The process of one emulated Pico: `python -m emrig.pico.machine FLASH USB WIRE CONTROL [CONSOLE]`.
+"""The process of one emulated Pico: `python -m emrig.pico.machine FLASH USB WIRE [CONTROL]`.
 
-FLASH is the file of its flash; USB, WIRE and CONTROL are descriptors: the master side of a pty, a socket with the bytes
-of UART 0, and a SOCK_SEQPACKET socket with one JSON request a packet, each answered by a packet:
-{"do": "on", "cut": [operations, share, seed] or null}, {"do": "off"}, {"do": "status"}.
-A packet {"event": "cut"} comes unasked when `cut` happened. CONSOLE is a file to which the USB output is added.
+FLASH is the file of its flash; USB and WIRE are descriptors: the master side of a pty, and a socket with the bytes of
+UART 0. What comes out at USB goes to standard output too. Without CONTROL it has power until it resets itself, which
+ends the process. CONTROL is a SOCK_SEQPACKET socket with one JSON request a packet, each answered by a packet:
+{"do": "on", "cut": [operations, share, seed] or null}, {"do": "off"}, {"do": "status"}; a packet {"event": "cut"} comes
+unasked when `cut` happened, and a reset is a reset.
 """
 
 from __future__ import annotations
@@ -29,12 +30,11 @@ USB_BACKLOG = 65536
 class Machine:
     """The chip when it is on, and its lines to the outside."""
 
-    def __init__(self, flash: Path, usb: int, wire: socket.socket, control: socket.socket, console: Path | None):
+    def __init__(self, flash: Path, usb: int, wire: socket.socket, control: socket.socket | None) -> None:
         self._flash = flash
         self._usb = usb
         self._wire = wire
         self._control = control
-        self._console = console.open("ab", buffering=0) if console else None
         self._chip: Chip | None = None
         self._usb_out = bytearray()
         self._wire_out = bytearray()
@@ -42,7 +42,9 @@ class Machine:
         wire.setblocking(False)
 
     def run(self) -> None:
-        """Until the control socket closes."""
+        """Until the control socket or, without one, the wire closes."""
+        if self._control is None:
+            self._on()
         while True:
             chip = self._chip
             patience = 0.0
@@ -60,17 +62,20 @@ class Machine:
                 chip.run()
             except PowerCut:
                 self._off()
+                assert self._control
                 self._control.send(json.dumps({"event": "cut"}).encode())
             except WatchdogReset:
                 self._off()
+                if self._control is None:
+                    return
                 self._on().after_watchdog(chip)
 
     def _exchange(self, patience: float) -> bool:
         self._flush()
         outputs = [self._usb] if self._usb_out else []
-        inputs: list[int | socket.socket] = [self._usb, self._wire, self._control]
+        inputs: list[int | socket.socket] = [self._usb, self._wire, *([self._control] if self._control else [])]
         readable, _, _ = select.select(inputs, outputs, [], patience)
-        if self._control in readable:
+        if self._control and self._control in readable:
             packet = self._control.recv(65536)
             if not packet:
                 return False
@@ -130,8 +135,7 @@ class Machine:
 
     def _on_usb(self, data: bytes) -> None:
         self._usb_out += data
-        if self._console:
-            self._console.write(data)
+        os.write(1, data)
 
     def _on_uart(self, byte: int) -> None:
         self._wire_out.append(byte)
@@ -145,9 +149,9 @@ class Machine:
 def main() -> None:
     """Entry of the process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started it decides when it ends
-    flash, usb, wire, control = sys.argv[1:5]
-    console = Path(sys.argv[5]) if len(sys.argv) > 5 else None
-    Machine(Path(flash), int(usb), socket.socket(fileno=int(wire)), socket.socket(fileno=int(control)), console).run()
+    flash, usb, wire, *control = sys.argv[1:]
+    sockets = [socket.socket(fileno=int(number)) for number in (wire, *control)]
+    Machine(Path(flash), int(usb), sockets[0], sockets[1] if control else None).run()
 
 
 if __name__ == "__main__":

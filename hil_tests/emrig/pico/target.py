@@ -39,7 +39,6 @@ class Pico:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.flash = folder / "flash.bin"
-        self.console = folder / "console.log"
         if not self.flash.exists():
             self.flash.write_bytes(blank_flash(image or find_image()))
         self._master, self._slave = os.openpty()
@@ -51,10 +50,12 @@ class Pico:
         self._control, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.settimeout(ANSWER_S)
         inherited = [self._master, wire.fileno(), control.fileno()]
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "emrig.pico.machine", str(self.flash), *map(str, inherited), str(self.console)],
-            pass_fds=inherited,
-        )
+        with (folder / "console.log").open("ab") as console:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "emrig.pico.machine", str(self.flash), *map(str, inherited)],
+                pass_fds=inherited,
+                stdout=console,
+            )
         wire.close()
         control.close()
         self._cut = False
@@ -63,9 +64,7 @@ class Pico:
         self.power_on()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self.close()
 
     def power_on(self, cut_after: int | None = None, share: float = 0.0, seed: int = 0) -> None:

@@ -1,0 +1,58 @@
+"""The emulated flash as a whole: MicroPython from its image and the littlefs behind it, written and read here.
+
+The layout is that of MicroPython's RPI_PICO board: 1408 KiB of littlefs at the end of 2 MiB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from littlefs import LittleFS
+from littlefs.context import UserContext
+
+from emrig.pico.chip import FLASH_BYTES, blank_flash
+
+BLOCK_BYTES = 4096
+BLOCKS = 352
+_START = FLASH_BYTES - BLOCKS * BLOCK_BYTES
+_DISK_VERSION = 0x00020000
+"""What MicroPython formats with."""
+
+
+def make(image: Path, files: Mapping[str, bytes]) -> bytes:
+    """A flash with MicroPython and these files ({path: contents}, folders are made)."""
+    filesystem = _filesystem(None)
+    for path, contents in files.items():
+        if "/" in path:
+            filesystem.makedirs("/" + path.rpartition("/")[0], exist_ok=True)
+        with filesystem.open("/" + path, "wb") as file:
+            file.write(contents)
+    return blank_flash(image)[:_START] + bytes(filesystem.context.buffer)
+
+
+def read(flash: bytes) -> dict[str, bytes]:
+    """{path: contents} of every file on it, as a computer would find them that reads the chip."""
+    filesystem = _filesystem(flash[_START:])
+    files = {}
+    for folder, _, names in filesystem.walk("/"):
+        for name in names:
+            path = f"{folder.rstrip('/')}/{name}"
+            with filesystem.open(path, "rb") as file:
+                files[path[1:]] = file.read()
+    return files
+
+
+def _filesystem(content: bytes | None) -> LittleFS:
+    context = UserContext(BLOCKS * BLOCK_BYTES)
+    if content is not None:
+        context.buffer[:] = content
+    return LittleFS(
+        context,
+        block_size=BLOCK_BYTES,
+        block_count=BLOCKS,
+        prog_size=256,
+        read_size=32,
+        cache_size=BLOCK_BYTES,
+        disk_version=_DISK_VERSION,
+    )
