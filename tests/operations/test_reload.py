@@ -1,0 +1,145 @@
+"""A new configuration reaches a running gateway: what changed is changed, and nothing else notices."""
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from emgate import running
+from gateway_kit import DEVICE, KEY, PATIENCE_S, GatewayProcess, Port, Tag, over_serial, status_record, toml
+
+OTHER_KEY = bytes(range(100, 116))
+
+
+def listed(device_id: int, key: bytes, extra: str = "") -> str:
+    return f'[[devices]]\ndevice_id = {device_id}\nmodel = "ankle_gps"\nkey = "{key.hex()}"\n{extra}'
+
+
+def serial(*ports: Port, extra: str = "") -> str:
+    return "".join(f'[[serial]]\nport = "{port.path}"\n{extra}' for port in ports)
+
+
+async def status_when(gateway: GatewayProcess, condition: Any) -> dict[str, Any]:
+    path = gateway.folder / "state" / "status.json"
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            if path.exists() and condition(facts := json.loads(path.read_text())):
+                return dict(facts)
+            await asyncio.sleep(0.05)
+
+
+async def reload(gateway: GatewayProcess, text: str | None = None) -> tuple[int, str]:
+    """As an operator does."""
+    if text is not None:
+        gateway.config.write_text(text)
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "emgate.cli", "gateway", "reload", "--config", str(gateway.config)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+async def test_only_the_changed_link_restarts_and_registry_limits_and_log_level_are_applied(tmp_path: Path) -> None:
+    kept, changed, added = Port(), Port(), Port()
+    tag, stranger = Tag(tmp_path / "tag"), Tag(tmp_path / "stranger", device_id=DEVICE + 9, key=OTHER_KEY)
+    gateway = GatewayProcess(tmp_path, 'registry = "devices.toml"\n' + toml(links=serial(kept, changed), devices=0))
+    registry = tmp_path / "devices.toml"
+    registry.write_text(listed(DEVICE, KEY))
+    await gateway.start()
+    async with over_serial(tag, kept), over_serial(stranger, added):
+        tag.record(status_record(1))
+        await tag.until_delivered()
+        registry.write_text(
+            listed(DEVICE, KEY, "[devices.configuration]\nversion = 7\n") + listed(DEVICE + 9, OTHER_KEY)
+        )
+        links = serial(kept) + serial(changed, extra="baud_rate = 9600\n") + serial(added)
+        text = 'registry = "devices.toml"\n' + toml(links=links, devices=0, extra='log_level = "debug"')
+        status, words = await reload(gateway, text + "[store]\nmaximum_bytes = 5_000_000\n")
+        assert status == 0, words
+        for what in (f"device {DEVICE}", f"device {DEVICE + 9}", "gateway", "store", changed.path, added.path):
+            assert what in words
+        assert kept.path not in words
+        # The device of the link that was left alone goes on in its session and hears of its configuration.
+        tag.record(status_record(2))
+        await tag.until(lambda: any(message[0] == 0x82 and message[1] == 7 for message in tag.messages))
+        await tag.until_delivered()
+        stranger.record(status_record(3))
+        await stranger.until_delivered()
+    facts = await status_when(gateway, lambda facts: facts["stored"] == 3)
+    links_by_name = {link["name"]: link for link in facts["links"]}
+    assert links_by_name[f"serial:{kept.path}"]["restarts"] == {}
+    assert facts["reload"]["applied"] is True
+    log = (tmp_path / "log").read_text()
+    assert log.count(f'"what": "serial:{kept.path}", "event": "up"') == 1
+    assert log.count(f'"what": "serial:{changed.path}", "event": "up"') == 2
+    assert await gateway.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('"gw-test"', '"gw/test"', "line 3: gateway.id"),
+        ("status_interval_s = 0.2", "status_interval_s = -1", "line 5: gateway.status_interval_s"),
+        ('"gw-test"', '"another"', "gateway.id cannot change while the gateway runs: restart it, or change back"),
+    ],
+)
+async def test_a_wrong_file_is_refused_with_its_reason_and_the_old_one_stays(
+    tmp_path: Path, old: str, new: str, words: str
+) -> None:
+    port, tag = Port(), Tag(tmp_path / "tag")
+    good = toml(links=serial(port))
+    gateway = GatewayProcess(tmp_path, good)
+    await gateway.start()
+    async with over_serial(tag, port):
+        status, said = await reload(gateway, good.replace(old, new))
+        assert status == 2
+        assert words in said
+        # A signal alone is refused as well, and told in the status and the log.
+        assert gateway.process is not None
+        count = (await status_when(gateway, lambda facts: True))["reload"]["count"]
+        gateway.process.send_signal(signal.SIGHUP)
+        facts = await status_when(gateway, lambda facts: facts["reload"]["count"] > count)
+        assert facts["reload"]["applied"] is False
+        assert words in facts["reload"]["reason"]
+        assert "refused; the old one stays in force" in (tmp_path / "log").read_text()
+        tag.record(status_record(1))
+        await tag.until_delivered()
+        status, said = await reload(gateway, good)
+        assert (status, said) == (0, "reloaded: nothing has changed\n")
+    assert await gateway.stop() == 0
+
+
+async def test_a_revoked_device_is_a_stranger_and_a_changed_key_counts_at_once(tmp_path: Path) -> None:
+    port = Port()
+    tag = Tag(tmp_path / "tag")
+    gateway = GatewayProcess(tmp_path, toml(links=serial(port), devices=2))
+    await gateway.start()
+    async with over_serial(tag, port):
+        tag.record(status_record(1))
+        await tag.until_delivered()
+        revoked = toml(links=serial(port), devices=0) + listed(DEVICE + 1, KEY)
+        assert (await reload(gateway, revoked))[0] == 0
+        tag.record(status_record(2))
+        await status_when(gateway, lambda facts: facts["refused"].get("unknown_device", 0) > 0)
+        wrong_key = revoked + listed(DEVICE, OTHER_KEY)
+        assert (await reload(gateway, wrong_key))[0] == 0
+        await status_when(gateway, lambda facts: facts["refused"].get("authentication", 0) > 0)
+        assert (await reload(gateway, revoked + listed(DEVICE, KEY)))[0] == 0
+        await tag.until_delivered()
+    facts = await status_when(gateway, lambda facts: facts["devices"][-1]["stored"] == 2)
+    assert facts["devices"][-1]["delivered"] == 2, "what was stored before the revocation was not forgotten"
+    assert await gateway.stop() == 0
+
+
+def test_no_gateway_to_reload(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "gateway.toml"
+    config.write_text(toml(links='[[serial]]\nport = "/dev/null"'))
+    assert running.reload(config) == 3
+    assert "no gateway runs on" in capsys.readouterr().err
