@@ -37,7 +37,7 @@ TABLE = (
     ("quiet_start_minute", 1320, 0, 1439),  # 22:00
     ("quiet_end_minute", 420, 0, 1439),  # 07:00, the end of the usual curfew
     ("watchdog_s", 900, 60, 7200),  # three times the longest pause between two looks at the battery
-    ("range_profile", 2, 1, 3),  # SCRAM House Arrest: 35, 75, 150 ft; the middle one until it is set
+    ("range_profile", 3, 1, 3),  # SCRAM House Arrest: 35, 75, 150 ft; the widest until a range test set another
     ("range_short_dbm", -70, -120, 0),  # tags/presence.py
     ("range_middle_dbm", -80, -120, 0),
     ("range_long_dbm", -100, -120, 0),  # whatever a receiver can open
@@ -49,10 +49,11 @@ TABLE = (
     ("moved_together_s", 120, 10, 3600),  # field rule: within 2 min
     ("mains_debounce_ms", 1000, 50, 60000),  # shorter dips do not even reset a computer's supply
     ("wan_lost_s", 900, 120, 86400),  # three reports that nobody answered
-    ("battery_listen_percent", 50, 10, 100),  # twice the time on the battery; beacons still come often enough
+    ("battery_listen_percent", 60, 10, 100),  # the backend wants half of a window listened to
     ("curfew_grace_s", 300, 0, 3600),  # one presence window
     ("clock_bound_ms", 2500, 100, 60000),  # half of the 5 s within which a strap cut must be stamped
-    ("strap_light_percent", 50, 10, 90),  # drivers/strap_optical.py
+    ("strap_light_percent", 50, 10, 90),  # drivers/fibre.py
+    ("curfew_address", 1, 1, 3),  # PRIMARY
     ("violation_fix_interval_s", 15, 5, 600),  # 3M/California: every 15 s while in a zone violation
     ("violation_report_interval_s", 60, 10, 600),  # NIJ 1004.00 §5.3.5: within 4 min
     ("zone_window_points", 3, 1, 8),  # tags/zones.py
@@ -148,6 +149,15 @@ class Settings:
             self._take(name, value)
         self._keep()
         return b""
+
+    def set(self, name: str, value: int) -> bool:
+        """Change one here, as a command does; False if it is out of bounds."""
+        lowest, highest = self._bounds(name)
+        if not lowest <= value <= highest:
+            return False
+        self._take(name, value)
+        self._keep()
+        return True
 
     async def changed(self, timeout_ms: "int | None" = None) -> bool:
         """Wait for the next change; False after timeout_ms. Every waiter sees every change."""
