@@ -135,6 +135,25 @@ class Broker(Section):
             raise ConfigError(f"{self.password_file}: cannot read the password: {error}") from None
 
 
+SHARES = 4
+"""Gateways that may share a fleet: each takes its quarter of every block of down counters (emgate.sessions)."""
+
+
+class MqttSection(Broker):
+    """The devices' broker. `shared_group`: several gateways share the fleet, each with a place of its own."""
+
+    shared_group: Name | None = None
+    shared_place: Annotated[int, Field(ge=0, lt=SHARES)] | None = None
+
+    @model_validator(mode="after")
+    def _place_in_group(self) -> Self:
+        if (self.shared_group is None) != (self.shared_place is None):
+            raise ValueError(
+                f"shared_group and shared_place go together: each gateway of a group another place, 0 to {SHARES - 1}"
+            )
+        return self
+
+
 class BleSection(Section):
     """The BLE adapter: BlueZ, or an HCI transport in bumble's notation."""
 
@@ -208,7 +227,7 @@ class Config(Section):
     clock: ClockSection = ClockSection()
     store: StoreSection = StoreSection()
     serial: tuple[SerialSection, ...] = ()
-    mqtt: Broker | None = None
+    mqtt: MqttSection | None = None
     ble: BleSection | None = None
     uplink: UplinkSection = UplinkSection()
     protection: ProtectionSection = ProtectionSection()
@@ -227,6 +246,12 @@ class Config(Section):
             if ports.count(port) > 1:
                 raise ValueError(f"serial port {port} is listed twice: remove one of the entries")
         return self
+
+    @property
+    def counter_share(self) -> tuple[int, int]:
+        """(ours, of how many) parts of every block of down counters; all of it where no fleet is shared."""
+        place = self.mqtt.shared_place if self.mqtt else None
+        return (0, 1) if place is None else (place, SHARES)
 
     def make_registry(self) -> Registry:
         """The devices of this file and of the registry file together."""

@@ -84,6 +84,7 @@ class Gateway:
                 self._store,
                 self._clock,
                 acknowledge_within_ms=self._config.gateway.acknowledge_within_ms,
+                counter_share=self._config.counter_share,
             )
             await self._sessions.load()
             self._uplink = self._make_uplink()

@@ -30,7 +30,9 @@ def tls_context(broker: Broker) -> ssl.SSLContext | None:
     return context
 
 
-def make_client(broker: Broker, client_id: str, *, persistent: bool) -> aiomqtt.Client:
+def make_client(
+    broker: Broker, client_id: str, *, persistent: bool, will: aiomqtt.Will | None = None
+) -> aiomqtt.Client:
     """A client, not connected yet. `persistent`: the broker keeps subscriptions and messages while it is away."""
     version5 = broker.protocol == "5"
     properties = None
@@ -50,6 +52,7 @@ def make_client(broker: Broker, client_id: str, *, persistent: bool) -> aiomqtt.
         keepalive=broker.keepalive_s,
         max_inflight_messages=INFLIGHT_FRAMES,
         properties=properties,
+        will=will,
         tls_context=tls_context(broker),
     )
     client.pending_calls_threshold = 2 * INFLIGHT_FRAMES  # only a warning in its log

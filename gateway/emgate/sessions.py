@@ -112,11 +112,15 @@ class Sessions:
         *,
         acknowledge_within_ms: int = 20,
         downlink: Downlink | None = None,
+        counter_share: tuple[int, int] = (0, 1),
     ) -> None:
+        """`counter_share`: which part of every block of down counters is ours, of how many: gateways that share a fleet
+        have stores of their own and one clock, and no nonce may be used by two of them."""
         self.counters: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
         self.downlink = downlink or Downlink()
         self.downlink.attach(self.nudge)
+        self._counter_share = counter_share
         self._registry = registry
         self._store = store
         self._clock = clock
@@ -444,7 +448,10 @@ class Sessions:
             if first is None:
                 self.counters["no_down_counters"] += 1
                 return
-            session.link.grant(epoch, first, first + COUNTER_BLOCK)
+            place, places = self._counter_share
+            share = COUNTER_BLOCK // places
+            first += place * share
+            session.link.grant(epoch, first, first + share)
         try:
             frames = self._frames(session)
         except WireError as error:  # more frames than counters were reserved for: with the next flush
