@@ -23,6 +23,7 @@ class Health:
         gauge = getattr(board, "fuel_gauge", None)
         self.battery = Battery(board.adc("battery"), device.settings, gauge() if gauge else None)
         self.charging = False
+        self.on_charging = None  # called when the charger was connected or disconnected
         self.memory_peak = 0
         self._charge = Charging()
         self._wearer = wearer.Wearer(device) if device.has(constants.CAPABILITY_VIBRATION) else None
@@ -98,6 +99,8 @@ class Health:
                 self._wearer.charged()
         else:
             self._charge.disconnected()
+        if self.on_charging is not None:
+            self.on_charging()
 
     def _measure(self):
         device = self._device

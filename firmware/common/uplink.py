@@ -42,11 +42,13 @@ class Uplink:
         self._ticks_ms = clock.ticks_ms
         self._on_message = on_message
         self._settings = settings
+        self.interval_s = 0  # instead of settings.report_interval_s, for as long as it is not 0
         self._signal = Signal()
         self._attempts = 0
         self._failed_ms = None
         self._report_ms = None  # when the last report began; None = none since the boot
         self._heard_ms = 0
+        self.word_ms = None  # when the gateway last said something authentic; None = not since the boot
         self._error = None
 
     def stuck_ms(self, now: int) -> int:
@@ -102,7 +104,7 @@ class Uplink:
             if not backlog and not link.journal.undelivered and not link.time_wanted:
                 return None
             if backlog < RECORDS_TO_REPORT and self._failed_ms is None:
-                due = self._report_ms + self._settings.report_interval_s * 1000
+                due = self._report_ms + (self.interval_s or self._settings.report_interval_s) * 1000
         if self._failed_ms is not None:
             due = self._failed_ms + self._back_off_ms(alarm)
         return due
@@ -173,7 +175,7 @@ class Uplink:
                 messages = self.link.received(now, frame)
                 if self.link.refused == refused:
                     # Only what is authentic shows that the gateway is there.
-                    self._heard_ms = now
+                    self._heard_ms = self.word_ms = now
                     self._attempts = 0
                     self.heard += 1
                 for message in messages:

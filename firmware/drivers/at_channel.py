@@ -95,6 +95,13 @@ class AtChannel:
         async with self._lock:
             await self._synchronise()
 
+    def abort(self, reason: str):
+        """The command under way will not be answered."""
+        if self._answer is not None and self._result is None:
+            self._result = reason.encode()
+            self._unsynchronised = True
+            self._signal.set()
+
     async def _synchronise(self):
         for _ in range(SYNC_TRIES):
             try:

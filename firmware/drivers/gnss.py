@@ -3,7 +3,7 @@ import asyncio
 
 from common.wait import Signal
 
-from drivers import fixes, nmea, ubx
+from drivers import fixes, nmea, ubx, ubx_setup
 
 # NMEA allows 82 characters; high-precision and vendor sentences run longer. None we use does.
 SENTENCE_LIMIT = 128
@@ -29,6 +29,10 @@ class Receiver:
         self.malformed = 0  # checksum right, fields not
         self.broken = 0  # sentences that began and did not end
         self.refused_commands = 0  # UBX-ACK-NAK
+        self.accepted_commands = 0  # UBX-ACK-ACK
+        self.solutions = 0  # NAV-PVT: a u-blox receiver that does as it is told
+        self.interference = None  # ubx.interference() of the last report
+        self.interference_reports = 0
         self._buffer = b""
         self._dop = None
 
@@ -140,9 +144,15 @@ class Receiver:
         if class_id == ubx.NAV_PVT:
             time_of_week, seen = ubx.nav_pvt(payload)
             hdop = self._dop[1] if self._dop and self._dop[0] == time_of_week else None
+            self.solutions += 1
             self.epochs.observe_pvt(seen, hdop)
         elif class_id == ubx.NAV_DOP:
             self._dop = ubx.nav_dop(payload)
+        elif class_id in (ubx.MON_HW, ubx.MON_RF):
+            self.interference = ubx.interference(class_id, payload)
+            self.interference_reports += 1
+        elif class_id == ubx.ACK_ACK:
+            self.accepted_commands += 1
         elif class_id == ubx.ACK_NAK:
             self.refused_commands += 1
 
@@ -177,8 +187,8 @@ _DRAIN_READS = 16
 class Gnss:
     """A receiver on a UART with a power switch. One fix() at a time."""
 
-    def __init__(self, uart, power_pin, clock, log, not_before_day: "int | None" = None, nav_pvt: bool = False):
-        """clock has ticks_ms(); log takes text; nav_pvt: ask the receiver (u-blox) for UBX-NAV-PVT."""
+    def __init__(self, uart, power_pin, clock, log, not_before_day: "int | None" = None, configure: bool = False):
+        """clock has ticks_ms(); log takes text; configure: set a u-blox receiver up (drivers.ubx_setup)."""
         self.outcome = OUTCOME_NONE
         self.receiver: "Receiver | None" = None  # counters since power-on
         self.powered = False
@@ -186,12 +196,16 @@ class Gnss:
         self.time_to_fix_ms = None  # from power-on to the first fix
         self.starts = 0
         self.faults = 0
+        self.period_s = 0  # the receiver sleeps between positions so far apart; 0 = it does not
         self._uart = uart
         self._power_pin = power_pin
         self._clock = clock
         self._log = log
         self._not_before_day = not_before_day
-        self._nav_pvt = nav_pvt
+        self._configure = configure
+        self._ask = False
+        self._hurry = False
+        self._sentences = 0
         self._signal = Signal()
         self._fresh = []
         self._reader: "asyncio.Task | None" = None
@@ -220,6 +234,8 @@ class Gnss:
         self._understood = 0
         self._fresh = []
         self._on_ms = self._heard_ms = self._understood_ms = self._clock.ticks_ms()
+        self._ask = self._configure
+        self.period_s = 0
         self.starts += 1
         self.powered = True
         self._power_pin.value(1)
@@ -233,31 +249,73 @@ class Gnss:
         self._reader = None
         self._power_pin.value(0)
         self.powered = False
+        self.period_s = 0
 
-    async def fix(self, timeout_ms: int, settle_ms: int = SETTLE_MS, keep_on: bool = False) -> "fixes.Fix | None":
+    def hurry(self) -> None:
+        """A fix is wanted at once: a fix() that waits for a sleeping receiver wakes it."""
+        self._hurry = True
+        self._signal.set()
+
+    async def fix(
+        self, timeout_ms: int, settle_ms: int = SETTLE_MS, keep_on: bool = False, period_s: int = 0
+    ) -> "fixes.Fix | None":
         """A fix measured after this call, or None (see outcome, cause, fault).
 
         Ends with the first good fix (3D, small HDOP, time known) once SETTLED_FIXES good ones in a row have come since
         power-on, else with the best of the settle_ms after the first, else at timeout_ms or when the receiver proves
         faulty. Powers the receiver down unless keep_on.
+
+        period_s: the next fix is wanted so much later. A receiver that can then sleeps by itself (self.period_s), and
+        the next call waits for what it sends when it has woken: no more than a message a fix.
         """
+        best = None
         try:
             await self.on()
-            # What has been heard so far, the open epoch too, was measured before this call.
-            self._take(self.receiver.pause())
-            self._fresh = []
-            best = await self._wait(self._clock.ticks_ms() + timeout_ms, settle_ms)
+            if self.period_s and self.period_s != period_s:
+                await self._full_power()
+            if not self.period_s:
+                # What has been heard so far, the open epoch too, was measured before this call.
+                self._take(self.receiver.pause())
+                self._fresh = []
+            best = await self._wait(timeout_ms, settle_ms)
+            if best is not None and period_s and not self.period_s and self.receiver.solutions:
+                self._uart.write(ubx_setup.every(period_s, period_s))
+                self.period_s = period_s
+                self._sentences = self.receiver.sentences
+                self._fresh = []
         finally:
-            if not keep_on or self.fault:
+            if self.fault or not (keep_on or (best is not None and self.period_s)):
                 self.off()
         return best
 
-    async def _wait(self, deadline_ms, settle_ms):
+    async def _full_power(self):
+        self._uart.write(ubx_setup.WAKE)
+        await asyncio.sleep_ms(ubx_setup.WAKE_MS)
+        self._uart.write(ubx_setup.always())
+        self.period_s = 0
+        self._settled = 0
+
+    async def _wait(self, timeout_ms, settle_ms):
         best = best_ticks_ms = None
         self.outcome = OUTCOME_NO_FIX
         begun_ms = self._clock.ticks_ms()
+        deadline_ms = begun_ms + timeout_ms + self.period_s * 1000
         while True:
+            if self._hurry:
+                self._hurry = False
+                if self.period_s:
+                    await self._full_power()
+                    begun_ms = self._clock.ticks_ms()
+                    deadline_ms = begun_ms + timeout_ms
+                    self._fresh = []
             for fix, ticks_ms in self._fresh:
+                if self.period_s:
+                    # It stays awake for some seconds after a fix and tells each; one a period is wanted.
+                    if _good(fix) and ticks_ms - self.fix_ticks_ms > self.period_s * 500:
+                        best, best_ticks_ms = fix, ticks_ms
+                        deadline_ms = ticks_ms
+                        break
+                    continue
                 if best is None:
                     deadline_ms = min(deadline_ms, ticks_ms + settle_ms)
                 if best is None or _rank(fix) <= _rank(best):
@@ -267,7 +325,7 @@ class Gnss:
                     deadline_ms = ticks_ms
             self._fresh = []
             now_ms = self._clock.ticks_ms()
-            fault_ms = max(begun_ms, self._understood_ms) + FAULT_AFTER_MS
+            fault_ms = max(begun_ms, self._understood_ms) + FAULT_AFTER_MS + self.period_s * 1000
             if now_ms >= deadline_ms or now_ms >= fault_ms:
                 break
             until_ms = min(deadline_ms, fault_ms)
@@ -284,7 +342,6 @@ class Gnss:
         return best
 
     async def _read(self):
-        ask = self._nav_pvt
         while True:
             try:
                 data = await self._uart.read()
@@ -292,11 +349,15 @@ class Gnss:
                 self._log("gnss: UART: %s" % error)
                 return  # silence is then noticed as such
             self._heard_ms = self._clock.ticks_ms()
-            if ask:
+            if self._ask:
                 # Only now is it certainly awake.
-                ask = False
-                self._uart.write(ubx.enable_nav_pvt())
+                self._ask = False
+                self._uart.write(ubx_setup.binary())
             self._take(self.receiver.feed(data))
+            if self.period_s and self.receiver.sentences != self._sentences:
+                # It has restarted by itself, and forgotten what it was told.
+                self.period_s = 0
+                self._ask = True
             if self.receiver.understood != self._understood:
                 self._understood = self.receiver.understood
                 self._understood_ms = self._heard_ms

@@ -27,6 +27,13 @@ ATTEMPTS_BEFORE_POWER_CYCLE = 3
 NETWORK_TIME_UNCERTAINTY_MS = 2000
 
 _REGISTERED = (1, 5)  # home, roaming (3GPP TS 27.007)
+# Asked again meanwhile: a module that restarted unnoticed tells nothing by itself.
+REGISTRATION_ASK_MS = 15000
+# Between reports: paged every 20.48 s (eDRX on LTE-M, 3GPP TS 24.008 §10.5.5.32), so that a command finds it.
+REACHABLE = 'AT+CEDRXS=1,4,"0010"'
+# Or asleep (PSM, §10.5.7.3 and .4a): 10 s after the last traffic, woken by its power key, known to the network for 6 h.
+ASLEEP = 'AT+CPSMS=1,,,"00100110","00000101"'
+DBM_UNKNOWN = -128
 
 
 def network_time_ms(answer: bytes) -> "int | None":
@@ -48,7 +55,8 @@ def network_time_ms(answer: bytes) -> "int | None":
 class ModemLink:
     """Transport of frames: connect, send, receive, close; OSError = lost."""
 
-    def __init__(self, uart, power, device_id, clock, host, port, log):
+    def __init__(self, uart, power, device_id, clock, host, port, log, sleeps=None):
+        """sleeps(): whether it shall sleep between reports rather than stay reachable; by default it stays."""
         self._power = power
         self._device_id = device_id
         self._clock = clock
@@ -60,8 +68,12 @@ class ModemLink:
         self._powered = False
         self._configured = False
         self._failures = 0
+        self._sleeps = sleeps
         self._registration = 0
         self._registration_changed = Signal()
+        self.on_registration = None  # called when the network is lost or found
+        self.restarts = 0  # by itself
+        self.asleep = False
         self._session = False
         self._frames = []
         self._arrived = Signal()
@@ -103,6 +115,25 @@ class ModemLink:
             except OSError:
                 pass
 
+    @property
+    def registered(self) -> "bool | None":
+        """None: off, asleep or not asked yet, so that nothing can be said about the network."""
+        return self._registration in _REGISTERED if self._configured and self._registration else None
+
+    async def look(self):
+        """(registered or None, signal in dBm) now. Wakes nothing."""
+        if self.registered is None:
+            return None, DBM_UNKNOWN
+        dbm = DBM_UNKNOWN
+        try:
+            await self._channel.command("AT+CEREG?")
+            for line in await self._channel.command("AT+CSQ"):
+                if line.startswith(b"+CSQ:"):
+                    dbm = signal_dbm(line)
+        except OSError:
+            return None, DBM_UNKNOWN  # a fault of the modem, and no word about the network
+        return self.registered, dbm
+
     async def cell_position(self):
         """(latitude_microdegrees, longitude_microdegrees, precision_m) by the network, or None if it cannot say."""
         if not self._powered or self._registration not in _REGISTERED:
@@ -128,6 +159,7 @@ class ModemLink:
             await command("ATE0")
             await command("AT+CEREG=1")
             await command("AT+CFUN=1", 15000)
+            await self._set_sleep()
             self._configured = True
         if b"+CPIN: READY" not in await command("AT+CPIN?"):
             raise ModemError("no SIM")
@@ -159,12 +191,25 @@ class ModemLink:
             self._session = False
             raise
 
+    async def _set_sleep(self):
+        sleeps = self._sleeps is not None and self._sleeps()
+        try:
+            if sleeps:
+                await self._channel.command("AT+CPSMSTATUS=1")
+            await self._channel.command(ASLEEP if sleeps else "AT+CPSMS=0")
+            await self._channel.command("AT+CEDRXS=0" if sleeps else REACHABLE)
+        except ModemError:
+            # Not every firmware and network has it: it costs power, not function.
+            self._log("modem: sleep refused")
+
     async def _wake(self):
         for _ in range(2):
             if not self._powered:
                 self._power.value(1)
                 self._powered = True
                 self._configured = False
+                self.asleep = False
+                self._registration = 0
             # Ten seconds and more of silence are boot; longer than that it is hung.
             started = self._clock.ticks_ms()
             while self._clock.ticks_ms() - started < BOOT_TIMEOUT_MS:
@@ -190,8 +235,10 @@ class ModemLink:
         started = self._clock.ticks_ms()
         while self._registration not in _REGISTERED:
             remaining = started + REGISTRATION_TIMEOUT_MS - self._clock.ticks_ms()
-            if remaining <= 0 or not await self._registration_changed.wait(remaining):
+            if remaining <= 0:
                 raise ModemError("not registered")
+            if not await self._registration_changed.wait(min(remaining, REGISTRATION_ASK_MS)):
+                await self._channel.command("AT+CEREG?")
 
     async def _ask_time(self):
         for line in await self._channel.command("AT+CCLK?"):
@@ -212,9 +259,20 @@ class ModemLink:
         elif line in (b"NORMAL POWER DOWN", b"UNDER-VOLTAGE POWER DOWN"):
             self._power_off()
         elif line == b"RDY":
-            # It restarted by itself: nothing that was set is in force.
+            if self._configured:
+                # It restarted by itself: nothing that was set is in force, and nothing that was asked is answered.
+                self.restarts += 1
+                self._channel.abort("modem restarted")
             self._configured = False
+            self._registration = 0
             self._end_session()
+        elif line.startswith(b"+CPSMSTATUS:"):
+            if b"ENTER" in line:
+                # From here on only its power key wakes it.
+                self._power.value(0)
+                self._powered = self._configured = False
+                self.asleep = True
+                self._end_session()
         elif not line.startswith(b"+APP PDP:") and line not in (b"SMS Ready", b"+CPIN: NOT INSERTED"):
             return False
         return True
@@ -237,16 +295,28 @@ class ModemLink:
     def _take_registration(self, text):
         # "<stat>[,"tac",...]" unsolicited, "<n>,<stat>[,...]" in answer to AT+CEREG?.
         fields = text.strip().split(b",")
+        was = self.registered
         try:
             second_is_number = len(fields) > 1 and not fields[1].startswith(b'"')
             self._registration = int(fields[1] if second_is_number else fields[0])
         except ValueError:
             return
         self._registration_changed.set()
+        if self.on_registration and self.registered != was:
+            self.on_registration()
 
     def _end_session(self):
         self._session = False
         self._arrived.set()
+
+
+def signal_dbm(answer: bytes) -> int:
+    """dBm of '+CSQ: <0 to 31, 99 unknown>,…' (3GPP TS 27.007 §8.5), DBM_UNKNOWN where it does not say."""
+    try:
+        steps = int(answer[5:].split(b",")[0])
+    except ValueError:
+        return DBM_UNKNOWN
+    return 2 * steps - 113 if 0 <= steps <= 31 else DBM_UNKNOWN
 
 
 def cell_position(answer: bytes) -> "tuple[int, int, int] | None":

@@ -1,4 +1,4 @@
-# u-blox binary messages: checksum, UBX-NAV-PVT and NAV-DOP as observations, and the messages that switch NAV-PVT on.
+# u-blox binary messages: checksum, UBX-NAV-PVT and NAV-DOP as observations, MON-HW and MON-RF as interference.
 # Fields after u-blox 8/M8 Receiver Description R28 and the M10 interface description (protocol 18 to 34).
 import struct
 
@@ -9,6 +9,8 @@ HEADER_SIZE = 6  # sync 2, class, id, length u16
 OVERHEAD = 8  # header and checksum
 NAV_PVT = 0x0107
 NAV_DOP = 0x0104
+MON_HW = 0x0A09
+MON_RF = 0x0A38
 ACK_ACK = 0x0501
 ACK_NAK = 0x0500
 # The kinds above this bit are UBX, those below it NMEA.
@@ -23,6 +25,17 @@ _VALID_TIME_RESOLVED = 6
 _FIX_OK = 1
 _INVALID_POSITION = 1
 _FIX_DEAD_RECKONING = 1
+# Where the indicator is in MON-HW, by its length: u-blox 6 and 7, M8.
+_HW_INDICATOR = {68: 53, 60: 45}
+_RF_BLOCK = 24
+# Bands of a receiver: two in those that have any.
+_MAXIMUM_RF_BLOCKS = 8
+
+# What the receiver makes of the interference that it sees.
+JAMMING_UNKNOWN = 0  # or its monitor is off
+JAMMING_NONE = 1
+JAMMING_WARNING = 2  # interference, yet a fix
+JAMMING_CRITICAL = 3  # interference and no fix
 
 
 def checksum(data: bytes, start: int, end: int) -> bytes:
@@ -40,21 +53,31 @@ def message(class_id: int, payload: bytes) -> bytes:
     return SYNC + body + checksum(body, 0, len(body))
 
 
-def enable_nav_pvt() -> bytes:
-    """NAV-PVT once per solution on the port this is sent to: the old way (to M8) and the new (UART1, from M9)."""
-    old = message(0x0601, bytes((0x01, 0x07, 1)))  # CFG-MSG, rate on the current port
-    # CFG-VALSET, layer RAM, CFG-MSGOUT-UBX_NAV_PVT_UART1 = 1
-    new = message(0x068A, bytes((0, 1, 0, 0)) + struct.pack("<I", 0x20910007) + bytes((1,)))
-    return old + new
-
-
 def plausible_length(class_id: int, length: int) -> bool:
     """False where the length cannot belong to the message, so that a damaged header is not waited for."""
     if class_id == NAV_PVT:
         return length in _PVT_SIZES
     if class_id == NAV_DOP:
         return length == _DOP_SIZE
+    if class_id == MON_HW:
+        return length in _HW_INDICATOR
+    if class_id == MON_RF:
+        return length >= 4 and (length - 4) % _RF_BLOCK == 0 and length <= 4 + _RF_BLOCK * _MAXIMUM_RF_BLOCKS
     return True
+
+
+def interference(class_id: int, payload: bytes) -> tuple:
+    """(JAMMING_…, indicator 0 weak to 255 strong, noise, gain control) of MON-HW or, its worst band, MON-RF."""
+    if class_id == MON_HW:
+        noise, gain = struct.unpack_from("<HH", payload, 16)
+        return payload[22] >> 2 & 3, payload[_HW_INDICATOR[len(payload)]], noise, gain
+    worst = JAMMING_UNKNOWN, 0, 0, 0
+    if payload[1] != (len(payload) - 4) // _RF_BLOCK:
+        raise nmea.Malformed("blocks")
+    for at in range(4, len(payload), _RF_BLOCK):
+        noise, gain = struct.unpack_from("<HH", payload, at + 12)
+        worst = max(worst, (payload[at + 1] & 3, payload[at + 16], noise, gain))
+    return worst
 
 
 def nav_dop(payload: bytes) -> tuple:

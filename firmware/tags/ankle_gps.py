@@ -1,25 +1,33 @@
-# The ankle tag with satellite receiver and cellular modem: a trail of positions, strap and case, over MQTT.
+# The ankle tag with satellite receiver and cellular modem: a trail of positions, zones, strap and case, over MQTT.
 from common.device import Device
 from common.wait import Signal
 from drivers import fixes
 from drivers.gnss import Gnss
 from drivers.modem import ModemLink
+from drivers.nmea import day_number
 from emwire import constants
 
-from tags import trail
+from tags import locate, trail
+from tags.dock import Dock
+from tags.fix_log import FixLog
+from tags.motion import Motion
+from tags.rules import Rules
+from tags.teleport import Teleport
+from tags.zones import Zones
 
-# Cold start under open sky is at most 2 min (NIJ 1004.00 §5.3.1); a receiver switched off for minutes starts hot.
-COLD_TIMEOUT_MS = 120000
-HOT_TIMEOUT_MS = 40000
 # Satellite orbit data serve for 4 h (u-blox M8 data sheet); later starts are cold.
 HOT_FOR_MS = 4 * 3600000
 # A sentence is out within half a second of the second it describes, at 1 Hz and 9600 Bd.
 GNSS_TIME_UNCERTAINTY_MS = 500
-# Without satellites the network's coarse position is asked for this often: over 5 min between points count as missing
-# data, and it is looked at after an attempt, the longest of which takes 2 min.
-CELL_POSITION_INTERVAL_MS = 180000
 # Repeated while the receiver stays faulty.
 FAULT_REPEAT_MS = 3600000
+# No true date is earlier: a receiver whose week count rolled over is put right for 19.6 years from here.
+NOT_BEFORE_DAY = day_number(2026, 1, 1)
+# u-blox: shorter periods than 10 s do not pay in on/off operation; longer ones lose the orbits of passing satellites.
+SHORTEST_PERIOD_S = 10
+LONGEST_PERIOD_S = 1800
+# After the first failures in a row attempts are tried as often as ever: a bridge, a bus, a doorway.
+PATIENT_FAILURES = 3
 UNKNOWN = -1
 
 
@@ -37,9 +45,11 @@ class AnkleGps:
             constants.MODEL_ANKLE_GPS,
             constants.CAPABILITY_GNSS
             | constants.CAPABILITY_CELLULAR
+            | constants.CAPABILITY_BEACON_RECEIVER
             | constants.CAPABILITY_STRAP
             | constants.CAPABILITY_CASE
-            | constants.CAPABILITY_VIBRATION,
+            | constants.CAPABILITY_VIBRATION
+            | constants.CAPABILITY_MOTION,
         )
         broker = board.identity.get("mqtt", {})
         self.modem = ModemLink(
@@ -50,96 +60,269 @@ class AnkleGps:
             broker.get("host", "localhost"),
             broker.get("port", 1883),
             board.log,
+            lambda: device.settings.modem_sleep,
         )
-        self.gnss = Gnss(board.uart("gnss"), board.pin_out("gnss_power"), board.clock, board.log)
-        self._fixes = []
+        self.gnss = Gnss(
+            board.uart("gnss"),
+            board.pin_out("gnss_power"),
+            board.clock,
+            board.log,
+            board.identity.get("not_before_day", NOT_BEFORE_DAY),
+            configure=True,
+        )
+        self.log = FixLog(board.storage_path, device.epoch, device.journal.has)
+        self.zones = Zones()
+        self.motion = Motion()
+        self.dock = Dock(device, lambda: self.motion.level == 1)
+        self.rules = Rules(device, self.modem, self.motion)
+        self._teleport = Teleport()
         self._no_fix = trail.NoFix()
         self._now = Signal()
-        self._report_due_ms = 0
+        self._locate = locate.Locate(self.hasten)
+        self._last = None  # newest position, as in blocks
+        self._failures = 0
+        self._reported_ms = 0
         self._fault_ms = None
         self._cell_ms = None
+        self.undated = 0  # fixes without any date, which the clock could not give either
         device.link_over(self.modem, periodic=True)
         device.tamper.on_strap = self._on_strap
 
     async def run(self):
-        self.device.start("trail", self._follow)
-        self.device.start("settings", self.device.settings.on_change, self._now.set)
-        await self.device.run()
+        device = self.device
+        pin = device.board.pin_in("motion")
+        self.motion.changed(pin.value(), device.ticks_ms())
+        pin.on_change(self._on_motion)
+        device.on_order(self._on_order)
+        self._on_order()
+        device.health.on_charging = self._on_charging
+        self.modem.on_registration = self._on_registration
+        device.commands.register(constants.COMMAND_LOCATE_NOW, self._locate.command)
+        device.start("trail", self._follow)
+        device.start("settings", device.settings.on_change, self.hasten)
+        await device.run()
+
+    def hasten(self):
+        """Something has changed: look at it now."""
+        self._now.set()
+        self.gnss.hurry()
+
+    # -- the trail ------------------------------------------------------------------------------------------
 
     async def _follow(self):
         device = self.device
-        self._report_due_ms = device.ticks_ms() + device.settings.report_interval_s * 1000
+        self._reported_ms = device.ticks_ms()
+        if self.log.damaged_bytes:
+            device.records.event(constants.EVENT_POSITIONS_DAMAGED, self.log.damaged_bytes)
+        if self.log.recovered:
+            # Taken before the reset, and in no record yet.
+            self._report()
         while True:
             begun = device.ticks_ms()
-            await self._take_fix(begun)
+            if not self._locate.wanted and await self.dock.rests():
+                self.gnss.off()
+                wait_ms = device.settings.dock_check_interval_s * 1000
+            else:
+                found = await self._attempt(begun)
+                wait_ms = begun + self._pause_s(found) * 1000 - device.ticks_ms()
             now = device.ticks_ms()
-            if len(self._fixes) >= trail.MAXIMUM_FIXES or now >= self._report_due_ms:
+            if len(self.log.fixes) >= trail.MAXIMUM_FIXES or now >= self._reported_ms + self._report_interval_ms():
                 self._report()
-            await self._now.wait(max(0, begun + device.settings.fix_interval_s * 1000 - now))
+            # Twice the longest of what comes now, and a cold start.
+            device.watchdog.expect("trail", 2 * max(wait_ms, 0) + 1000000 + 4000 * self.gnss.period_s)
+            if not self.gnss.period_s and not self._locate.wanted:
+                due = self.rules.due_ms()
+                if due is not None:
+                    wait_ms = min(wait_ms, due - now)
+                await self._now.wait(max(0, wait_ms))
 
-    async def _take_fix(self, now):
+    def _interval_s(self):
+        """Between positions as it is now; the shortest of what applies."""
+        device = self.device
+        settings = device.settings
+        order = device.order
+        if self.zones.suspected:
+            return (order and order.violation_fix_interval_s) or settings.violation_fix_interval_s
+        interval = (order and order.fix_interval_s) or settings.fix_interval_s
+        if self.motion.still(device.ticks_ms(), settings.still_after_s * 1000):
+            return max(interval, settings.still_fix_interval_s)
+        return interval
+
+    def _report_interval_ms(self):
+        order = self.device.order
+        settings = self.device.settings
+        if not self.zones.violated:
+            self.device.uplink.interval_s = 0
+            return settings.report_interval_s * 1000
+        interval = (order and order.violation_report_interval_s) or settings.violation_report_interval_s
+        self.device.uplink.interval_s = min(interval, settings.report_interval_s)
+        return self.device.uplink.interval_s * 1000
+
+    def _pause_s(self, found):
+        """From the beginning of one attempt to the next."""
+        interval = self._interval_s()
+        if found or self._failures <= PATIENT_FAILURES or self.zones.violated:
+            return interval
+        # Indoors: ever more patiently, until something changes.
+        longest = max(interval, self.device.settings.gnss_back_off_s)
+        return min(interval << min(self._failures - PATIENT_FAILURES, 8), longest)
+
+    async def _attempt(self, now):
+        """One position, or what there is instead of it; True if satellites gave one."""
+        settings = self.device.settings
         last = self.gnss.fix_ticks_ms
         hot = last is not None and now - last < HOT_FOR_MS
-        fix = await self.gnss.fix(HOT_TIMEOUT_MS if hot else COLD_TIMEOUT_MS)
-        device = self.device
+        timeout_ms = 1000 * (settings.gnss_hot_timeout_s if hot else settings.gnss_cold_timeout_s)
+        remaining_ms = self._locate.remaining_ms(now, settings.locate_limit_s)
+        if remaining_ms is not None:
+            timeout_ms = max(remaining_ms, 1000)
+        period_s = self._interval_s()
+        if not settings.gnss_power_save or not SHORTEST_PERIOD_S <= period_s <= LONGEST_PERIOD_S:
+            period_s = 0
+        fix = await self.gnss.fix(timeout_ms, period_s=period_s)
+        if self.gnss.receiver is not None and self.gnss.receiver.interference is not None:
+            self.rules.interference(self.gnss.receiver.interference)
         if fix is None:
             await self._without_fix()
-            return
-        self._fault_ms = None
+        else:
+            self._failures = 0
+            self._fault_ms = None
+            position = self._dated(fix)
+            if position is not None:
+                self._take(position)
+        await self.rules.check()
+        await self._answer(fix is not None)
+        return fix is not None
+
+    def _dated(self, fix):
+        """The fix as blocks have it, its time by the tag's own clock where the receiver's says nothing."""
+        clock = self.device.clock
         ticks = self.gnss.fix_ticks_ms
         if fix.time_s is not None:
-            device.clock.observe(
-                constants.CLOCK_GNSS, fix.time_s * 1000 + fix.millisecond, GNSS_TIME_UNCERTAINTY_MS, ticks
-            )
+            clock.observe(constants.CLOCK_GNSS, fix.time_s * 1000 + fix.millisecond, GNSS_TIME_UNCERTAINTY_MS, ticks)
         if fix.time_s is None or fix.time_s < 0:
-            # No date, or an impossible one: the tag's own clock says when it was heard, if it can.
-            time_s = device.clock.time_at(ticks)
+            time_s = clock.time_at(ticks)
             if not time_s:
-                return
+                self.undated += 1
+                return None
             fix = fix._replace(time_s=time_s, millisecond=0)
-        self._fixes.append(fixes.to_position(fix))
-        self._tell_no_fix(self._no_fix.fixed(device.ticks_ms()))
+        return fixes.to_position(fix)
+
+    def _take(self, position):
+        device = self.device
+        self._keep(position)
+        now = device.ticks_ms()
+        time_s, latitude, longitude, speed_decikph, _, precision_m, satellites = position[:7]
+        self._tell_no_fix(self._no_fix.fixed(now))
+        self.rules.fixed(now, speed_decikph // 10, satellites)
+        doubt = self._teleport.judge(time_s, latitude, longitude, precision_m, device.settings.teleport_kph)
+        if doubt is not None:
+            self.rules.doubted(time_s, *doubt)
+            return
+        if self.motion.still(now, 0) and self.rules.moved(latitude, longitude, precision_m):
+            self.motion.contradicted()
+        self.zones.window = device.settings.zone_window_points
+        self.zones.dwell_s = device.settings.zone_dwell_s
+        was = self.zones.violated
+        self._tell_zones(self.zones.judge(time_s, latitude, longitude, precision_m))
+        if self.zones.violated != was:
+            # The trail up to here goes with the alarm.
+            self._report()
+
+    def _keep(self, position):
+        self._last = position
+        self.log.append(position)
 
     async def _without_fix(self):
         device = self.device
         now = device.ticks_ms()
         if self.gnss.fault:
+            self.rules.receiver_faulty()
             if self._fault_ms is None or now - self._fault_ms >= FAULT_REPEAT_MS:
                 self._fault_ms = now
                 device.records.event(constants.EVENT_GNSS_FAULT, self.gnss.outcome)
             return
+        self._failures += 1
         self._tell_no_fix(self._no_fix.failed(now, device.clock.time_s(), self.gnss.cause))
-        if self._cell_ms is None or now - self._cell_ms >= CELL_POSITION_INTERVAL_MS:
-            self._cell_ms = now
+        await self.rules.failed(now, self.gnss.cause)
+        if self._cell_ms is None or now - self._cell_ms >= device.settings.cell_position_interval_s * 1000:
             await self._ask_network()
 
     async def _ask_network(self):
+        self._cell_ms = self.device.ticks_ms()
         try:
             found = await self.modem.cell_position()
         except OSError:
             return
         time_s = self.device.clock.time_s()
-        if found is not None and time_s:
-            latitude, longitude, precision_m = found
-            self._fixes.append(
-                (time_s, latitude, longitude, UNKNOWN, UNKNOWN, precision_m, UNKNOWN, UNKNOWN, constants.MECHANISM_LBS)
-            )
+        if found is None or not time_s:
+            return
+        latitude, longitude, precision_m = found
+        self._keep(
+            (time_s, latitude, longitude, UNKNOWN, UNKNOWN, precision_m, UNKNOWN, UNKNOWN, constants.MECHANISM_LBS)
+        )
+
+    def _report(self):
+        """All positions into records."""
+        device = self.device
+        self._reported_ms = device.ticks_ms()
+        if not self.log.fixes:
+            return
+        for count, block in trail.blocks(self.log.fixes):
+            self.log.into_record(count, device.journal.next_sequence)
+            device.records.position_block(block)
+            self.log.recorded(count, not device.journal.waiting)
+
+    # -- what else happens ----------------------------------------------------------------------------------
+
+    async def _answer(self, found):
+        """Position on demand: at once when there is one, else the last known and the network's when time is up."""
+        now = self.device.ticks_ms()
+        if not self._locate.wanted or not (found or self._locate.remaining_ms(now, 0) == 0):
+            return
+        if not found:
+            await self._ask_network()
+        self._report()
+        self._locate.answer(found, self._last, self.device.clock.time_s())
+
+    def _on_order(self):
+        order = self.device.order
+        now_s = self.device.clock.time_s()
+        was = self.zones.violated
+        self._tell_zones(self.zones.take(order.version if order else 0, order.zones if order else (), now_s))
+        if order is not None or was:
+            self.hasten()
+
+    def _tell_zones(self, events):
+        for kind, number, time_s, evidence in events:
+            self.device.records.event(kind, number, evidence=evidence, event_time_s=time_s)
 
     def _tell_no_fix(self, event):
         if event is not None:
             value, since_s, evidence = event
             self.device.records.event(constants.EVENT_NO_FIX, value, evidence=evidence, event_time_s=since_s)
 
-    def _report(self):
+    def _on_motion(self, level):
         device = self.device
-        self._report_due_ms = device.ticks_ms() + device.settings.report_interval_s * 1000
-        if self._fixes:
-            for block in trail.blocks(self._fixes):
-                device.records.position_block(block)
-            self._fixes = []
+        now = device.ticks_ms()
+        rested = self.motion.still(now, device.settings.still_after_s * 1000) or self.dock.docked
+        self.rules.motion_changes(now)
+        self.motion.changed(level, now)
+        if level and (rested or self._failures > PATIENT_FAILURES):
+            self._failures = min(self._failures, PATIENT_FAILURES)
+            self.hasten()
+
+    def _on_registration(self):
+        self.rules.cell(self.device.ticks_ms())
+        if self._failures and not self.gnss.period_s:
+            self._now.set()
+
+    def _on_charging(self):
+        if self.dock.docked or (self.device.health.charging and self.dock.possible):
+            self.hasten()
 
     def _on_strap(self, is_open):
         # Where it happened matters now: what is known goes out at once, and a fresh fix is taken.
         self._report()
-        self._report_due_ms = self.device.ticks_ms()
-        self._now.set()
+        self._reported_ms = self.device.ticks_ms() - self._report_interval_ms()
+        self.hasten()

@@ -14,10 +14,10 @@ EVIDENCE_FORMAT = "<HBB"
 
 
 def blocks(fixes: list) -> list:
-    """Encoded blocks of all these fixes, in order."""
+    """(how many, encoded block) of all these fixes, in order."""
     block = positions.encode_block(fixes, positions.ALL)
     if len(block) <= MAXIMUM_BLOCK or len(fixes) == 1:
-        return [block]
+        return [(len(fixes), block)]
     middle = len(fixes) // 2
     return blocks(fixes[:middle]) + blocks(fixes[middle:])
 

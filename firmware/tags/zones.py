@@ -52,6 +52,14 @@ class Zones:
                 return True
         return False
 
+    @property
+    def suspected(self) -> bool:
+        """Whether a zone is violated, or the newest position may begin that: the next ones are wanted soon."""
+        for state in self._states:
+            if state.zone.zone_type != constants.ZONE_RESTRICTION and (state.violated or state.against & 1):
+                return True
+        return False
+
     def take(self, version: int, zones, now_s: int) -> list:
         """Another order: what is known of zones that it leaves as they were is kept, violations of others end."""
         old = self._states

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import struct
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,55 +13,99 @@ from emrig.micropython import rig_wire as w
 from emrig.parts import OutputPin
 from emrig.rig import Rig
 from emrig.target import Device
+from emrig.ublox import Commands, Sky, ubx_epoch
 
 # Time to first fix after power-on: u-blox M8 data sheet, hot 1 s, cold 26 s (a start after more than 4 h off).
 HOT_START_MS = 2_000
 COLD_START_MS = 26_000
 EPHEMERIS_VALID_MS = 4 * 3_600_000
 KNOTS_PER_KPH = 1 / 1.852
-
-
-@dataclass(frozen=True, slots=True)
-class Sky:
-    """What a receiver would find out at a moment; degrees, km/h. `fix` False: no view of the sky."""
-
-    latitude: float
-    longitude: float
-    speed_kph: float = 0.0
-    direction: float = 0.0
-    satellites: int = 11
-    hdop: float = 0.9
-    fix: bool = True
+# u-blox M8 receiver description, power management: woken by an edge it loses what comes at first; without a fix it
+# gives up a search after a while.
+WAKE_DEAF_MS = 100
+ACQUISITION_MS = 60_000
 
 
 class SyntheticReceiver:
-    """Sends an epoch a second while powered."""
+    """Sends an epoch a second while powered.
 
-    def __init__(self, rig: Rig, device: Device, sky: Callable[[], Sky], protocol: str = "nmea") -> None:
+    `protocol`: "nmea" ignores what it is told; "ubx" is a u-blox receiver, `generation` "m8" or "m10": it sends NMEA
+    until it is told otherwise, answers every message, reports interference, and can sleep between positions.
+    """
+
+    def __init__(
+        self, rig: Rig, device: Device, sky: Callable[[], Sky], protocol: str = "nmea", generation: str = "m8"
+    ) -> None:
+        self.counters: Counter[str] = Counter()
+        self.jamming = (1, 12)
+        """Jamming state (0 unknown, 1 none, 2 warning, 3 critical) and indicator (0 to 255), as it would report."""
         self._rig, self._device, self._sky = rig, device, sky
-        self._epoch = {"nmea": nmea_epoch, "ubx": ubx_epoch}[protocol]
+        self._ublox = Commands(generation) if protocol == "ubx" else None
         self._timer: Timer | None = None
+        self._powered = False
+        self._awake_since_ms: int | None = None
+        self._awake_ms = 0
         self._ready_ms = 0
+        self._epochs = 0
         self._last_fix_ms = -EPHEMERIS_VALID_MS
         OutputPin(device, "gnss_power", self._on_power)
         device.parts["gnss"] = self
 
+    @property
+    def awake_ms(self) -> int:
+        """Time that it searched or tracked, so far: what its energy goes with."""
+        since = self._awake_since_ms
+        return self._awake_ms + (0 if since is None else self._rig.clock.now_ms() - since)
+
+    def restart(self) -> None:
+        """A dip of its supply: it starts anew and has forgotten what it was told."""
+        if self._powered:
+            self._on_power(0)
+            self._on_power(1)
+
     def output(self, kind: int, payload: bytes) -> None:
-        """Configuration from the device: this receiver is set up as it comes."""
+        """Bytes from the device. An edge wakes a sleeping receiver, which does not understand them."""
+        if self._ublox is None or not self._powered:
+            return
+        if self._awake_since_ms is None:
+            self.counters["woken"] += 1
+            self._wake()
+            return
+        if self._rig.clock.now_ms() - self._awake_since_ms < WAKE_DEAF_MS:
+            self.counters["bytes_lost"] += len(payload)
+            return
+        answers = self._ublox.feed(payload)
+        if answers:
+            self._device.feed("gnss", w.DATA, answers)
 
     def call(self, operation: int, argument: bytes) -> bytes:
         """A UART has no calls."""
         return b""
 
     def _on_power(self, level: int) -> None:
-        now = self._rig.clock.now_ms()
+        self._sleep()
+        self._powered = bool(level)
+        if self._ublox is not None:
+            self._ublox.forget()
         if level:
-            cold = now - self._last_fix_ms >= EPHEMERIS_VALID_MS
-            self._ready_ms = now + (COLD_START_MS if cold else HOT_START_MS)
-            self._timer = self._rig.clock.call_at(self._next_second(), self._tick)
-        elif self._timer:
+            self._wake()
+
+    def _wake(self) -> None:
+        now = self._rig.clock.now_ms()
+        if self._timer:
+            self._timer.cancel()
+        cold = now - self._last_fix_ms >= EPHEMERIS_VALID_MS
+        self._ready_ms = now + (COLD_START_MS if cold else HOT_START_MS)
+        self._awake_since_ms = now
+        self.counters["starts"] += 1
+        self._timer = self._rig.clock.call_at(self._next_second(), self._tick)
+
+    def _sleep(self) -> None:
+        if self._timer:
             self._timer.cancel()
             self._timer = None
+        self._awake_ms = self.awake_ms
+        self._awake_since_ms = None
 
     def _next_second(self) -> int:
         unix = self._rig.clock.unix_ms()
@@ -74,8 +117,37 @@ class SyntheticReceiver:
         fix = sky.fix and now >= self._ready_ms
         if fix:
             self._last_fix_ms = now
-        self._device.feed("gnss", w.DATA, self._epoch(self._rig.clock.unix_ms(), sky, fix))
+        self._epochs += 1
+        out = self._epoch(sky, fix)
+        if out:
+            self._device.feed("gnss", w.DATA, out)
         self._timer = self._rig.clock.call_at(self._next_second(), self._tick)
+        if self._ublox is not None and self._ublox.power_save:
+            self._sleep_if_done(now, fix)
+
+    def _epoch(self, sky: Sky, fix: bool) -> bytes:
+        unix_ms = self._rig.clock.unix_ms()
+        if self._ublox is None:
+            return nmea_epoch(unix_ms, sky, fix)
+        out = nmea_epoch(unix_ms, sky, fix) if self._ublox.nmea else b""
+        if self._ublox.solutions:
+            out += ubx_epoch(unix_ms, sky, fix)
+        every = self._ublox.interference_every
+        if every and self._epochs % every == 0:
+            out += self._ublox.interference(*self.jamming)
+        return out
+
+    def _sleep_if_done(self, now: int, fix: bool) -> None:
+        assert self._ublox is not None and self._awake_since_ms is not None
+        begun = self._awake_since_ms
+        if fix:
+            again = begun + self._ublox.period_ms
+        elif now - begun >= ACQUISITION_MS:
+            again = now + self._ublox.search_ms
+        else:
+            return
+        self._sleep()
+        self._timer = self._rig.clock.call_at(max(again, now + 1000), self._wake)
 
 
 class RecordedReceiver:
@@ -150,52 +222,6 @@ def nmea_epoch(unix_ms: int, sky: Sky, fix: bool) -> bytes:
         + _sentence(f"GNGGA,{clock},{latitude},{longitude},1,{sky.satellites:02d},{sky.hdop:.2f},35.0,M,47.0,M,,")
         + _sentence(f"GNGSA,A,3,01,02,03,04,05,06,07,08,09,10,11,,1.60,{sky.hdop:.2f},1.30")
     )
-
-
-def ubx_epoch(unix_ms: int, sky: Sky, fix: bool) -> bytes:
-    """One UBX-NAV-PVT (u-blox M8 protocol specification, 92 bytes of payload)."""
-    moment = datetime.fromtimestamp(unix_ms / 1000, UTC)
-    payload = struct.pack(
-        "<IHBBBBBBIiBBBBiiiiIIiiiiiIIHHIiI",
-        unix_ms % 604_800_000,
-        moment.year,
-        moment.month,
-        moment.day,
-        moment.hour,
-        moment.minute,
-        moment.second,
-        0x07,
-        50,
-        moment.microsecond * 1000,
-        3 if fix else 0,
-        0x01 if fix else 0,
-        0,
-        sky.satellites if fix else 0,
-        round(sky.longitude * 1e7) if fix else 0,
-        round(sky.latitude * 1e7) if fix else 0,
-        82_000,
-        35_000,
-        round(sky.hdop * 2_500),
-        4_000,
-        0,
-        0,
-        0,
-        round(sky.speed_kph / 3.6 * 1000),
-        round(sky.direction * 1e5),
-        200,
-        500_000,
-        round(sky.hdop * 170),
-        0,
-        0,
-        0,
-        0,
-    )
-    body = b"\x01\x07" + struct.pack("<H", len(payload)) + payload
-    first = second = 0
-    for byte in body:
-        first = (first + byte) & 0xFF
-        second = (second + first) & 0xFF
-    return b"\xb5b" + body + bytes((first, second))
 
 
 def _sentence(body: str) -> bytes:

@@ -138,11 +138,12 @@ async def check_one_at_five_hertz(folder):
 
 
 async def check_asks_for_nav_pvt_once_it_is_awake(folder):
-    bench = Bench(lambda s: epoch(s), nav_pvt=True)
+    bench = Bench(lambda s: epoch(s), configure=True)
     written = bytearray()
     bench.uart.on_write = written.extend
     await bench.gnss.fix(60000)
-    assert written.startswith(b"\xb5\x62\x06\x01\x03\x00\x01\x07\x01\x13\x51") and written.count(b"\xb5\x62") == 2
+    # CFG-MSG: NAV-PVT once per solution, with the checksum that u-blox's own tool gives.
+    assert written.startswith(b"\xb5\x62\x06\x01\x03\x00\x01\x07\x01\x13\x51") and written.count(b"\xb5\x62") == 11
 
 
 async def check_uart_that_fails(folder):
