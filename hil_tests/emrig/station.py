@@ -83,6 +83,10 @@ class Station:
         self.cells: dict[str, AlcoholCell] = {}
         self.pins: dict[tuple[str, str], InputPin] = {}
         self.out_of_range: set[int] = set()
+        self.more_identity: dict[str, dict[str, object]] = {}
+        """By the device's name: what its identity.json says besides who it is."""
+        self.more_configuration: list[str] = []
+        """Further lines of the gateway's file."""
         self.on_wired: Callable[[], None] = lambda: None
         """Called when every device is wired and none has power yet."""
         self._hci = HciServer(self.air, self.gateway_folder / "hci")
@@ -204,6 +208,7 @@ class Station:
             "[uplink]",
             'kind = "local"',
             'database = "backend.sqlite"',
+            *self.more_configuration,
         ]
         for cable in self.cables.values():
             lines += ["[[serial]]", f"port = {json.dumps(str(cable.path.resolve()))}"]
@@ -274,6 +279,7 @@ class Station:
         }
         if self.broker is not None:
             identity["mqtt"] = {"host": self.broker.host, "port": self.broker.port}
+        identity |= self.more_identity.get(scenario_device.name, {})
         (device.folder / "identity.json").write_text(json.dumps(identity))
         AdcChannel(device, "battery", lambda: self._battery_counts(scenario_device))
         for channel, level in (("strap", 1), ("case", 0), ("mains", 1), ("charger", 0), ("motion", 0)):

@@ -1,0 +1,141 @@
+"""A device is updated through the real gateway, in spite of kills on both sides; bad firmware is rolled back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import books
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from emrig import firmware_image, firmware_signing, ledger, target
+from emrig.firmware_image import Image
+from emrig.scenario import Scenario
+from emrig.station import Station
+from emwire import codec, constants
+
+NAME = "home"
+KEY = ec.generate_private_key(ec.SECP256R1())
+# A pty takes more than a line at 115,200 Bd; the rig's time goes on slowly enough for the gateway's patience to count.
+MORE_CONFIGURATION = ["[updates]", "bytes_per_s = 1000000"]
+SPEED = 60.0
+HOUR_MS = 3_600_000
+
+
+def offer(station: Station, update_id: int, image: Image) -> str:
+    """Put an update's files where the gateway finds them; its name."""
+    folder = station.gateway_folder / "updates"
+    folder.mkdir(exist_ok=True)
+    name = f"home_unit-{update_id}"
+    (folder / f"{name}.image").write_bytes(image.data)
+    (folder / f"{name}.manifest").write_bytes(firmware_signing.sign(image, KEY, update_id))
+    return name
+
+
+async def ask(station: Station, **asked: Any) -> dict[str, Any]:
+    """One question to the gateway's control socket."""
+    reader, writer = await asyncio.open_unix_connection(str(station.gateway_folder / "control.sock"))
+    writer.write(json.dumps(asked).encode() + b"\n")
+    answer: dict[str, Any] = json.loads(await reader.readline())
+    writer.close()
+    assert answer["ok"], answer
+    return answer
+
+
+async def request(station: Station, update_id: int, image: Image) -> None:
+    body = {
+        "requestId": f"update-{update_id}",
+        "deviceId": station.device(NAME).device_id,
+        "kind": "update",
+        "update": offer(station, update_id, image),
+        "expiresMs": station.scenario.start_unix_ms + 100 * 24 * HOUR_MS,
+    }
+    await ask(station, do="submit", request=body)
+
+
+def states(station: Station, update_id: int) -> list[codec.UpdateState]:
+    """What the device reported of an update, in the order it was made."""
+    arrived = ledger.payloads(station.database)
+    messages = [codec.decode(payload) for _, payload in sorted(arrived.items())]
+    return [m for m in messages if isinstance(m, codec.UpdateState) and m.update_id == update_id]
+
+
+def phases(station: Station, update_id: int) -> list[tuple[int, int]]:
+    said = [(state.update_phase, state.update_cause) for state in states(station, update_id)]
+    return [entry for index, entry in enumerate(said) if index == 0 or said[index - 1] != entry]
+
+
+def versions(station: Station) -> list[tuple[int, int, int]]:
+    """Of every boot that said hello."""
+    messages = [codec.decode(payload) for _, payload in sorted(ledger.payloads(station.database).items())]
+    return [(m.firmware_major, m.firmware_minor, m.firmware_patch) for m in messages if isinstance(m, codec.Hello)]
+
+
+async def until_told(station: Station, update_id: int, phase: int) -> None:
+    end = station.clock.now_ms() + 48 * HOUR_MS
+    while phase not in [entry[0] for entry in phases(station, update_id)]:
+        assert station.clock.now_ms() < end, f"the update did not get there: {phases(station, update_id)}"
+        await station.rig.run(until_ms=station.clock.now_ms() + 5_000, speed=SPEED)
+
+
+def spoilt(image: Image, main: bytes) -> Image:
+    """The image with a main module of another mind."""
+    return firmware_image.pack(
+        image.model, image.board, image.version, image.security_version, {**image.tree, "main.py": main}
+    )
+
+
+@pytest.mark.slow
+async def test_an_update_arrives_and_a_bad_one_is_rolled_back(
+    busy_day: Scenario, make_station: Callable[..., Station], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(target, "STEP_LIMIT_S", 2.0)  # what hangs is found out soon
+    devices = tuple(device for device in busy_day.devices if device.name in (NAME, "pid"))
+    station = make_station(busy_day.model_copy(update={"devices": devices}))
+    station.more_identity[NAME] = {"update_key": firmware_signing.public_bytes(KEY).hex()}
+    station.more_configuration = MORE_CONFIGURATION
+    async with station:
+        folder: Path = station.rig.devices[NAME].folder
+        await station.rig.run(until_ms=60_000, speed=SPEED)
+
+        good = firmware_image.build("home_unit", "sim", (9, 2, 0))
+        await request(station, 2, good)
+        partial_image = folder / "update.image"
+        await station.rig.run(until=lambda: _size(partial_image) > len(good.data) // 3, speed=SPEED)
+        station.kill_device(NAME)
+        before = _size(partial_image)
+        station.power_on(NAME)
+        await station.rig.run(until=lambda: _size(partial_image) > before, speed=SPEED)
+        await station.kill_gateway()
+        await station.start_gateway()
+        await until_told(station, 2, constants.UPDATE_INSTALLED)
+        assert json.loads((folder / "a" / "image.json").read_text())["version"] == "9.2.0"
+        await station.rig.run(until_ms=station.clock.now_ms() + 70 * 60_000)
+        await until_told(station, 2, constants.UPDATE_CONFIRMED)
+        assert [phase for phase, _ in phases(station, 2)] == [
+            constants.UPDATE_OFFERED,
+            constants.UPDATE_RECEIVING,
+            constants.UPDATE_VERIFIED,
+            constants.UPDATE_INSTALLED,
+            constants.UPDATE_CONFIRMED,
+        ]
+        assert versions(station)[-1] == (9, 2, 0)
+        answer = (await ask(station, do="show", requestId="update-2"))["request"]
+        assert (answer["state"], answer["result"]["phase"]) == ("answered", "CONFIRMED")
+
+        for update_id, main in ((3, b"raise ValueError('does not start')\n"), (4, b"while True:\n    pass\n")):
+            await request(station, update_id, spoilt(firmware_image.build("home_unit", "sim", (9, 3, 0)), main))
+            await until_told(station, update_id, constants.UPDATE_ROLLED_BACK)
+            assert phases(station, update_id)[-1] == (constants.UPDATE_ROLLED_BACK, constants.UPDATE_CAUSE_CRASHED)
+            assert versions(station)[-1] == (9, 2, 0)
+
+        expected = books.made(station)
+        await books.drain(station, expected)
+        books.assert_arrived_once(expected, station)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
