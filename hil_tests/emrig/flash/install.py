@@ -22,6 +22,13 @@ WHOLE = f"/a/{firmware_image.MARKER}"
 """By this file the selector knows a whole firmware: taken away before, and back after all others."""
 ATTEMPTS = 3
 """To write one file so that it reads back right: a worn flash block may need another."""
+SELF_TEST = """
+import sys, json
+sys.path.insert(0, '/a')
+import main
+from common import self_test
+print(json.dumps(self_test.run(main.make_board(()))))
+"""
 NEEDED_MODULES = {
     "ankle_gps": ["asyncio", "binascii", "cryptolib", "hashlib", "json", "struct"],
     "home_unit": ["asyncio", "binascii", "bluetooth", "cryptolib", "hashlib", "json", "struct"],
@@ -92,16 +99,12 @@ def install(wish: Wish, progress: Progress = lambda *_: None) -> Installed:
         _stop(repl)
         who, kept, backup = _identity(repl, wish)
         _remove_strangers(repl, files)
-        digests = {}
-        paths = sorted(files.keys() - {WHOLE, START})
-        for done, path in enumerate(paths):
-            progress(path, done, len(paths))
-            repl.make_folders(path)
-            digests[path] = _put(repl, path, files[path])
-        progress("self-test", len(paths), len(paths))
+        _put(repl, {path: data for path, data in files.items() if path not in (WHOLE, START)}, progress)
+        progress("self-test", 1, 1)
         tested = _self_test(repl)
-        for path in (WHOLE, START):
-            digests[path] = _put(repl, path, files[path])
+        _put(repl, {WHOLE: files[WHOLE]})
+        _put(repl, {START: files[START]})
+        digests = repl.hashes(files)
         repl.reset()
     finally:
         repl.close()
@@ -134,7 +137,8 @@ def _check(repl: Repl, wish: Wish, files: Mapping[str, bytes]) -> dict[str, Any]
             f"{repl.port} runs MicroPython {facts['version']}; {'.'.join(map(str, LOWEST_VERSION))} or newer is "
             "needed: flash it with --base-image FILE"
         )
-    missing = repl.missing_modules(NEEDED_MODULES[wish.model])
+    own = {path.removeprefix("/a/").partition(".")[0] for path in files}
+    missing = repl.missing_modules([name for name in NEEDED_MODULES[wish.model] if name not in own])
     if missing:
         raise FlashError(
             f"MicroPython on {repl.port} has no {', '.join(missing)}, which {wish.model} needs: put an image on it "
@@ -152,7 +156,7 @@ def _check(repl: Repl, wish: Wish, files: Mapping[str, bytes]) -> dict[str, Any]
 def _stop(repl: Repl) -> None:
     """Take the start file away; what runs holds a watchdog, which would reset the board amid the work: reset first."""
     if repl.exists(START):
-        repl.remove(START)
+        repl.remove([START])
         repl.reset()
         repl.connect(within_s=RECONNECT_S)
 
@@ -171,8 +175,7 @@ def _identity(repl: Repl, wish: Wish) -> tuple[identity.Identity, bool, str | No
         backup = _save_data(repl, wish.backups)
     who = identity.make(wish.model, wish.device_id)
     wish.register(who)
-    repl.make_folders(identity.IDENTITY)
-    _put(repl, identity.IDENTITY, who.file(wish.board.name, wish.mqtt, wish.update_key))
+    _put(repl, {identity.IDENTITY: who.file(wish.board.name, wish.mqtt, wish.update_key)})
     return who, False, backup
 
 
@@ -188,34 +191,34 @@ def _save_data(repl: Repl, backups: Path) -> str | None:
         target = folder / path.removeprefix(DATA + "/")
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(repl.read(path))
-    for path in paths:
-        repl.remove(path)
+    repl.remove(paths)
     return str(folder)
 
 
 def _remove_strangers(repl: Repl, files: Mapping[str, bytes]) -> None:
     """Files of another firmware would shadow this one's; slot b and the selector's books are of updates since."""
-    repl.remove(WHOLE)
-    for path in repl.files():
-        if not path.startswith(DATA + "/") and path not in files:
-            repl.remove(path)
+    strangers = [path for path in repl.files() if not path.startswith(DATA + "/") and path not in files]
+    repl.remove([WHOLE, *strangers])
 
 
-def _put(repl: Repl, path: str, data: bytes) -> str:
-    """Write unless it is there already, read back by hash, and again if that is wrong."""
-    wanted = sha256(data)
-    if repl.exists(path) and repl.sha256(path) == wanted:
-        return wanted
-    found = ""
+def _put(repl: Repl, files: Mapping[str, bytes], progress: Progress = lambda *_: None) -> None:
+    """Write what is not there already, read it back by hash, and write again what is wrong."""
+    wanted = {path: sha256(data) for path, data in files.items()}
+    found = repl.hashes(wanted)
+    repl.make_folders_for(files)
     for _ in range(ATTEMPTS):
-        repl.write(path, data)
-        found = repl.sha256(path)
-        if found == wanted:
-            return found
-    raise FlashError(
-        f"{repl.port}: {path} reads back wrong {ATTEMPTS} times ({found[:12]} for {wanted[:12]}): the flash is worn, "
-        "take another board"
-    )
+        wrong = sorted(path for path in wanted if found.get(path) != wanted[path])
+        for done, path in enumerate(wrong):
+            progress(path, done, len(wrong))
+            repl.write(path, files[path])
+        if not wrong:
+            return
+        found.update(repl.hashes(wrong))
+    wrong = sorted(path for path in wanted if found.get(path) != wanted[path])
+    if wrong:
+        raise FlashError(
+            f"{repl.port}: {', '.join(wrong)} reads back wrong {ATTEMPTS} times: the flash is worn, take another board"
+        )
 
 
 def _self_test(repl: Repl) -> dict[str, Any]:
@@ -226,6 +229,3 @@ def _self_test(repl: Repl) -> dict[str, Any]:
     except (IndexError, ValueError):
         raise FlashError(f"{repl.port}: the self-test gave no result: {output[-3:]}: flash it again") from None
     return result
-
-
-SELF_TEST = ""

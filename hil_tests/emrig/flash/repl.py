@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import base64
 import hashlib
+import io
 import json
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import PurePosixPath
 from typing import Any, Self
 
 import serial
@@ -19,9 +22,11 @@ from emrig.flash.errors import FlashError
 
 # An emulated board is some 40 times slower than a real one, on which hashing the longest file takes half a second.
 ANSWER_S = 60
+# For the prompt, once; an emulated board takes a second.
+PROMPT_S = 4
 # After a reset USB comes back within seconds; an emulated board boots in about ten.
 RECONNECT_S = 40
-# A chunk is repr'd into a statement that the board compiles in its heap: 1 KiB becomes at most 4 KiB there.
+# A chunk travels in base64 inside a statement that the board compiles in its heap: 1 KiB takes some 3 KiB there.
 CHUNK_BYTES = 1024
 FACTS = """
 import sys, os, json
@@ -45,6 +50,42 @@ def walk(path):
         else:
             print(repr(full))
 walk(%r)
+"""
+HASHES = """
+import hashlib
+import io
+buffer = memoryview(bytearray(%d))
+for path in %r:
+    try:
+        file = open(path, 'rb')
+    except OSError:
+        continue
+    digest = hashlib.sha256()
+    while True:
+        count = file.readinto(buffer)
+        if not count:
+            break
+        digest.update(buffer[:count])
+    file.close()
+    print(repr((path, digest.digest().hex())))
+"""
+MAKE_FOLDERS = """
+import os
+for folder in %r:
+    try:
+        os.mkdir(folder)
+    except OSError as error:
+        if error.errno != 17:
+            raise
+"""
+REMOVE = """
+import os
+for path in %r:
+    try:
+        os.remove(path)
+    except OSError as error:
+        if error.errno != 2:
+            raise
 """
 HAS_MODULES = """
 missing = []
@@ -96,10 +137,13 @@ class Repl:
 
     def _connect(self) -> None:
         self._transport = SerialTransport(self.port)
-        # A write to a board that died must not wait for ever.
-        self._transport.serial.write_timeout = ANSWER_S
-        self._transport.serial.timeout = ANSWER_S
-        self._transport.enter_raw_repl(soft_reset=False)
+        line = self._transport.serial
+        # A board that died, or is amid its reset, must not be waited for for ever.
+        line.write_timeout = ANSWER_S
+        line.timeout = PROMPT_S
+        with redirect_stdout(io.StringIO()):  # the transport prints what it did not expect
+            self._transport.enter_raw_repl(soft_reset=False, timeout_overall=PROMPT_S)
+        line.timeout = ANSWER_S
 
     def close(self) -> None:
         """Leave the port to others."""
@@ -110,10 +154,10 @@ class Repl:
                 pass
             self._transport = None
 
-    def run(self, code: str, timeout_s: float = ANSWER_S) -> str:
+    def run(self, code: str) -> str:
         """Run code and return what it printed; FlashError with the board's traceback."""
         with self._told():
-            output, error = self._live.exec_raw(code, timeout=timeout_s)
+            output, error = self._live.exec_raw(code, timeout=ANSWER_S)
             if error:
                 raise FlashError(f"{self.port}: the board refused a step:\n{error.decode(errors='replace')}")
             text: str = output.decode(errors="replace")
@@ -147,30 +191,25 @@ class Repl:
 
     def write(self, path: str, data: bytes) -> None:
         """Write a file under another name, then rename: a cut leaves the old file or none."""
-        with self._told():
-            temporary = path + ".new"
-            self._live.fs_writefile(temporary, data, chunk_size=CHUNK_BYTES)
-            self._live.exec(f"import os\nos.rename({temporary!r}, {path!r})")
+        temporary = path + ".new"
+        self.run(f"import os\nfrom binascii import a2b_base64 as u\nf=open({temporary!r},'wb')\nw=f.write")
+        for at in range(0, len(data), CHUNK_BYTES):
+            self.run(f"w(u({base64.b64encode(data[at : at + CHUNK_BYTES])!r}))")
+        self.run(f"f.close()\nos.rename({temporary!r}, {path!r})")
 
-    def make_folders(self, path: str) -> None:
-        """All folders above a file."""
-        parts = path.strip("/").split("/")[:-1]
-        for count in range(1, len(parts) + 1):
-            folder = "/" + "/".join(parts[:count])
-            if not self.exists(folder):
-                with self._told():
-                    self._live.fs_mkdir(folder)
+    def make_folders_for(self, paths: Iterable[str]) -> None:
+        """All folders above these files, outer ones first."""
+        parents = {str(parent) for path in paths for parent in PurePosixPath(path).parents} - {"/"}
+        self.run(MAKE_FOLDERS % (sorted(parents),))
 
-    def remove(self, path: str) -> None:
-        """Remove a file; one that is not there is none the less gone."""
-        if self.exists(path):
-            with self._told():
-                self._live.fs_rmfile(path)
+    def remove(self, paths: Iterable[str]) -> None:
+        """Remove files; one that is not there is none the less gone."""
+        self.run(REMOVE % (sorted(paths),))
 
-    def sha256(self, path: str) -> str:
-        """SHA-256 of a file, computed by the board."""
-        with self._told():
-            return bytes(self._live.fs_hashfile(path, "sha256", chunk_size=CHUNK_BYTES)).hex()
+    def hashes(self, paths: Iterable[str]) -> dict[str, str]:
+        """SHA-256 of those files that exist, computed by the board."""
+        lines = self.run(HASHES % (CHUNK_BYTES, sorted(paths))).splitlines()
+        return dict(ast.literal_eval(line) for line in lines if line.strip())
 
     def reset(self) -> None:
         """Reset the board as its button would, without waiting for it."""

@@ -51,7 +51,7 @@ class ADC:
 
     def read_uv(self):
         number = next((number for number, pin in Pin.made.items() if pin is self.pin), self.pin)
-        return ADC.microvolts.get(number, 1000000)
+        return ADC.microvolts.get(number, 1900000)
 
 
 class UART(io.IOBase):

@@ -1,0 +1,217 @@
+"""`emtag flash`: one board or a rack of them, with progress, and a record of what was installed."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from emrig.flash.errors import FlashError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from emrig.flash.identity import Identity
+    from emrig.flash.rack import Place
+
+# Exit statuses: every board installed and passed; one failed its self-test; one could not be flashed.
+PASSED, FAILED_TEST, NOT_FLASHED = 0, 1, 2
+RECORDS = Path("var/flash")
+
+
+def flash(
+    board: Annotated[str | None, typer.Option(help="Which board it is: esp32s3, nrf52840, pico_w, …")] = None,
+    model: Annotated[str | None, typer.Option(help="What it is to be: ankle_gps, home_unit, alcohol, pid.")] = None,
+    port: Annotated[str | None, typer.Option(help="Its serial port.")] = None,
+    every: Annotated[
+        Path | None, typer.Option("--all", metavar="RACK", help="Flash every board of this rack (TOML) at once.")
+    ] = None,
+    device_id: Annotated[int | None, typer.Option(help="Its device id. Default: what it has, else a new one.")] = None,
+    new_identity: Annotated[
+        bool, typer.Option("--new-identity", help="Make it another device; what the old one left is saved first.")
+    ] = False,
+    registry: Annotated[
+        Path | None, typer.Option(help="The gateway's registry file that learns of new devices.")
+    ] = None,
+    broker: Annotated[
+        str | None, typer.Option(metavar="HOST[:PORT]", help="The devices' MQTT broker (ankle_gps).")
+    ] = None,
+    update_key: Annotated[Path | None, typer.Option(help="Public key (PEM) whose signed updates it takes.")] = None,
+    base_image: Annotated[Path | None, typer.Option(help="Put this MicroPython image on it first.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The records as JSON lines.")] = False,
+) -> None:
+    """Install a model's firmware, identity and keys; test it; read it back; say what was installed.
+
+    A board that is already this model keeps identity, keys and unsent records. Exit status 1: a self-test failed;
+    2: a board could not be flashed (it can be flashed again).
+    """
+    from emrig.flash.rack import Place, read
+
+    try:
+        if every is not None:
+            if board or model or port or device_id or base_image:
+                raise FlashError("--all takes boards, models and ports from the file: leave the other options out")
+            places = read(every)
+        elif board and model and port:
+            places = [Place(board, model, port, device_id)]
+        else:
+            raise FlashError("give --board, --model and --port, or --all RACK.toml")
+        status = _flash_all(
+            places,
+            _Common(new_identity, registry, _broker(broker), _public_key(update_key), base_image, as_json),
+        )
+    except FlashError as error:
+        print(f"emtag flash: {error}", file=sys.stderr)
+        raise typer.Exit(NOT_FLASHED) from None
+    raise typer.Exit(status)
+
+
+class _Common:
+    """What all boards of one call share."""
+
+    def __init__(
+        self,
+        new_identity: bool,
+        registry: Path | None,
+        mqtt: tuple[str, int] | None,
+        update_key: bytes | None,
+        base_image: Path | None,
+        as_json: bool,
+    ) -> None:
+        self.new_identity = new_identity
+        self.registry = registry
+        self.mqtt = mqtt
+        self.update_key = update_key
+        self.base_image = base_image
+        self.as_json = as_json
+        self.lock = threading.Lock()
+
+
+def _flash_all(places: list[Place], common: _Common) -> int:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.fields[port]}"), BarColumn(), TextColumn("{task.description}"))
+    with (
+        Progress(*columns, console=console, disable=common.as_json) as progress,
+        ThreadPoolExecutor(max_workers=max(1, len(places))) as pool,
+    ):
+        statuses = list(pool.map(lambda place: _flash_one(place, common, progress, console), places))
+    return max(statuses, default=NOT_FLASHED)
+
+
+def _flash_one(place: Place, common: _Common, progress: Progress, console: Console) -> int:
+    from emrig.flash.boards import definition
+    from emrig.flash.install import Wish, install
+
+    task = progress.add_task("connecting", port=place.port, total=None)
+
+    def tell(what: str, done: int, of: int) -> None:
+        progress.update(task, description=what, completed=done, total=of)
+
+    try:
+        installed = install(
+            Wish(
+                definition(place.board),
+                place.model,
+                place.port,
+                place.device_id,
+                common.new_identity,
+                common.mqtt,
+                common.update_key,
+                common.base_image,
+                RECORDS,
+                lambda who: _register(who, common),
+            ),
+            tell,
+        )
+    except FlashError as error:
+        progress.update(task, description="stopped")
+        with common.lock:
+            if common.as_json:
+                print(json.dumps({"port": place.port, "error": str(error)}), flush=True)
+            else:
+                console.print(f"[red]{error}[/red]", highlight=False)
+        return NOT_FLASHED
+    record = asdict(installed)
+    RECORDS.mkdir(parents=True, exist_ok=True)
+    kept = RECORDS / f"{installed.device_id:08x}-{installed.finished.replace(':', '')}.json"
+    kept.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    tell("installed", 1, 1)
+    with common.lock:
+        if common.as_json:
+            print(json.dumps(record), flush=True)
+        else:
+            _show(record, kept, console)
+    return PASSED if installed.self_test.get("passed") else FAILED_TEST
+
+
+def _show(record: dict[str, Any], kept: Path, console: Console) -> None:
+    from rich.table import Table
+
+    table = Table(show_header=False, title=f"{record['model']} {record['device_id']:08x} on {record['port']}")
+    for name in ("board", "machine", "serial", "micropython", "firmware_version", "identity", "backup"):
+        if record[name]:
+            table.add_row(name.replace("_", " "), str(record[name]))
+    table.add_row("files", f"{len(record['files'])}, each read back by SHA-256")
+    for part, outcome in record["self_test"].get("parts", {}).items():
+        table.add_row(f"self-test: {part}", outcome if outcome == "ok" else f"[red]{outcome}[/red]")
+    table.add_row("record", str(kept))
+    console.print(table)
+
+
+def _register(who: Identity, common: _Common) -> None:
+    assert who.key is not None, "only new identities are registered"
+    path = common.registry or RECORDS / "devices.toml"
+    entry = f'\n[[devices]]\ndevice_id = {who.device_id}\nmodel = "{who.model}"\nkey = "{who.key.hex()}"\n'
+    with common.lock:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            old = path.read_text(encoding="utf-8") if path.exists() else ""
+            if f"device_id = {who.device_id}\n" in old:
+                raise FlashError(f"{path} has device {who.device_id} already: give another --device-id, or none")
+            temporary = path.with_name(f".{path.name}.new")
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(old + entry)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError as error:
+            raise FlashError(
+                f"{path}: cannot keep the new device's key: {error.strerror}; nothing was written"
+            ) from None
+
+
+def _broker(text: str | None) -> tuple[str, int] | None:
+    if text is None:
+        return None
+    host, _, port = text.partition(":")
+    if not host or (port and not port.isdigit()):
+        raise FlashError(f"{text!r} is no broker: give HOST or HOST:PORT")
+    return host, int(port or 1883)
+
+
+def _public_key(path: Path | None) -> bytes | None:
+    if path is None:
+        return None
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    try:
+        key = serialization.load_pem_public_key(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise FlashError(f"{path}: no public key in PEM: {error}; `emtag firmware keygen` makes one") from None
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise FlashError(f"{path}: not a P-256 key: `emtag firmware keygen` makes one")
+    point = key.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint)
+    return point[1:]

@@ -1,0 +1,46 @@
+"""A rack of boards: a TOML file of [[boards]] with board, model, port and, if it matters, device_id."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from emrig.flash.errors import FlashError
+
+KEYS = {"board", "model", "port", "device_id"}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One board of a rack."""
+
+    board: str
+    model: str
+    port: str
+    device_id: int | None = None
+
+
+def read(path: Path) -> list[Place]:
+    """FlashError names the entry and what is wrong with it."""
+    try:
+        entries = tomllib.loads(path.read_text(encoding="utf-8"))["boards"]
+    except OSError as error:
+        raise FlashError(f"{path}: cannot read the rack: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise FlashError(f"{path}: not valid TOML: {error}") from None
+    except KeyError:
+        raise FlashError(f"{path}: has no [[boards]]: add one for each board of the rack") from None
+    places = []
+    for number, entry in enumerate(entries, 1):
+        wrong = set(entry) - KEYS
+        missing = {"board", "model", "port"} - set(entry)
+        if wrong or missing:
+            said = f"unknown {', '.join(sorted(wrong))}" if wrong else f"no {', '.join(sorted(missing))}"
+            raise FlashError(f"{path}: boards entry {number}: {said}; an entry has board, model, port, device_id")
+        places.append(Place(**entry))
+    ports = [place.port for place in places]
+    twice = {port for port in ports if ports.count(port) > 1}
+    if twice:
+        raise FlashError(f"{path}: port {', '.join(sorted(twice))} is listed twice: remove one entry")
+    return places

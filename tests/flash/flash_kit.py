@@ -1,0 +1,86 @@
+"""A board that is not there: real MicroPython on the unix port behind a pty, with a folder as its flash."""
+
+import os
+import select
+import subprocess
+import threading
+import tty
+from pathlib import Path
+from typing import Self
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+
+
+class PretendBoard:
+    """`port` is its serial port. `cut_after` bytes from the host it loses power, until `repair()`."""
+
+    def __init__(self, micropython: str, flash: Path) -> None:
+        self.flash = flash
+        flash.mkdir(exist_ok=True)
+        self.starts = 0
+        self.received = 0
+        self.cut_after: int | None = None
+        self._micropython = micropython
+        self._master, self._slave = os.openpty()
+        tty.setraw(self._slave)
+        self.port = os.ttyname(self._slave)
+        self._wake, self._woken = os.pipe()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._thread = threading.Thread(target=self._serve)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.write(self._woken, b"x")
+        self._thread.join()
+        for descriptor in (self._master, self._slave, self._wake, self._woken):
+            os.close(descriptor)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        self.starts += 1
+        path = [HERE / "device", ROOT / "tests" / "boards" / "device", ROOT / "tests" / "tags" / "device"]
+        return subprocess.Popen(
+            [self._micropython, "-X", "heapsize=1m", HERE / "device" / "raw_repl.py", self.flash],
+            env={**os.environ, "MICROPYPATH": ":".join((".frozen", *map(str, path)))},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            cwd=self.flash,
+        )
+
+    def _serve(self) -> None:
+        process = self._start()
+        while True:
+            assert process.stdin is not None and process.stdout is not None
+            readable, _, _ = select.select([self._master, process.stdout, self._wake], [], [])
+            if self._wake in readable:
+                process.kill()
+                process.wait()
+                return
+            if process.stdout in readable:
+                data = os.read(process.stdout.fileno(), 65536)
+                if data:
+                    os.write(self._master, data)
+                else:
+                    process.wait()
+                    process = self._start()
+                    continue
+            if self._master in readable:
+                data = os.read(self._master, 4096)
+                if self.cut_after is not None and self.received + len(data) > self.cut_after:
+                    data = data[: max(0, self.cut_after - self.received)]
+                self.received += len(data)
+                if data:
+                    try:
+                        process.stdin.write(data)
+                    except BrokenPipeError:
+                        pass
+                if self.cut_after is not None and self.received >= self.cut_after:
+                    # The power goes, in the middle of whatever it does, and comes back without a word.
+                    process.kill()
+                    process.wait()
+                    process = self._start()
+                    self.cut_after = None

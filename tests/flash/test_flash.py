@@ -1,0 +1,153 @@
+"""`emtag flash` over a real MicroPython: what it installs, keeps, refuses, and how it survives a cut."""
+
+import hashlib
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from emrig import firmware_image
+from emrig.flash import repl
+from emrig.flash.boards import BoardDefinition, definition
+from emrig.flash.errors import FlashError
+from emrig.flash.identity import Identity
+from emrig.flash.install import Wish, install
+from emrig.flash.rack import read as read_rack
+from flash_kit import PretendBoard
+
+# A cut cable or a board without power answers nothing; a test need not wait a minute for that.
+SHORT_S = 1.0
+
+
+@pytest.fixture
+def board(micropython: str, tmp_path: Path) -> Iterator[PretendBoard]:
+    with PretendBoard(micropython, tmp_path / "flash") as pretend:
+        yield pretend
+
+
+@pytest.fixture
+def wish(board: PretendBoard, tmp_path: Path) -> Wish:
+    # The unix port says that it is one; the rest is the Pico W's.
+    return Wish(_here("pico_w"), "pid", board.port, device_id=7, backups=tmp_path / "saved")
+
+
+def _here(name: str) -> BoardDefinition:
+    return replace(definition(name), machine="linux")
+
+
+def _installed(flash: Path) -> dict[str, str]:
+    return {
+        f"/{path.relative_to(flash)}": hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in flash.rglob("*")
+        if path.is_file() and "data" not in path.relative_to(flash).parts
+    }
+
+
+def test_installs_what_the_image_holds_and_says_so(board: PretendBoard, wish: Wish) -> None:
+    known: list[Identity] = []
+    record = install(replace(wish, register=known.append))
+    expected = firmware_image.installation("pid", "pico_w")
+    assert _installed(board.flash) == {f"/{path}": hashlib.sha256(data).hexdigest() for path, data in expected.items()}
+    assert record.files == _installed(board.flash)
+    identity = json.loads((board.flash / "data" / "identity.json").read_text())
+    assert [(who.device_id, who.key and who.key.hex()) for who in known] == [(7, identity["key"])]
+    assert (identity["device_id"], identity["model"], identity["board"]) == (7, "pid", "pico_w")
+    assert record.self_test["passed"], record.self_test
+    assert (record.identity, record.serial) == ("new", "010203")
+    assert identity["key"] not in json.dumps(asdict(record))
+
+
+def test_a_second_time_keeps_identity_and_records_and_writes_nothing(board: PretendBoard, wish: Wish) -> None:
+    install(wish)
+    journal = board.flash / "data" / "journal"
+    journal.write_bytes(b"unsent")
+    identity = (board.flash / "data" / "identity.json").read_bytes()
+    times = {path: path.stat().st_mtime_ns for path in (board.flash / "a").rglob("*.mpy")}
+    (board.flash / "b").mkdir()
+    (board.flash / "b" / "image.json").write_text("{}")
+    record = install(replace(wish, device_id=None))
+    assert (record.identity, record.device_id) == ("kept", 7)
+    assert (board.flash / "data" / "identity.json").read_bytes() == identity
+    assert journal.read_bytes() == b"unsent"
+    assert {path: path.stat().st_mtime_ns for path in (board.flash / "a").rglob("*.mpy")} == times
+    assert not (board.flash / "b" / "image.json").exists(), "the selector would have preferred a later update"
+
+
+def test_a_new_identity_saves_what_the_old_one_left(board: PretendBoard, wish: Wish) -> None:
+    install(wish)
+    (board.flash / "data" / "journal").write_bytes(b"unsent")
+    with pytest.raises(FlashError, match=r"already pid 00000007.*--new-identity"):
+        install(replace(wish, device_id=8))
+    record = install(replace(wish, device_id=8, new_identity=True))
+    assert record.backup is not None
+    assert (Path(record.backup) / "journal").read_bytes() == b"unsent"
+    assert json.loads((Path(record.backup) / "identity.json").read_text())["device_id"] == 7
+    assert not (board.flash / "data" / "journal").exists()
+
+
+def test_another_board_is_refused_untouched(board: PretendBoard, wish: Wish) -> None:
+    (board.flash / "main.py").write_text("print('theirs')\n")
+    with pytest.raises(FlashError, match=r"is a linux.*not a Raspberry Pi Pico W.*nothing was changed"):
+        install(replace(wish, board=definition("pico_w")))
+    assert _installed(board.flash).keys() == {"/main.py"}
+
+
+def test_a_model_without_its_hardware_is_refused(wish: Wish) -> None:
+    with pytest.raises(FlashError, match="no hardware for ankle_gps: it can be home_unit, pid"):
+        install(replace(wish, model="ankle_gps"))
+
+
+def test_a_port_that_is_not_there_is_named(wish: Wish) -> None:
+    with pytest.raises(FlashError, match="/dev/absent: there is no such port"):
+        install(replace(wish, port="/dev/absent"))
+
+
+def test_a_worn_flash_is_noticed(board: PretendBoard, wish: Wish, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = repl.Repl.write
+
+    def one_bit_flips(self: repl.Repl, path: str, data: bytes) -> None:
+        write(self, path, bytes([data[0] ^ 1]) + data[1:] if path.endswith("common/journal.mpy") else data)
+
+    monkeypatch.setattr(repl.Repl, "write", one_bit_flips)
+    with pytest.raises(FlashError, match=r"reads back wrong 3 times"):
+        install(replace(wish, model="home_unit"))
+    assert not (board.flash / "main.py").exists()
+
+
+@pytest.mark.parametrize("share", [0.15, 0.45, 0.8, 0.98])
+def test_a_cut_anywhere_leaves_a_board_that_can_be_flashed(
+    micropython: str, tmp_path: Path, wish: Wish, board: PretendBoard, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    install(wish)
+    cut = int(board.received * share) + random.Random(share).randrange(100)
+    monkeypatch.setattr(repl, "ANSWER_S", SHORT_S)
+    monkeypatch.setattr(repl, "PROMPT_S", SHORT_S)
+    whole = {f"/{path}" for path in firmware_image.installation("pid", "pico_w")}
+    with PretendBoard(micropython, tmp_path / "other") as other:
+        attempt = replace(wish, port=other.port)
+        other.cut_after = cut
+        with pytest.raises(FlashError):
+            install(attempt)
+        if (other.flash / "main.py").exists():
+            assert _installed(other.flash).keys() >= whole, f"half a firmware starts after {cut} bytes"
+        install(replace(attempt, device_id=None, new_identity=not (other.flash / "data/identity.json").exists()))
+        assert _installed(other.flash).keys() == whole
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", r"has no \[\[boards\]\]"),
+        ("[[boards]]\nboard = 'pico_w'\nmodel = 'pid'\n", "entry 1: no port"),
+        ("[[boards]]\nboard = 'pico_w'\nmodel = 'pid'\nport = 'x'\nspeed = 1\n", "unknown speed"),
+        ("[[boards]]\nboard='a'\nmodel='b'\nport='x'\n[[boards]]\nboard='a'\nmodel='b'\nport='x'\n", "listed twice"),
+        ("[[boards", "not valid TOML"),
+    ],
+)
+def test_a_wrong_rack_is_told_what_is_wrong(tmp_path: Path, text: str, said: str) -> None:
+    rack = tmp_path / "rack.toml"
+    rack.write_text(text)
+    with pytest.raises(FlashError, match=said):
+        read_rack(rack)
