@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from emgate.clock import Clock, SharedClock, SystemClock
 from emgate.errors import ConfigError, explain
@@ -161,25 +161,78 @@ class BleSection(Section):
     transport: str | None = None
 
 
-class UplinkSection(Section):
-    """Where committed records go. `local` ingests in this process, `mqtt` sends batches to a broker."""
+class MeteredSection(Section):
+    """What a target may cost. Alarms are exempt, but counted."""
 
-    kind: Literal["local", "mqtt"] = "local"
+    bytes_per_hour: Annotated[int, Field(ge=10_000)] | None = None
+    bytes_per_day: Annotated[int, Field(ge=10_000)] | None = None
+
+    @model_validator(mode="after")
+    def _some_limit(self) -> Self:
+        if self.bytes_per_hour is None and self.bytes_per_day is None:
+            raise ValueError("give bytes_per_hour, bytes_per_day, or both")
+        return self
+
+    def limits(self) -> dict[int, int]:
+        """Period in ms: bytes in it."""
+        both = {3_600_000: self.bytes_per_hour, 86_400_000: self.bytes_per_day}
+        return {period: size for period, size in both.items() if size is not None}
+
+
+class HttpsTarget(Section):
+    """A backend's URL, and how each knows the other."""
+
+    url: Annotated[str, Field(pattern=r"^https://[^\s@?#]+$")]
+    token_file: Path | None = None
+    ca_file: Path | None = None
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+    poll_interval_s: Annotated[float, Field(gt=0, le=86400)] = 30.0
+
+
+class UplinkSection(Section):
+    """Where committed records go: `local` ingests in this process, `mqtt` and `https` send batches to a backend."""
+
+    name: Name = "uplink"
+    required: bool = True
+    kind: Literal["local", "mqtt", "https"] = "local"
     database: Path | None = None
     broker: Broker | None = None
+    https: HttpsTarget | None = None
     host: str | None = None
     port: Port = 1883
     batch_records: Annotated[int, Field(ge=1, le=5000)] = 500
+    metered: MeteredSection | None = None
 
     @model_validator(mode="after")
-    def _host_with_mqtt(self) -> Self:
+    def _what_the_kind_needs(self) -> Self:
         if self.kind == "mqtt" and self.host is None and self.broker is None:
             raise ValueError('kind = "mqtt" needs host = "…" (and port), or a table [uplink.broker]')
+        if self.kind == "https":
+            if self.https is None:
+                raise ValueError('kind = "https" needs a table [uplink.https] with url = "https://…"')
+            if self.https.token_file is None and self.https.certificate_file is None:
+                raise ValueError("https needs token_file, or certificate_file and key_file, for the backend to know us")
+        if self.kind == "local" and self.metered is not None:
+            raise ValueError('metered is for targets that cost something: kind = "local" costs nothing')
         return self
 
     def mqtt(self) -> Broker:
         """The broker of an mqtt uplink."""
         return self.broker or Broker(host=self.host or "", port=self.port)
+
+
+def _one_or_more(value: object) -> object:
+    return [value] if isinstance(value, dict) else value
+
+
+Uplinks = Annotated[tuple[UplinkSection, ...], BeforeValidator(_one_or_more), Field(min_length=1)]
+
+
+class UpdatesSection(Section):
+    """How fast the chunks of a firmware image go down to a device."""
+
+    bytes_per_s: Annotated[int, Field(ge=100)] = 4000  # a third of a serial line at 115,200 Bd; 100 kB in 25 s
 
 
 class StoreSection(Section):
@@ -226,10 +279,11 @@ class Config(Section):
     gateway: GatewaySection
     clock: ClockSection = ClockSection()
     store: StoreSection = StoreSection()
+    updates: UpdatesSection = UpdatesSection()
     serial: tuple[SerialSection, ...] = ()
     mqtt: MqttSection | None = None
     ble: BleSection | None = None
-    uplink: UplinkSection = UplinkSection()
+    uplink: Uplinks = (UplinkSection(),)
     protection: ProtectionSection = ProtectionSection()
     http: HttpSection | None = None
     registry: Path | None = None
@@ -241,6 +295,12 @@ class Config(Section):
             raise ValueError("no link: add [[serial]], [mqtt] or [ble]")
         if not self.devices and self.registry is None:
             raise ValueError('no devices: add [[devices]] or registry = "FILE" at the top of the file')
+        names = [target.name for target in self.uplink]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two uplinks are called {name!r}: give each [[uplink]] a name of its own")
+        if not any(target.required for target in self.uplink):
+            raise ValueError("no uplink is required, so nothing would ever count as delivered: let one be required")
         ports = [section.name for section in self.serial]
         for port in ports:
             if ports.count(port) > 1:
@@ -282,17 +342,49 @@ class BackendSection(Section):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
+class ReceiveGateway(Section):
+    """A gateway that may deliver, known by its token; without one, by a certificate whose common name is its id."""
+
+    id: Name
+    token_file: Path | None = None
+
+
+class ReceiveSection(Section):
+    """The HTTPS end that gateways deliver to."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8443
+    certificate_file: Path
+    key_file: Path
+    client_ca_file: Path | None = None
+    gateways: Annotated[tuple[ReceiveGateway, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _each_is_known_somehow(self) -> Self:
+        for gateway in self.gateways:
+            if gateway.token_file is None and self.client_ca_file is None:
+                raise ValueError(f"gateway {gateway.id!r} has no token_file, and there is no client_ca_file: give one")
+        return self
+
+
 class BackendConfig(Section):
     """The whole file of `emtag backend run`."""
 
     backend: BackendSection
-    mqtt: Broker
+    mqtt: Broker | None = None
+    https: ReceiveSection | None = None
     clock: ClockSection = ClockSection()
+
+    @model_validator(mode="after")
+    def _some_way_in(self) -> Self:
+        if self.mqtt is None and self.https is None:
+            raise ValueError("no way in: add [mqtt], [https], or both")
+        return self
 
 
 PATH_KEYS = {
     "state_directory", "ready_file", "log_file", "path", "database", "password_file", "ca_file", "certificate_file",
-    "key_file", "registry", "socket", "passphrase_file",
+    "key_file", "registry", "token_file", "client_ca_file", "socket", "passphrase_file",
 }  # fmt: skip
 Model = TypeVar("Model", bound=Section)
 
@@ -343,9 +435,7 @@ def _resolve_paths(table: dict[str, Any], folder: Path) -> None:
 
 def _refuse_passwords(path: Path, data: dict[str, Any], text: str) -> None:
     for variable, place in ENVIRONMENT.items():
-        table: Any = data
-        for key in place:
-            table = table.get(key) if isinstance(table, dict) else None
+        table = _place(data, place)
         if isinstance(table, dict) and "password" in table:
             line = Lines(text).of((*place, "password"))
             raise ConfigError(
@@ -354,12 +444,19 @@ def _refuse_passwords(path: Path, data: dict[str, Any], text: str) -> None:
             )
 
 
+def _place(data: dict[str, Any], place: tuple[str, ...]) -> Any:
+    table: Any = data
+    for key in place:
+        if isinstance(table, list) and len(table) == 1:
+            table = table[0]  # [[uplink]] given once
+        table = table.get(key) if isinstance(table, dict) else None
+    return table
+
+
 def _take_environment(data: dict[str, Any]) -> None:
     """Where the broker is configured, its password comes from the environment first."""
     for variable, place in ENVIRONMENT.items():
-        table: Any = data
-        for key in place:
-            table = table.get(key) if isinstance(table, dict) else None
+        table = _place(data, place)
         if not isinstance(table, dict):
             continue
         if variable in os.environ:

@@ -16,18 +16,18 @@ from emwire import constants
 from emgate import logs, reload, service_manager, status_facts
 from emgate.clock_watch import ClockWatch
 from emgate.config import Config
+from emgate.control_socket import ControlSocket
+from emgate.down_requests import Requests
+from emgate.downlink import Downlink
 from emgate.errors import ConfigError
 from emgate.link_set import LinkSet
 from emgate.own_records import OwnRecords, device_id_of
 from emgate.registry import Registry
-from emgate.registry import Registry
 from emgate.sessions import Sessions
 from emgate.store import Store
 from emgate.supervisor import Supervisor
-from emgate.uplinks import Uplink
-from emgate.uplinks.drain import Drain
-from emgate.uplinks.local import LocalUplink
-from emgate.uplinks.mqtt import MqttUplink
+from emgate.target_set import TargetSet, consumers
+from emgate.updates import Updates
 
 log = structlog.get_logger(__name__)
 
@@ -37,8 +37,6 @@ WRITABLE_S = 5.0
 """A store that has committed nothing for so long is not writable; the writer tries a full disk as often."""
 PRUNE_S = 60.0
 """How often to look for old delivered records."""
-CONSUMER = "uplink"
-"""Whose cursor in the store the uplink moves."""
 
 
 class Gateway:
@@ -71,7 +69,7 @@ class Gateway:
         settings = self._config.store
         self._store = await Store.open(
             self._state / "store.sqlite",
-            consumers={CONSUMER: True},
+            consumers=consumers(self._config.uplink),
             alarm_reserve_bytes=settings.alarm_reserve_bytes,
             maximum_bytes=settings.maximum_bytes,
             payload_cipher=None if self._vault is None else self._vault.payloads,
@@ -79,49 +77,50 @@ class Gateway:
         self._own = OwnRecords(self._config.gateway.id, self._store, self._clock)
         try:
             await self._own.open()
+            downlink = Downlink()
+            self._requests = Requests(
+                self._store, self._clock, downlink, lambda device_id: self._registry.get(device_id) is not None
+            )
+            self._updates = Updates(self._state, self._requests, downlink, self._config.updates.bytes_per_s)
+            await self._requests.load()
             self._sessions = Sessions(
                 self._registry,
                 self._store,
                 self._clock,
                 acknowledge_within_ms=self._config.gateway.acknowledge_within_ms,
+                downlink=downlink,
                 counter_share=self._config.counter_share,
             )
             await self._sessions.load()
-            self._uplink = self._make_uplink()
-            self._drain = Drain(
-                self._store,
-                CONSUMER,
-                self._uplink,
-                self._clock,
+            self._targets = TargetSet(
+                self._config.uplink,
                 self._config.gateway.id,
-                self._config.uplink.batch_records,
+                self._state,
+                self._store,
+                self._clock,
+                self._requests,
                 self._sessions.delivered,
                 self._sessions.marks,
+                maximum_s=self._config.gateway.restart_maximum_s,
+                events=self._own,
             )
+            await self._targets.load()
+            self._control = ControlSocket(self._state / "control.sock", self._requests)
             self._links = LinkSet(self._config, self._sessions.received, self._clock, self._own)
-            self._uplink_supervisor = Supervisor(
-                self._uplink, maximum_s=self._config.gateway.restart_maximum_s, events=self._own
-            )
             await self._serve(stop, ready)
         finally:
             await self._own.close()
             await self._store.close()
 
-    def _make_uplink(self) -> Uplink:
-        if self._config.uplink.kind == "mqtt":
-            return MqttUplink(self._config.uplink.mqtt(), self._config.gateway.id)
-        return LocalUplink(self._config.uplink.database or self._state / "backend.sqlite", self._clock)
-
     async def _serve(self, stop: asyncio.Event, ready: Callable[[dict[str, Any]], None]) -> None:
-        uplink_tasks = [
-            asyncio.create_task(self._uplink_supervisor.run(), name="uplink"),
-            asyncio.create_task(self._drain_for_ever(), name="drain"),
-        ]
+        self._targets.start()
         self._links.start()
         house_tasks = [
             asyncio.create_task(self._write_status(), name="status"),
             asyncio.create_task(self._prune(), name="prune"),
             asyncio.create_task(self._reload_when_asked(), name="reload"),
+            asyncio.create_task(self._requests.run(), name="requests"),
+            asyncio.create_task(self._control.run(), name="control"),
         ]
         if self._config.clock.source == "system":  # a shared clock goes as its owner likes
             self._clock_watch = ClockWatch(self._clock, self._clock_stepped)
@@ -136,7 +135,7 @@ class Gateway:
             http = HttpServer(self._config.http, self._status, self._health)
             house_tasks.append(asyncio.create_task(http.run(), name="http"))
         try:
-            for supervisor in (*self._links, self._uplink_supervisor):
+            for supervisor in (*self._links, *self._targets):
                 await _first(supervisor.tried.wait(), stop.wait())
             if not stop.is_set():
                 self._ready = True
@@ -152,14 +151,13 @@ class Gateway:
             except TimeoutError:
                 log.error("not everything could be committed and acknowledged in time; devices will send it again")
         finally:
-            tasks = [*uplink_tasks, *house_tasks, asyncio.create_task(self._links.stop(), name="links")]
+            tasks = [*house_tasks, asyncio.create_task(self._links.stop(), name="links")]
             for task in tasks[:-1]:
                 task.cancel()
             _, late = await asyncio.wait(tasks, timeout=STOP_S)
             for task in late:
                 log.warning("did not end in time", what=task.get_name())
-            if isinstance(self._uplink, LocalUplink):
-                await asyncio.to_thread(self._uplink.close)
+            await self._targets.stop(STOP_S)
             await self._store.mark(self._sessions.marks())
             self._replace("status.json", json.dumps(await self._status()))
             log.info("stopped")
@@ -170,19 +168,10 @@ class Gateway:
             "gatewayId": self._config.gateway.id,
             "pid": os.getpid(),
             "links": {each.what.name: _state(each) for each in self._links},
-            "uplink": {self._uplink.name: _state(self._uplink_supervisor)},
+            "uplink": {each.what.name: _state(each) for each in self._targets},
             "status": str(self._state / "status.json"),
             "store": str(self._store.path),
         }
-
-    async def _drain_for_ever(self) -> None:
-        while True:
-            try:
-                await self._drain.run()
-            except* Exception as errors:
-                self._drain.counters["restarted"] += 1
-                log.error("delivery stopped; starting it again", errors=[repr(error) for error in errors.exceptions])
-            await asyncio.sleep(1)
 
     async def _prune(self) -> None:
         while True:
@@ -223,14 +212,8 @@ class Gateway:
             **status_facts.session_facts(self._sessions),
             "ownRecords": dict(self._own.counters),
             "store": await status_facts.store_facts(self._store),
-            "uplink": {
-                "name": self._uplink.name,
-                "up": self._uplink.up.is_set(),
-                "reason": self._uplink_supervisor.last_reason,
-                "restarts": dict(self._uplink_supervisor.restarts),
-                **self._drain.counters,
-                **self._uplink.counters,
-            },
+            "uplink": self._targets.facts(),
+            "requests": self._requests.summary(),
             "links": status_facts.link_facts(self._links),
             "devices": [status_facts.device_facts(session) for session in self._sessions],
         }
@@ -281,7 +264,7 @@ class Gateway:
         if config.gateway != before.gateway:
             logs.set_level(config.gateway.log_level)
             self._sessions.acknowledge_within(config.gateway.acknowledge_within_ms)
-            self._uplink_supervisor.maximum_s = config.gateway.restart_maximum_s
+            self._targets.restart_within(config.gateway.restart_maximum_s)
             changed.append("gateway")
         if config.store != before.store:
             self._store.limit(config.store.maximum_bytes)

@@ -167,16 +167,9 @@ class Requests:
 
     async def _look_back(self, device_id: int) -> None:
         """A kill may have come between the commit of an answer and that of the request's new state."""
-        payloads = await self._store.read(
-            lambda connection: connection.execute(
-                "SELECT payload FROM (SELECT payload, epoch, sequence FROM records WHERE device_id = ?"
-                " ORDER BY epoch DESC, sequence DESC LIMIT ?) ORDER BY epoch, sequence",
-                (device_id, LOOK_BACK),
-            ).fetchall()
-        )
-        for (payload,) in payloads:
+        for record in await self._store.newest(device_id, LOOK_BACK):
             try:
-                self.observed(device_id, codec.decode(payload))
+                self.observed(device_id, codec.decode(record.payload))
             except WireError:
                 continue
 
@@ -251,11 +244,17 @@ class Requests:
         self._numbers[device_id] = number
         return number
 
+    def open_of(self, device_id: int, kind: str) -> Request | None:
+        """The newest request of a kind that is neither answered for good nor expired."""
+        mine = [request for request in self._open.get(device_id, {}).values() if request.kind == kind]
+        return mine[-1] if mine else None
+
     async def find(self, request_id: str) -> Request | None:
         """A request by its id, finished or not."""
         for requests in (*self._open.values(), *self._late.values(), *self._unreported.values()):
             if request_id in requests:
                 return requests[request_id]
+        await self._store.drain()  # its last state may be on its way
         row = await self._store.read(
             lambda connection: connection.execute(
                 f"SELECT {COLUMNS} FROM down_requests WHERE request_id = ?", (request_id,)
@@ -275,14 +274,29 @@ class Requests:
 
     async def wait(self, request: Request, seconds: float) -> bool:
         """Until it is answered, expired or replaced; False when that takes longer."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while request.state in OPEN:
+            if not await self.wait_change(request, request.revision, end - loop.time()):
+                return False
+        return True
+
+    async def wait_change(self, request: Request, revision: int, seconds: float) -> bool:
+        """Until it has another revision than this; False when that takes longer, or nothing more can change."""
+        if request.revision != revision:
+            return True
+        if request.state not in OPEN or seconds <= 0:
+            return False
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        request.waiters.append(future)
         try:
             async with asyncio.timeout(seconds):
-                while request.state in OPEN:
-                    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-                    request.waiters.append(future)
-                    await future
+                await future
         except TimeoutError:
             return False
+        finally:
+            if future in request.waiters:
+                request.waiters.remove(future)
         return True
 
     # -- a source of the downlink -----------------------------------------------------------------------------

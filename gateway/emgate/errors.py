@@ -22,8 +22,9 @@ def explain(path: Path, error: ValidationError, model: type[BaseModel], text: st
     lines = []
     written = Lines(text)
     for fault in error.errors(include_url=False, include_input=False):
-        number = written.of(fault["loc"])
-        place = _place(fault["loc"])
+        location = written.as_written(fault["loc"])
+        number = written.of(location)
+        place = _place(location)
         if number is not None:
             place = f"line {number}: {place}"
         if fault["type"] == "extra_forbidden":

@@ -59,7 +59,7 @@ def _run_backend(config: configuration.BackendConfig) -> int:
         def ready(facts: dict[str, Any]) -> None:
             _announce(facts, config.backend.ready_file)
 
-        asyncio.run(run_service(config.backend.database, config.mqtt, config.clock.make(), ready))
+        asyncio.run(run_service(config.backend.database, config.mqtt, config.clock.make(), ready, config.https))
     except (ConfigError, StoreError) as error:
         print(f"emtag backend: {error}", file=sys.stderr)
         return EXIT_UNUSABLE

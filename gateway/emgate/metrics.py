@@ -9,7 +9,9 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import Metric
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
-NOT_COUNTED = {"name", "up", "reason", "restarts"}
+NOT_COUNTED = {
+    "name", "up", "reason", "restarts", "target", "required", "compressedTo", "bytes_left_hour", "bytes_left_day",
+}  # fmt: skip
 """What a link's or uplink's facts hold beside counters."""
 STORE_GAUGES = {
     "records", "routine_waiting", "alarms_waiting", "oldestUndeliveredMs", "bytes", "diskFreeBytes", "commitSeconds",
@@ -36,7 +38,7 @@ class _Facts:
         yield from _process(facts)
         yield from _store(facts)
         yield from _ways("link", facts["links"])
-        yield from _ways("uplink", [facts["uplink"]])
+        yield from _ways("uplink", [{**each, "name": each["target"]} for each in facts["uplink"]])
         yield _counters("emtag_sessions", "What sessions counted since the start", "counter", facts["sessions"])
         yield _counters("emtag_frames_refused", "Frames that were not believed", "reason", facts["refused"])
         yield _counters("emtag_own_records", "The gateway's own records", "counter", facts["ownRecords"])

@@ -31,6 +31,15 @@ class Lines:
                 return line
         return None
 
+    def as_written(self, location: Location) -> Location:
+        """Without the 0 of a lone [table] where an array of tables may stand too."""
+        written: Location = ()
+        for part in location:
+            lone = part == 0 and written in self._lines and written not in self._tables
+            if not (lone and (*written, 0) not in self._lines):
+                written = (*written, part)
+        return written
+
     def _header(self, array: bool, path: Location, number: int) -> Location:
         """The location that a [table] or [[table]] header opens; inside an array of tables, its last element."""
         location: Location = ()

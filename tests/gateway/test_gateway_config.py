@@ -49,7 +49,7 @@ def test_a_whole_file(tmp_path: Path) -> None:
         (GOOD + '[[serial]]\nport="/dev/a"\n[[serial]]\nport="/dev/a"\n', "listed twice"),
         (GOOD.replace("uncertainty_ms = 7", 'source = "shared"'), r"clock: .*needs path"),
         (GOOD + '[uplink]\nkind = "mqtt"\n', r"uplink: .*needs host"),
-        (GOOD + '[uplink]\nkind = "carrier pigeon"\n', r"uplink\.kind: .*'local' or 'mqtt'"),
+        (GOOD + '[uplink]\nkind = "carrier pigeon"\n', r"uplink\.kind: .*'local', 'mqtt' or 'https'"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, words: str) -> None:

@@ -193,10 +193,10 @@ async def test_an_uplink_cut_between_batch_and_acknowledgement_delivers_exactly_
     uplink = MqttUplink(settings, "gw")
     acknowledged = uplink._acknowledged
 
-    def losing(message: aiomqtt.Message) -> None:
-        if ingested[json.loads(message.payload)["batchId"]] == 1:
+    def losing(payload: bytes) -> None:
+        if ingested[json.loads(payload)["batchId"]] == 1:
             raise OSError("cut")
-        acknowledged(message)
+        acknowledged(payload)
 
     monkeypatch.setattr(uplink, "_acknowledged", losing)
     service = BackendService(backend, settings, SystemClock(1))

@@ -1,4 +1,5 @@
-"""The backend as a process: takes batches from a broker, ingests them, and acknowledges each after its commit."""
+"""The backend as a process: takes batches from a broker and over HTTPS, acknowledges each after its commit, and hands
+gateways what devices are asked."""
 
 import asyncio
 import json
@@ -10,106 +11,152 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import aiomqtt
 import structlog
 from emwire import topics
 
+from emgate import batch_bytes
 from emgate.backend.ingest import Backend
+from emgate.backend.intake import Intake
+from emgate.backend.order_dispatch import OrderDispatch
+from emgate.broker_client import Connection, connected
 from emgate.clock import Clock
-from emgate.config import Broker
-from emgate.mqtt_client import make_client
-from emgate.supervisor import Supervisor
+from emgate.config import Broker, ReceiveSection
+from emgate.supervisor import Runnable, Supervisor
 
 log = structlog.get_logger(__name__)
 
 BATCH_FILTER = "emtag/v1/backend/+/batch"  # emwire.topics.backend_batch for every gateway
 EVALUATE_S = 1.0
-"""How often conditions are judged against the clock when no batch comes."""
+"""How often conditions are judged against the clock, and requests looked after, when no batch comes."""
+PUBLISH_S = 30.0
+STOP_S = 1.5
 
 
 class BackendService:
     """Runs under a Supervisor as a link does. Sessions are clean: gateways repeat what was not acknowledged."""
 
-    def __init__(self, backend: Backend, broker: Broker, clock: Clock) -> None:
+    def __init__(self, backend: Backend, broker: Broker, clock: Clock, house: "Housekeeping | None" = None) -> None:
+        """`house`: whose worker and intake are shared, where batches come in several ways."""
         self.name = f"backend:{broker.host}:{broker.port}"
         self.up = asyncio.Event()
-        self.counters: Counter[str] = Counter()
-        self._backend = backend
         self._broker = broker
-        self._clock = clock
-        # One thread: the backend has one writer, and a batch is ingested before the next is looked at.
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="backend")
+        self._house = house or Housekeeping(backend, clock)
+        self.counters: Counter[str] = self._house.counters
+        self._connection: Connection | None = None
+        self._house.hand_down.append(self._hand_down)
 
     async def run(self) -> None:
         """Until cancelled; OSError when the broker is lost."""
         try:
-            async with make_client(self._broker, f"emtag-backend-{os.getpid()}", persistent=False) as client:
-                await client.subscribe(BATCH_FILTER, qos=1)
+            async with connected(self._broker, f"emtag-backend-{os.getpid()}", (BATCH_FILTER,)) as connection:
+                self._connection = connection
                 self.up.set()
-                async for message in client.messages:
-                    await self._batch(client, message)
-        except aiomqtt.MqttError as error:
-            raise OSError(str(error)) from None
+                async for topic, payload in connection.messages():
+                    await self._batch(connection, topic, payload)
         finally:
             self.up.clear()
+            self._connection = None
 
-    async def _batch(self, client: aiomqtt.Client, message: aiomqtt.Message) -> None:
-        self.counters["batches"] += 1
-        gateway_id = str(message.topic).split("/")[3]  # of BATCH_FILTER's shape, or the broker would not have sent it
+    async def _batch(self, connection: Connection, topic: str, payload: bytes) -> None:
+        gateway_id = topic.split("/")[3]  # of BATCH_FILTER's shape, or the broker would not have sent it
         try:
-            batch = json.loads(message.payload)
-            batch_id = batch["batchId"]
-        except (ValueError, TypeError, KeyError):
+            batch = await self._house.work(batch_bytes.decode, payload)
+        except batch_bytes.BatchBytesError as error:
             self.counters["unreadable"] += 1
-            log.error("a batch is not readable", topic=str(message.topic), bytes=len(message.payload))
+            log.error("a batch is not readable", topic=topic, bytes=len(payload), reason=str(error))
             return
-        if batch.get("gatewayId") != gateway_id:
-            self.counters["wrong_gateway"] += 1
-            log.error("a batch came on another gateway's topic", topic=str(message.topic))
+        answer = await self._house.work(self._house.intake.take, gateway_id, batch)
+        if answer["batchId"] is not None:
+            await connection.publish(topics.backend_ack(gateway_id), json.dumps(answer).encode(), PUBLISH_S)
+
+    async def _hand_down(self) -> None:
+        """Give every gateway what it is to send; one that is not connected is given it again."""
+        connection = self._connection
+        if connection is None:
             return
-        answer: dict[str, Any] = {"batchId": batch_id}
-        try:
-            loop = asyncio.get_running_loop()
-            self.counters["records"] += await loop.run_in_executor(self._worker, self._backend.ingest, batch)
-        except Exception as error:  # the gateway keeps the batch and hears why
-            self.counters["ingest_failed"] += 1
-            log.exception("ingest failed", batch=batch_id)
-            answer["refused"] = repr(error)
-        await client.publish(topics.backend_ack(gateway_id), json.dumps(answer), qos=1)
+        for gateway_id, asked in await self._house.work(self._house.intake.due):
+            self.counters["requests_handed"] += 1
+            await connection.publish(topics.backend_down(gateway_id), batch_bytes.encode(asked)[0], PUBLISH_S)
 
     async def evaluate(self) -> None:
-        """Judge conditions as time passes, until cancelled."""
-        loop = asyncio.get_running_loop()
+        """See Housekeeping.run."""
+        await self._house.run()
+
+    def close(self) -> None:
+        """After run() and evaluate() have ended."""
+        self._house.close()
+
+
+class Housekeeping:
+    """The one worker thread of a backend, and what is due by the clock: judging conditions, orders and requests."""
+
+    def __init__(self, backend: Backend, clock: Clock) -> None:
+        self._backend = backend
+        self._clock = clock
+        # One thread: the backend has one writer, and a batch is ingested before the next is looked at.
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="backend")
+        self.intake = Intake(backend, clock)
+        self.counters = self.intake.counters
+        self._orders = OrderDispatch(backend, clock)
+        self.hand_down: list[Callable[[], Any]] = []
+
+    async def work(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Run in the worker."""
+        return await asyncio.get_running_loop().run_in_executor(self._worker, function, *arguments)
+
+    async def run(self) -> None:
+        """Until cancelled."""
         while True:
             try:
-                await loop.run_in_executor(self._worker, self._backend.evaluate, self._clock.now_ms())
+                await self.work(self._backend.evaluate, self._clock.now_ms())
+                await self.work(self._orders.look_after)
+                await self.work(self.intake.look_after)
+                for hand_down in self.hand_down:
+                    await hand_down()
+            except OSError:
+                self.counters["requests_not_handed"] += 1  # the broker is lost: run() says so
             except Exception:
                 self.counters["evaluate_failed"] += 1
                 log.exception("evaluation failed")
             await asyncio.sleep(EVALUATE_S)
 
     def close(self) -> None:
-        """After run() and evaluate() have ended."""
+        """After run() has ended."""
         self._worker.shutdown(wait=True)
 
 
-async def run_service(database: Path, broker: Broker, clock: Clock, ready: Callable[[dict[str, Any]], None]) -> None:
+async def run_service(
+    database: Path,
+    broker: Broker | None,
+    clock: Clock,
+    ready: Callable[[dict[str, Any]], None],
+    https: ReceiveSection | None = None,
+) -> None:
     """Until SIGTERM or SIGINT; the broker may come and go."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     database.parent.mkdir(parents=True, exist_ok=True)
     backend = await asyncio.to_thread(Backend, database, clock)
-    service = BackendService(backend, broker, clock)
-    supervisor = Supervisor(service)
-    tasks = [asyncio.create_task(supervisor.run()), asyncio.create_task(service.evaluate())]
+    house = Housekeeping(backend, clock)
+    ways: list[Runnable] = []
+    if broker is not None:
+        ways.append(BackendService(backend, broker, clock, house))
+    if https is not None:
+        from emgate.backend.receive_https import HttpsReceiver  # only where it is wanted: aiohttp takes some 10 MB
+
+        ways.append(HttpsReceiver(https, house))
+    supervisors = [Supervisor(way) for way in ways]
+    tasks = [asyncio.create_task(each.run()) for each in supervisors] + [asyncio.create_task(house.run())]
     try:
-        await supervisor.tried.wait()
-        ready({"ready": True, "pid": os.getpid(), "database": str(database), "up": service.up.is_set()})
+        for supervisor in supervisors:
+            await supervisor.tried.wait()
+        up = {way.name: way.up.is_set() for way in ways}
+        ready({"ready": True, "pid": os.getpid(), "database": str(database), "up": all(up.values()), "ways": up})
         await stop.wait()
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.wait(tasks, timeout=1.5)
-        service.close()
+        await asyncio.wait(tasks, timeout=STOP_S)
+        house.close()
         backend.close()

@@ -1,8 +1,16 @@
-"""Uplinks drain the store into a backend, in batches, with a cursor of their own."""
+"""Uplinks drain the store into backends, in batches, each target with cursors of its own."""
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, Protocol
+
+TakeDown = Callable[[object], None]
+"""What an uplink calls with a request that came down from its backend (as JSON); never raises."""
+
+
+class BatchTooLargeError(Exception):
+    """The target does not take batches of this size: deliver the records in smaller ones."""
 
 
 class Uplink(Protocol):
@@ -16,4 +24,9 @@ class Uplink(Protocol):
         """Keep the way open until cancelled. OSError = lost; the daemon restarts it, with back-off."""
 
     async def deliver(self, batch: dict[str, Any]) -> None:
-        """Return once the backend has committed the batch, however long that takes."""
+        """Return once the backend has committed the batch, however long that takes; or BatchTooLargeError."""
+
+
+def is_alarm(batch: dict[str, Any]) -> bool:
+    """Whether a batch overtakes and is exempt from limits: it carries alarms, or what became of requests."""
+    return not batch["records"] or bool(batch["records"][0]["alarm"])

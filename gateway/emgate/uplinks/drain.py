@@ -1,23 +1,39 @@
-"""Moves committed records from the store to the backend: one batch under way in each of the two lanes."""
+"""Moves committed records from the store to one target: one batch under way in each of the two lanes.
+
+A third lane carries what became of the requests that came down from the target, in batches without records.
+"""
 
 import asyncio
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import structlog
+
 from emgate.clock import Clock
 from emgate.store import Record, Store
-from emgate.uplinks import Uplink
+from emgate.uplinks import BatchTooLargeError, Uplink
+from emgate.uplinks.asked import AskedDown
+
+log = structlog.get_logger(__name__)
 
 BATCH_BYTES = 256 * 1024
 """Of payload in a batch; about 600 kB of JSON, well inside every broker's limit."""
+SMALLEST_BATCH_BYTES = 4 * 1024
+"""Below this the overhead of a batch outweighs what it carries."""
+SLOW_S, QUICK_S = 2.0, 0.5
+"""A batch that took longer than this halves the next, so that an alarm is not long behind it; one that took less
+doubles it."""
 RETRY_S = 1.0  # after a store that could not be read, or a cursor that could not be committed
+TOO_LARGE_RETRY_S = 300.0  # a single record that the target does not take: somebody has to mend the target
+
 
 Marks = Iterable[tuple[int, int, int, int]]
 
 
 class Drain:
-    """Runs the two lanes of one uplink."""
+    """Runs the lanes of one target."""
 
     def __init__(
         self,
@@ -29,7 +45,11 @@ class Drain:
         batch_records: int,
         delivered: Callable[[list[Record]], None],
         marks: Callable[[], Marks],
+        *,
+        batch_bytes: int | None = None,
+        asked: AskedDown | None = None,
     ) -> None:
+        """`batch_bytes`: at most so many of payload in a batch, where the target is metered."""
         self.counters: Counter[str] = Counter()
         self._store = store
         self._consumer = consumer
@@ -37,24 +57,45 @@ class Drain:
         self._clock = clock
         self._gateway_id = gateway_id
         self._batch_records = batch_records
+        self._batch_bytes = min(BATCH_BYTES, batch_bytes or BATCH_BYTES)
         self._delivered = delivered
         self._marks = marks
+        self._asked = asked
 
     async def run(self) -> None:
         """Until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._lane(True))
             group.create_task(self._lane(False))
+            if self._asked is not None:
+                group.create_task(self._states(self._asked))
 
     async def _lane(self, alarm: bool) -> None:
         appended = self._store.appended(self._consumer, alarm)
+        loop = asyncio.get_running_loop()
+        most_records, most_bytes = self._batch_records, self._batch_bytes
+        limit_bytes = most_bytes
         while True:
             appended.clear()
-            records = await self._store.undelivered(self._consumer, alarm, self._batch_records, BATCH_BYTES)
+            records = await self._store.undelivered(self._consumer, alarm, most_records, limit_bytes)
             if not records:
                 await appended.wait()
                 continue
-            await self._uplink.deliver(self.batch(records))
+            started = loop.time()
+            try:
+                await self._uplink.deliver(self.batch(records))
+            except BatchTooLargeError as error:
+                self.counters["batch_too_large"] += 1
+                if len(records) == 1:
+                    log.error("the target does not take even one record", target=self._consumer, reason=str(error))
+                    await asyncio.sleep(TOO_LARGE_RETRY_S)
+                most_records = max(1, len(records) // 2)  # until the next start
+                continue
+            took_s = loop.time() - started
+            if took_s > SLOW_S:
+                limit_bytes = max(min(SMALLEST_BATCH_BYTES, most_bytes), limit_bytes // 2)
+            elif took_s < QUICK_S:
+                limit_bytes = min(most_bytes, limit_bytes * 2)
             # The watermarks that go along are those of earlier batches; they only serve pruning.
             while True:
                 moved = await self._store.advance(self._consumer, alarm, records[-1].row_id, self._marks())
@@ -66,23 +107,36 @@ class Drain:
             self.counters["records"] += len(records)
             self._delivered([record for record in records if moved[0] < record.row_id <= moved[1]])
 
+    async def _states(self, asked: AskedDown) -> None:
+        for number in itertools.count():
+            states = await asked.next_states()
+            batch = self._envelope(f"{self._gateway_id}-states-{self._clock.now_ms()}-{number}")
+            await self._uplink.deliver({**batch, "requests": states})
+            asked.told(states)
+            self.counters["states"] += len(states)
+
+    def _envelope(self, batch_id: str) -> dict[str, Any]:
+        return {
+            "batchId": batch_id,
+            "gatewayId": self._gateway_id,
+            "uploadedDateMs": self._clock.now_ms(),
+            "records": [],
+        }
+
     def batch(self, records: list[Record]) -> dict[str, Any]:
         """The batch as the backend takes it. Its id names a range of one lane, so a repeated batch has the same."""
         lane = "alarm" if records[0].alarm else "routine"
-        return {
-            "batchId": f"{self._gateway_id}-{lane}-{records[0].row_id}-{records[-1].row_id}",
-            "gatewayId": self._gateway_id,
-            "uploadedDateMs": self._clock.now_ms(),
-            "records": [
-                {
-                    "deviceId": record.device_id,
-                    "epoch": record.epoch,
-                    "sequence": record.sequence,
-                    "alarm": record.alarm,
-                    "receivedTimeMs": record.received_time_ms,
-                    "link": record.link,
-                    "payload": record.payload.hex(),
-                }
-                for record in records
-            ],
-        }
+        batch = self._envelope(f"{self._gateway_id}-{lane}-{records[0].row_id}-{records[-1].row_id}")
+        batch["records"] = [
+            {
+                "deviceId": record.device_id,
+                "epoch": record.epoch,
+                "sequence": record.sequence,
+                "alarm": record.alarm,
+                "receivedTimeMs": record.received_time_ms,
+                "link": record.link,
+                "payload": record.payload.hex(),
+            }
+            for record in records
+        ]
+        return batch

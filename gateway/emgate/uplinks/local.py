@@ -9,7 +9,10 @@ from typing import Any
 import structlog
 
 from emgate.backend.ingest import Backend
+from emgate.backend.intake import Intake
+from emgate.backend.order_dispatch import OrderDispatch
 from emgate.clock import Clock
+from emgate.uplinks import TakeDown
 
 log = structlog.get_logger(__name__)
 
@@ -21,12 +24,13 @@ RETRY_FIRST_S, RETRY_LAST_S = 0.1, 5.0
 class LocalUplink:
     """An Uplink (see emgate.uplinks) into a Backend of this process."""
 
-    def __init__(self, database: Path, clock: Clock) -> None:
+    def __init__(self, database: Path, clock: Clock, take_down: TakeDown = lambda asked: None) -> None:
         self.name = f"local:{database}"
         self.up = asyncio.Event()
         self.counters: Counter[str] = Counter()
         self._database = database
         self._clock = clock
+        self._take_down = take_down
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="backend")
         self._backend: Backend | None = None
 
@@ -44,29 +48,38 @@ class LocalUplink:
                 if now_ms != judged_ms:  # a shared clock may stand still
                     judged_ms = now_ms
                     await loop.run_in_executor(self._worker, backend.evaluate, now_ms)
+                for _, asked in await loop.run_in_executor(self._worker, self._look_after):
+                    self._take_down(asked)
                 await asyncio.sleep(EVALUATE_S)
         finally:
             self.up.clear()
 
     def _open(self) -> Backend:
         self._database.parent.mkdir(parents=True, exist_ok=True)
-        return Backend(self._database, self._clock)
+        backend = Backend(self._database, self._clock)
+        self._intake = Intake(backend, self._clock)
+        self._orders = OrderDispatch(backend, self._clock)
+        return backend
+
+    def _look_after(self) -> list[tuple[str, dict[str, Any]]]:
+        self._orders.look_after()
+        self._intake.look_after()
+        return self._intake.due()
 
     async def deliver(self, batch: dict[str, Any]) -> None:
         """Ingest; an error is logged and the batch tried again, because it must not be lost."""
         delay_s = RETRY_FIRST_S
         while True:
             await self.up.wait()
-            backend = self._backend
-            assert backend is not None, "set whenever up is"
-            try:
-                await asyncio.get_running_loop().run_in_executor(self._worker, backend.ingest, batch)
+            answer = await asyncio.get_running_loop().run_in_executor(
+                self._worker, self._intake.take, batch["gatewayId"], batch
+            )
+            if answer.get("refused") is None:
                 return
-            except Exception as error:  # whatever it is, the records stay in the store
-                self.counters["ingest_failed"] += 1
-                log.error("ingest failed; trying again", batch=batch["batchId"], error=repr(error), retry_s=delay_s)
-                await asyncio.sleep(delay_s)
-                delay_s = min(RETRY_LAST_S, delay_s * 2)
+            self.counters["ingest_failed"] += 1
+            log.error("ingest failed; trying again", batch=batch["batchId"], reason=answer["refused"], retry_s=delay_s)
+            await asyncio.sleep(delay_s)
+            delay_s = min(RETRY_LAST_S, delay_s * 2)
 
     def close(self) -> None:
         """Wait for the worker's last ingest; then close."""

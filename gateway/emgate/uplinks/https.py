@@ -1,0 +1,220 @@
+"""The HTTPS uplink: every batch is a POST, its answer the backend's acknowledgement, with what devices are asked.
+
+While there is nothing to deliver, an empty batch asks now and then. Only a 200 with the batch's own id counts; every
+other answer has its reason in the log, the status and a counter, and the batch stays in the store.
+"""
+
+import asyncio
+import json
+import random
+import ssl
+from collections import Counter
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import structlog
+
+from emgate import batch_bytes
+from emgate.config import HttpsTarget
+from emgate.errors import ConfigError
+from emgate.uplinks import BatchTooLargeError, TakeDown, is_alarm
+from emgate.uplinks.meter import Meter
+
+log = structlog.get_logger(__name__)
+
+PATH = "/v1/batch"
+RETRY_FIRST_S, RETRY_LAST_S = 1.0, 300.0
+"""After a failure, doubled and jittered: a server that answers 500 for a week sees 12 attempts an hour."""
+CONNECT_S, SILENCE_S, TOTAL_S = 15.0, 30.0, 120.0
+"""To connect with TLS over LTE-M; between two bytes of an answer; for 150 kB at 10 kB/s with room."""
+LONGEST_ANSWER = batch_bytes.MAXIMUM_BYTES
+OVERHEAD_BYTES = 900
+"""Of one request besides its body: headers 350 and 200, TLS records 60, TCP and IP headers of four segments; a TLS
+handshake (3 to 5 kB) is shared by the requests of a kept connection."""
+
+
+class HttpsUplink:
+    """An Uplink (see emgate.uplinks) to one URL."""
+
+    def __init__(
+        self,
+        target: HttpsTarget,
+        gateway_id: str,
+        *,
+        name: str = "uplink",
+        meter: Meter | None = None,
+        take_down: TakeDown = lambda asked: None,
+    ) -> None:
+        self.name = f"https:{urlsplit(target.url).netloc}"
+        self.up = asyncio.Event()
+        self.counters: Counter[str] = Counter()
+        self.last_problem: str | None = None
+        self._target = target
+        self._gateway_id = gateway_id
+        self._meter = meter or Meter(name, {}, None, None)
+        self._take_down = take_down
+        self._session: aiohttp.ClientSession | None = None
+        self._lost: asyncio.Future[str] | None = None
+        self._polls = 0
+
+    async def run(self) -> None:
+        """Ask whether the backend is there, then again whenever nothing else was sent; OSError when it is not."""
+        loop = asyncio.get_running_loop()
+        headers = {"User-Agent": f"emtag-gateway/{self._gateway_id}", "X-Emtag-Gateway": self._gateway_id}
+        if self._target.token_file is not None:
+            headers["Authorization"] = f"Bearer {read_token(self._target.token_file)}"
+        connector = aiohttp.TCPConnector(ssl=make_context(self._target), limit=4)
+        timeout = aiohttp.ClientTimeout(total=TOTAL_S, connect=CONNECT_S, sock_connect=CONNECT_S, sock_read=SILENCE_S)
+        try:
+            async with aiohttp.ClientSession(
+                connector=connector, timeout=timeout, headers=headers, cookie_jar=aiohttp.DummyCookieJar()
+            ) as session:
+                self._session = session
+                self._lost = loop.create_future()
+                while True:
+                    await self._poll()
+                    self.up.set()
+                    try:
+                        async with asyncio.timeout(self._target.poll_interval_s):
+                            reason = await asyncio.shield(self._lost)
+                    except TimeoutError:
+                        continue
+                    raise OSError(reason)
+        except BatchTooLargeError as error:
+            raise OSError(f"not even an empty batch is taken: {error}") from None
+        finally:
+            self.up.clear()
+            self._session = None
+
+    async def _poll(self) -> None:
+        self._polls += 1
+        batch_id = f"{self._gateway_id}-poll-{self._polls}"
+        body = {"batchId": batch_id, "gatewayId": self._gateway_id, "uploadedDateMs": 0, "records": []}
+        await self._meter.spend(OVERHEAD_BYTES + 100, exempt=not self.up.is_set())
+        self.counters["polls"] += 1
+        refused = await self._post(batch_id, batch_bytes.encode(body)[0])
+        if refused is not None:
+            raise OSError(f"the backend refuses this gateway: {refused}")
+
+    async def deliver(self, batch: dict[str, Any]) -> None:
+        """POST until acknowledged."""
+        payload, plain_bytes = await asyncio.to_thread(batch_bytes.encode, batch)
+        self.counters["bytes_plain"] += plain_bytes
+        self.counters["bytes_packed"] += len(payload)
+        delay_s = RETRY_FIRST_S
+        while True:
+            await self.up.wait()
+            await self._meter.spend(len(payload) + OVERHEAD_BYTES, is_alarm(batch))
+            try:
+                refused = await self._post(batch["batchId"], payload)
+                if refused is None:
+                    return
+                self.counters["batch_refused"] += 1
+                log.error("the backend refused a batch; it stays in the store", batch=batch["batchId"], reason=refused)
+            except OSError as error:
+                self._give_up(str(error))
+            self.counters["resent"] += 1
+            await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))
+            delay_s = min(RETRY_LAST_S, delay_s * 2)
+
+    def _give_up(self, reason: str) -> None:
+        """Let run() find out when the backend is there again."""
+        self.up.clear()
+        if self._lost is not None and not self._lost.done():
+            self._lost.set_result(reason)
+
+    async def _post(self, batch_id: str, payload: bytes) -> str | None:
+        """None = acknowledged, text = refused and why. OSError with the reason for anything else."""
+        session = self._session
+        if session is None:
+            raise OSError("not connected")
+        headers = {"Content-Type": "application/json"}
+        if payload[:2] == batch_bytes.MAGIC:
+            headers["Content-Encoding"] = "gzip"
+        try:
+            async with session.post(
+                self._target.url.rstrip("/") + PATH, data=payload, headers=headers, allow_redirects=False
+            ) as response:
+                answer = await self._answer(response, batch_id)
+        except _ReasonError:
+            raise
+        except OSError as error:
+            raise self._failed("connection", _words(error)) from None
+        except TimeoutError:
+            raise self._failed("timeout", "no whole answer in time") from None
+        except aiohttp.ClientError as error:
+            raise self._failed("broken_answer", f"the answer broke off or is not HTTP: {error or error!r}") from None
+        self.last_problem = None
+        for asked in answer.get("down") or ():
+            self._take_down(asked)
+        refused = answer.get("refused")
+        return None if refused is None else str(refused)
+
+    async def _answer(self, response: aiohttp.ClientResponse, batch_id: str) -> dict[str, Any]:
+        status = response.status
+        if status == 413:
+            self.counters["too_large"] += 1
+            raise BatchTooLargeError("the server answers 413 (too large)")
+        if 300 <= status < 400:
+            where = response.headers.get("Location", "nowhere")
+            raise self._failed("redirected", f"redirected to {where!r:.100}, which is not followed: correct the url")
+        if status in (401, 403):
+            raise self._failed("not_let_in", f"answered {status}: check token_file, or the client certificate")
+        if status != 200:
+            raise self._failed(f"status_{status}", f"answered {status} {response.reason}")
+        body = bytearray()
+        async for chunk in response.content.iter_chunked(65536):
+            body += chunk
+            if len(body) > LONGEST_ANSWER:
+                raise self._failed("wrong_answer", "the answer has no end")
+        try:
+            answer = json.loads(body)
+            if isinstance(answer, dict) and answer.get("batchId") == batch_id:
+                down = answer.get("down")
+                if down is None or isinstance(down, list):
+                    return answer
+        except (ValueError, RecursionError):
+            raise self._failed("wrong_answer", "the answer is not JSON: is the url that of a backend?") from None
+        raise self._failed("wrong_answer", "the answer is not about this batch")
+
+    def _failed(self, counter: str, reason: str) -> OSError:
+        self.counters[counter] += 1
+        self.last_problem = reason
+        return _ReasonError(reason)
+
+
+class _ReasonError(OSError):
+    """Its text is the whole reason."""
+
+
+def _words(error: OSError) -> str:
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return f"the server's certificate is not trusted ({error.certificate_error}): check ca_file and the host name"
+    if isinstance(error, aiohttp.ClientConnectorSSLError):
+        return f"no TLS with the server: {error}"
+    return str(error) or type(error).__name__
+
+
+def read_token(path: Path) -> str:
+    """The bearer token on the first line of a file; ConfigError when there is none."""
+    try:
+        token = path.read_text(encoding="ascii").split("\n", 1)[0].strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot read the token: {error}") from None
+    if len(token) < 16 or not token.isprintable() or " " in token:
+        raise ConfigError(f"{path}: the first line must be a token of at least 16 characters without spaces")
+    return token
+
+
+def make_context(target: HttpsTarget) -> ssl.SSLContext:
+    """TLS as configured; ConfigError when a file cannot be loaded."""
+    try:
+        context = ssl.create_default_context(cafile=None if target.ca_file is None else str(target.ca_file))
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if target.certificate_file is not None:
+            context.load_cert_chain(target.certificate_file, target.key_file)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"{target.url}: cannot load the certificates: {error}") from None
+    return context
