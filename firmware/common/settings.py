@@ -38,11 +38,12 @@ TABLE = (
     ("quiet_end_minute", 420, 0, 1439),  # 07:00, the end of the usual curfew
     ("watchdog_s", 900, 60, 7200),  # three times the longest pause between two looks at the battery
     ("range_profile", 3, 1, 3),  # SCRAM House Arrest: 35, 75, 150 ft; the widest until a range test set another
-    ("range_short_dbm", -70, -120, 0),  # tags/presence.py
-    ("range_middle_dbm", -80, -120, 0),
-    ("range_long_dbm", -100, -120, 0),  # whatever a receiver can open
+    # Free space from -59 dBm at 1 m, what beacons of 0 dBm show: 10.7 m, 22.9 m; a range test sets the dwelling's own.
+    ("range_short_dbm", -80, -120, 0),
+    ("range_middle_dbm", -86, -120, 0),
+    ("range_long_dbm", -120, -120, 0),  # whatever a receiver can open
     ("range_hysteresis_db", 6, 0, 40),  # fading of a body turned round
-    ("absent_after_beacons", 12, 3, 1000),  # tags/presence.py
+    ("absent_after_beacons", 12, 3, 1000),  # two minutes of a pid's 10 s
     ("absent_after_s", 120, 10, 7200),  # a walk to the bins is no absence
     ("listening_interval_s", 3600, 60, 65535),  # once an hour, as the status
     ("deaf_event_s", 60, 10, 65535),  # a fifth of a window

@@ -102,6 +102,10 @@ class BeaconScanner:
         self._waiting = []
         self._silence()
 
+    def forget(self):
+        """After stop(): begin the accounts of time anew."""
+        self._scanned_ms = self._stopped_after_ms = 0
+
     def listened_ms(self) -> int:
         """Time that the receiver was on since start(): between windows it is not."""
         return (self._scanned_ms + self._present_scan_ms()) * self._duty_percent // 100

@@ -1,15 +1,20 @@
-# Mains and motion of a home unit: power lost and restored, and whether the unit is being carried off.
+# Mains, wide area link and motion of a home unit: what is lost and restored, and whether it is being carried off.
+import asyncio
+
 from common.wait import Signal
 from emwire import constants
 
-# Motion alone is somebody dusting; motion within 2 min of power going or coming is a move (field rule).
-TOGETHER_MS = 120000
-# Contact bounce and brown-outs of the mains detector; shorter dips do not even reset a computer's supply.
-MAINS_DEBOUNCE_MS = 1000
+# Motion alone is somebody dusting; motion within moved_together_s of power or link going or coming is a move.
+# A link is known as lost long after: so many motions are remembered.
+MOTIONS = 16
+# Without a word for a third of wan_lost_s the gateway is asked for one.
+ASKS = 3
+# While the link is lost its return is looked for this often: motion within two minutes of it is a move.
+LOST_LOOK_MS = 30000
 
 
 class Moved:
-    """Task "mains" of a device."""
+    """Tasks "mains" and "wan" of a device. on_mains(level) is told of every change."""
 
     def __init__(self, device):
         self._device = device
@@ -17,18 +22,28 @@ class Moved:
         self._motion_pin = device.board.pin_in("motion")
         self._changed = Signal()
         self._mains = 1
-        self._motion_ms = None
-        self._mains_ms = None
+        self._motions = []
+        self._change_ms = None
         self._told_ms = None
+        self.on_mains = None
+        self.wan_lost = False
 
     def start(self):
         self._motion_pin.on_change(self._on_motion)
         self._device.start("mains", self._watch)
+        self._device.start("wan", self._watch_wan)
+
+    @property
+    def mains(self) -> bool:
+        return self._mains == 1
 
     def _on_motion(self, level):
         if level:
-            self._motion_ms = self._device.ticks_ms()
-            self._judge()
+            now = self._device.ticks_ms()
+            self._motions.append(now)
+            del self._motions[:-MOTIONS]
+            if self._change_ms is not None:
+                self._judge(now, self._change_ms)
 
     async def _watch(self):
         device = self._device
@@ -37,27 +52,65 @@ class Moved:
             level = self._mains_pin.value()
             if level != self._mains:
                 since = device.ticks_ms()
-                if await self._changed.wait(MAINS_DEBOUNCE_MS):
+                if await self._changed.wait(device.settings.mains_debounce_ms):
                     continue
                 self._mains = level
-                self._mains_ms = since
                 event = constants.EVENT_MAINS_RESTORED if level else constants.EVENT_MAINS_LOST
                 device.records.event(event, device.health.battery.percent, event_time_s=device.clock.time_at(since))
-                self._judge()
+                if self.on_mains:
+                    self.on_mains(level)
+                self._lost_or_back(since)
             else:
                 await self._changed.wait()
 
-    def _judge(self):
-        if self._motion_ms is None or self._mains_ms is None:
-            return
-        if abs(self._motion_ms - self._mains_ms) > TOGETHER_MS:
-            return
-        now = max(self._motion_ms, self._mains_ms)
+    async def _watch_wan(self):
+        # Lost is what no authentic word of the gateway came over for so long; a cable that is plugged in says nothing.
+        device = self._device
+        uplink = device.uplink
+        begun = device.ticks_ms()
+        while True:
+            now = device.ticks_ms()
+            limit_ms = device.settings.wan_lost_s * 1000
+            word_ms = begun if uplink.word_ms is None else uplink.word_ms
+            silent_ms = now - word_ms
+            if self.wan_lost:
+                if uplink.word_ms is not None and word_ms > self._wan_ms:
+                    self.wan_lost = False
+                    device.records.event(
+                        constants.EVENT_WAN_RESTORED,
+                        (word_ms - self._wan_ms) // 1000,
+                        event_time_s=device.clock.time_at(word_ms),
+                    )
+                    self._lost_or_back(word_ms)
+            elif silent_ms >= limit_ms:
+                self.wan_lost = True
+                self._wan_ms = word_ms
+                device.records.event(
+                    constants.EVENT_WAN_LOST, silent_ms // 1000, event_time_s=device.clock.time_at(word_ms)
+                )
+                self._lost_or_back(word_ms)
+            if silent_ms >= limit_ms // ASKS and not device.link.time_wanted:
+                device.link.ask()
+                uplink.wake()
+            await asyncio.sleep_ms(LOST_LOOK_MS if self.wan_lost else limit_ms // ASKS)
+
+    def _lost_or_back(self, change_ms):
+        self._change_ms = change_ms
+        for motion_ms in reversed(self._motions):
+            if self._judge(motion_ms, change_ms):
+                return
+
+    def _judge(self, motion_ms, change_ms):
+        together_ms = self._device.settings.moved_together_s * 1000
+        if abs(motion_ms - change_ms) > together_ms:
+            return False
+        now = max(motion_ms, change_ms)
         # Being carried is one event, however often it shakes.
-        if self._told_ms is None or now - self._told_ms > TOGETHER_MS:
+        if self._told_ms is None or now - self._told_ms > together_ms:
             self._device.records.event(
                 constants.EVENT_HOME_UNIT_MOVED,
-                (self._motion_ms - self._mains_ms) // 1000,
-                event_time_s=self._device.clock.time_at(min(self._motion_ms, self._mains_ms)),
+                (motion_ms - change_ms) // 1000,
+                event_time_s=self._device.clock.time_at(min(motion_ms, change_ms)),
             )
         self._told_ms = now
+        return True

@@ -68,7 +68,8 @@ class Heard:
 class Presence:
     """One beacon's window. heard() judges an advertisement's token, close() gives the record's fields."""
 
-    def __init__(self, beacon_id: int, decrypt: "Callable[[bytes], bytes]", newest_counter: int = -1):
+    def __init__(self, beacon_id: int, decrypt: "Callable[[bytes], bytes]", newest_counter: int = -1, where=None):
+        """where: the pid's tags.whereabouts.Whereabouts, which also says what is in range."""
         self.beacon_id = beacon_id
         self.watch = BeaconWatch(beacon_id, newest_counter=newest_counter)
         self.present = False
@@ -80,22 +81,35 @@ class Presence:
         self._battery_percent = 255
         self._strap = constants.STRAP_UNKNOWN
         self._copy_ms: "int | None" = None
+        self.where = where
+        self.far = 0  # authentic, but out of the range that is set
+        self.strap_open = False
+        self.last_battery_percent = 255
 
-    def heard(self, now_ms: int, address: bytes, rssi_dbm: int, token: bytes):
-        """None if it is not this pid's; else (came back, evidence of a copy to report now or None)."""
+    def heard(self, now_ms: int, address: bytes, rssi_dbm: int, token: bytes, listened_ms: int = 0):
+        """None if it is not this pid's; else (news that cannot wait, evidence of a copy to report now or None)."""
         try:
             counter, status, battery_percent = beacon.open_token(self._decrypt, self.beacon_id, token)
         except WireError:
             return None
         judgement = self.watch.heard(counter, now_ms)
         if judgement == constants.AUTHENTICITY_AUTHENTIC:
+            self._battery_percent = self.last_battery_percent = battery_percent
+            strap_open = status & beacon.STATUS_STRAP_OPEN != 0
+            self._strap = constants.STRAP_OPEN if strap_open else constants.STRAP_CLOSED
+            # A strap that opens is news wherever the pid is heard.
+            news = strap_open != self.strap_open
+            self.strap_open = strap_open
+            if self.where is not None and not self.where.heard(now_ms, listened_ms, rssi_dbm, counter):
+                self.far += 1
+                return news, None
             if not self._authentic.add(now_ms, rssi_dbm):
                 self.rejected_rssi += 1
-            self._battery_percent = battery_percent
-            self._strap = constants.STRAP_OPEN if status & beacon.STATUS_STRAP_OPEN else constants.STRAP_CLOSED
-            returned = not self.present
+            news = news or not self.present
             self.present = True
-            return returned, None
+            return news, None
+        if self.where is not None:
+            self.where.doubted(now_ms)
         if not self._doubtful.add(now_ms, rssi_dbm):
             self.rejected_rssi += 1
         # A copy is the graver judgement of the two.

@@ -41,10 +41,15 @@ class PidModel:
                 await asyncio.sleep_ms(5000)
 
 
-def _unit(folder):
-    work = AtWork(folder, "home_unit", beacons=[{"beacon_id": PID, "key": "101112131415161718191a1b1c1d1e1f"}])
-    work.start()
-    return work
+def _unit(folder, **settings):
+    return _made(folder, **settings).start()
+
+
+def _made(folder, **settings):
+    # No gateway is there, and most checks are not about that.
+    settings = dict({"wan_lost_s": 10000000, "listening_interval_s": 65535}, **settings)
+    beacons = [{"beacon_id": PID, "key": "101112131415161718191a1b1c1d1e1f"}]
+    return AtWork(folder, "home_unit", beacons=beacons, settings=settings)
 
 
 def _presences(work):
