@@ -70,7 +70,8 @@ class Flash:
     """Stands between the firmware and a folder: counts every step that changes it, and cuts the power at one.
 
     A write that is cut leaves half of its bytes. With `lose`, what was not synced is gone afterwards, as a file system
-    may do that holds it back; without, it is there. `fail_at` raises OSError(fail_with) instead, once.
+    may do that holds it back; without, it is there. From the step `fail_from` of the update's own files on, `fail_with` is
+    the error number of an OSError instead.
     """
 
     def __init__(self, root: Path) -> None:
@@ -80,6 +81,7 @@ class Flash:
         self.lose = False
         self.fail_with: int | None = None
         self.fail_from = 0
+        self.update_steps = 0  # those of the update's own files
         self._synced: dict[str, bytes | None] = {}
         self._open: dict[int, str] = {}
         self._real_open = builtins.open
@@ -91,12 +93,14 @@ class Flash:
             patch.setattr(os, name, self._stepping(name))
         patch.setattr(os, "fsync", self.fsync)
 
-    def step(self, writes: bool = True) -> None:
+    def step(self, path: str) -> None:
         self.steps += 1
         if self.steps == self.cut_at:
             raise PowerCut
-        if writes and self.fail_with is not None and self.steps >= self.fail_from:
-            raise OSError(self.fail_with, "injected")
+        if path.startswith((self.root + "/a", self.root + "/b/", self.root + "/update.")):
+            self.update_steps += 1
+            if self.fail_with is not None and self.update_steps >= self.fail_from:
+                raise OSError(self.fail_with, "injected")
 
     def after_cut(self) -> None:
         """What the medium holds when the power is back."""
@@ -113,7 +117,7 @@ class Flash:
     def _stepping(self, name: str) -> Callable[..., Any]:
         def call(path: Any, *arguments: Any, **keywords: Any) -> Any:
             if self._mine(path):
-                self.step(writes=name == "mkdir")
+                self.step(path)
                 self._synced.pop(path, None)
             return self._real[name](path, *arguments, **keywords)
 
@@ -123,7 +127,7 @@ class Flash:
         writing = self._mine(path) and mode != "rb" and mode != "r"
         if not writing:
             return self._real_open(path, mode, *arguments, **keywords)
-        self.step()
+        self.step(path)
         if path not in self._synced:
             self._synced[path] = Path(path).read_bytes() if os.path.exists(path) else None
         file = self._real_open(path, mode, 0)
@@ -135,7 +139,7 @@ class Flash:
         if path is None:
             self._real["fsync"](descriptor)
             return
-        self.step()
+        self.step(path)
         self._synced.pop(path, None)
 
 
@@ -149,7 +153,7 @@ class _File:
         if path not in self._flash._synced and os.path.exists(path):
             self._flash._synced[path] = Path(path).read_bytes()
         try:
-            self._flash.step()
+            self._flash.step(path)
         except PowerCut:
             self._file.write(bytes(data)[: len(data) // 2])
             raise
@@ -238,7 +242,8 @@ class Tag:
             if number == stop_before:
                 return
             data = image.data[number * size : (number + 1) * size]
-            assert self.installer.chunk((constants.MESSAGE_UPDATE_CHUNK, message[1], number, data))
+            taken = self.installer.chunk((constants.MESSAGE_UPDATE_CHUNK, message[1], number, data))
+            assert taken or self.installer.phase == constants.UPDATE_REFUSED
 
 
 def run(steps: Iterator[Any]) -> None:
