@@ -9,7 +9,6 @@ into the backup, where it tells nothing by itself.
 import json
 import os
 import struct
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -31,6 +30,9 @@ KEY_BYTES, SALT_BYTES, NONCE_BYTES = 32, 16, 12
 SCRYPT_N, SCRYPT_R, SCRYPT_P = 1 << 15, 8, 3
 """OWASP's password storage cheat sheet, the row of 32 MiB: what a small board has to spare for a moment at start."""
 DAY_MS = 86_400_000
+NONCE = struct.Struct("<IHIxx")  # device, epoch, sequence
+IN_DAY = struct.Struct("<I")
+PLACE = struct.Struct("<?q")  # lane, day
 CLEAR_TYPES = b"\x01\x06\x07"
 """Message types (hello, status, gap) that the store looks for by the payload's first byte; the others show as 0xFF."""
 
@@ -75,20 +77,47 @@ class PayloadCipher:  # emgate.store_schema.PayloadCipher
         """The record as the disk gets it."""
         payload = record.payload
         kind = payload[:1] if payload[:1] and payload[0] in CLEAR_TYPES else b"\xff"
-        day_ms, in_day_ms = divmod(record.received_time_ms, DAY_MS)
-        sealed = replace(record, received_time_ms=day_ms * DAY_MS)
-        inside = struct.pack("<I", in_day_ms) + payload
-        return replace(sealed, payload=kind + self._cipher.encrypt(_nonce(record), inside, _place(sealed, kind)))
+        in_day_ms = record.received_time_ms % DAY_MS
+        day_ms = record.received_time_ms - in_day_ms
+        # Built in one go: dataclasses.replace would take four times as long as the sealing.
+        return Record(
+            record.device_id,
+            record.epoch,
+            record.sequence,
+            record.alarm,
+            day_ms,
+            record.link,
+            kind
+            + self._cipher.encrypt(
+                NONCE.pack(record.device_id, record.epoch, record.sequence),
+                IN_DAY.pack(in_day_ms) + payload,
+                PLACE.pack(record.alarm, day_ms) + kind,
+            ),
+            record.row_id,
+        )
 
     def open(self, record: Record) -> Record:
         """The record as it came; ValueError when it does not open."""
-        kind, sealed = record.payload[:1], record.payload[1:]
+        kind, day_ms = record.payload[:1], record.received_time_ms
         try:
-            inside = self._cipher.decrypt(_nonce(record), sealed, _place(record, kind))
+            inside = self._cipher.decrypt(
+                NONCE.pack(record.device_id, record.epoch, record.sequence),
+                record.payload[1:],
+                PLACE.pack(record.alarm, day_ms) + kind,
+            )
         except (ValueError, InvalidTag):
             raise ValueError("a sealed record does not open: damaged, or moved to another place") from None
-        (in_day_ms,) = struct.unpack_from("<I", inside)
-        return replace(record, received_time_ms=record.received_time_ms + in_day_ms, payload=inside[4:])
+        (in_day_ms,) = IN_DAY.unpack_from(inside)
+        return Record(
+            record.device_id,
+            record.epoch,
+            record.sequence,
+            record.alarm,
+            day_ms + in_day_ms,
+            record.link,
+            inside[IN_DAY.size :],
+            record.row_id,
+        )
 
     def seal_bytes(self, place: bytes, data: bytes) -> bytes:
         """Anything else that speaks of a wearer; opens only for the same place (a table's name, say)."""
@@ -188,11 +217,3 @@ def _key_encryption_key(secret: Secret, salt: bytes) -> bytes:
 
 def _bound(owner: int, use: str) -> bytes:
     return struct.pack("<I", owner) + use.encode()
-
-
-def _nonce(record: Record) -> bytes:
-    return struct.pack("<IHIxx", record.device_id, record.epoch, record.sequence)
-
-
-def _place(record: Record, kind: bytes) -> bytes:
-    return struct.pack("<?q", record.alarm, record.received_time_ms) + kind

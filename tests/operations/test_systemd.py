@@ -1,0 +1,198 @@
+"""What systemd sees: the unit's exposure, the notifications, the watchdog, the journal's priorities."""
+
+import asyncio
+import logging
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from emgate import logs, service_manager, systemd
+from emgate.store import Record, Store
+from gateway_kit import DEVICE, PATIENCE_S, GatewayProcess, Port, status_record, toml
+
+UNIT = Path(systemd.__file__).parent / "emtag-gateway.service"
+
+
+class Listener:
+    """Stands in systemd's place at the end of NOTIFY_SOCKET."""
+
+    def __init__(self, path: Path) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(str(path))
+        self.socket.setblocking(False)
+
+    async def hear(self) -> str:
+        async with asyncio.timeout(PATIENCE_S):
+            return (await asyncio.get_running_loop().sock_recv(self.socket, 4096)).decode()
+
+    async def hear_until(self, word: str) -> str:
+        while word not in (said := await self.hear()):
+            pass
+        return said
+
+
+@pytest.fixture
+def listener(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]:
+    path = tmp_path / "notify"
+    monkeypatch.setenv("NOTIFY_SOCKET", str(path))
+    listening = Listener(path)
+    yield listening
+    listening.socket.close()
+
+
+def test_the_unit_is_exposed_little() -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("needs systemd-analyze")
+    done = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", "--no-pager", str(UNIT)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    found = re.search(r"Overall exposure level for emtag-gateway\.service: ([\d.]+)", done.stdout)
+    assert found is not None, done.stderr
+    assert float(found[1]) <= 2.0
+
+
+def test_the_installed_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
+    """The command writes the three files for the emtag it is run as; systemd finds nothing wrong with the unit."""
+    command = Path(sys.executable).with_name("emtag")
+    done = subprocess.run(
+        [str(command), "gateway", "install-unit", "--root", str(tmp_path)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert "systemctl daemon-reload" in done.stdout
+    unit = tmp_path / "etc/systemd/system/emtag-gateway.service"
+    assert f"ExecStart={command} gateway run --config /etc/emtag/gateway.toml" in unit.read_text()
+    assert systemd.COMMAND not in unit.read_text()
+    for name, words in (("sysusers.d", "u emtag"), ("tmpfiles.d", "d /etc/emtag 0750 root emtag")):
+        assert words in (tmp_path / "etc" / name / "emtag-gateway.conf").read_text()
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("needs systemd-analyze")
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True, timeout=60
+    )
+    assert "emtag-gateway" not in done.stderr
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "etc").write_text("a file in the way")
+    assert systemd.install_unit(tmp_path) == 2
+    assert "run this as root, or give --root" in capsys.readouterr().err
+
+
+async def test_systemd_hears_ready_reloading_and_stopping(tmp_path: Path, listener: Listener) -> None:
+    port = Port()
+    gateway = GatewayProcess(tmp_path / "gateway", toml(links=f'[[serial]]\nport = "{port.path}"'))
+    await gateway.start()
+    assert (await listener.hear_until("READY=1")).split("\n") == ["READY=1", "STATUS=1 devices"]
+    assert gateway.process is not None
+    gateway.process.send_signal(signal.SIGHUP)
+    assert re.fullmatch(r"RELOADING=1\nMONOTONIC_USEC=\d+", await listener.hear_until("RELOADING"))
+    await listener.hear_until("READY=1")
+    stopping = asyncio.create_task(gateway.stop())
+    await listener.hear_until("STOPPING=1")
+    assert await stopping == 0
+
+
+def test_nobody_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    assert not service_manager.notify("READY=1")
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "absent"))
+    assert not service_manager.notify("READY=1")
+
+
+def test_the_watchdog_is_this_process_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WATCHDOG_USEC", raising=False)
+    assert service_manager.watchdog_s() is None
+    monkeypatch.setenv("WATCHDOG_USEC", "60000000")
+    monkeypatch.delenv("WATCHDOG_PID", raising=False)
+    assert service_manager.watchdog_s() == 60
+    monkeypatch.setenv("WATCHDOG_PID", str(os.getpid() + 1))
+    assert service_manager.watchdog_s() is None
+    monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
+    monkeypatch.setenv("WATCHDOG_USEC", "much")
+    assert service_manager.watchdog_s() is None
+
+
+async def test_the_watchdog_is_fed_while_the_writer_moves_and_no_longer(tmp_path: Path, listener: Listener) -> None:
+    store = await Store.open(tmp_path / "store.sqlite")
+    feeding = asyncio.create_task(service_manager.feed_watchdog(store, 0.15))
+    try:
+        for _ in range(3):
+            assert await listener.hear() == "WATCHDOG=1"
+        # The disk hangs: the writer is in a transaction that does not end.
+        hanging, go_on = threading.Event(), threading.Event()
+
+        def hang(_: object) -> None:
+            hanging.set()
+            go_on.wait(PATIENCE_S)
+
+        stuck = store.write(hang, refused=None)
+        await asyncio.to_thread(hanging.wait, PATIENCE_S)
+        while True:  # what was fed before it hung
+            try:
+                listener.socket.recv(100)
+            except BlockingIOError:
+                break
+        moves = store.writer_moves
+        pending = store.append(Record(DEVICE, 1, 1, False, 0, "serial", status_record(1)))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                # One feed may be under way from before; no second comes.
+                assert await listener.hear() == "WATCHDOG=1"
+                await listener.hear()
+        assert store.writer_moves == moves
+        go_on.set()
+        await stuck
+        await pending
+        assert await listener.hear() == "WATCHDOG=1"
+    finally:
+        feeding.cancel()
+        await store.close()
+
+
+@pytest.mark.parametrize("journal", [True, False])
+def test_the_journal_gets_priorities_and_others_plain_lines(tmp_path: Path, journal: bool) -> None:
+    script = (
+        "from emgate import logs; import structlog, logging, os, sys\n"
+        "logs.configure('debug')\n"
+        "log = structlog.get_logger('emgate.test')\n"
+        "for level in ('debug', 'info', 'warning', 'error'): getattr(log, level)('happened', level_=level)\n"
+        "logging.getLogger('somebody.else').warning('theirs')\n"
+    )
+    with (tmp_path / "stderr").open("wb") as stderr:
+        facts = os.fstat(stderr.fileno())
+        stream = f"{facts.st_dev}:{facts.st_ino}" if journal else f"{facts.st_dev}:{facts.st_ino + 1}"
+        environment = {**os.environ, "JOURNAL_STREAM": stream}
+        subprocess.run([sys.executable, "-c", script], stderr=stderr, env=environment, check=True, timeout=60)
+    lines = (tmp_path / "stderr").read_text().splitlines()
+    prefixes = [line[: line.index("{")] for line in lines]
+    assert prefixes == (["<7>", "<6>", "<4>", "<3>", "<4>"] if journal else [""] * 5)
+
+
+def test_a_log_file_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "FILE_BYTES", 2000)
+    root = logging.getLogger()
+    before = list(root.handlers)
+    try:
+        logs.configure("info", tmp_path / "log" / "gateway.log")
+        for number in range(500):
+            logging.getLogger("emgate.test").warning("line %d", number)
+        files = sorted(path.name for path in (tmp_path / "log").iterdir())
+        assert files == ["gateway.log", *(f"gateway.log.{n}" for n in range(1, logs.FILES))]
+        assert sum(path.stat().st_size for path in (tmp_path / "log").iterdir()) <= 2000 * logs.FILES
+        assert "line 499" in (tmp_path / "log" / "gateway.log").read_text()
+    finally:
+        for handler in root.handlers:
+            if handler not in before:
+                handler.close()
+        root.handlers = before
