@@ -155,10 +155,17 @@ class MqttSection(Broker):
 
 
 class BleSection(Section):
-    """The BLE adapter: BlueZ, or an HCI transport in bumble's notation."""
+    """The BLE adapter: one of BlueZ's (hci0), or an HCI transport in bumble's notation."""
 
     backend: Literal["bluez", "bumble"] = "bluez"
     transport: str | None = None
+    pair: bool = False
+
+    @model_validator(mode="after")
+    def _pairing_needs_bluez(self) -> Self:
+        if self.pair and self.backend != "bluez":
+            raise ValueError('pair = true needs backend = "bluez"')
+        return self
 
 
 class MeteredSection(Section):

@@ -76,7 +76,7 @@ class LinkSet:
         if config.ble is not None:
             from emgate.links.ble import BleLink
 
-            wanted["ble"] = (config.ble, partial(BleLink, config.ble, self._received, self._clock))
+            wanted["ble"] = (config.ble, partial(BleLink, config.ble, self._received, self._clock, events=self._events))
         return wanted
 
     def _start(self, name: str, section: Section, make: Callable[[], Link]) -> None:

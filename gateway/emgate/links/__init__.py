@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
 
+from emwire import codec
+
 Received = Callable[["Link", int, bytes], "asyncio.Future[bool]"]
 """Called in the event loop for every frame: (link, device_id, sealed frame). Never raises and never blocks.
 
@@ -40,3 +42,6 @@ class Events(Protocol):
         self, event_type: int, *, subject_id: int = 0, value: int = 0, evidence: bytes = b"", alarm: bool = False
     ) -> None:
         """Never blocks, never raises. For changes of state only: the caller limits how often."""
+
+    def add(self, make: "Callable[[int, int, int, int], codec.Message]", *, alarm: bool = False) -> None:
+        """Any record, made from the four fields that every record begins with. Never blocks, never raises."""

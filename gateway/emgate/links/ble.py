@@ -3,29 +3,35 @@ moves datagrams as fragments over the Nordic UART service.
 
 One task scans and connects, one device at a time, because few adapters connect while they scan; every connection then
 has a task of its own. Time-outs that concern a device run on the gateway's clock, so that they hold in simulated time.
+When the radio listened and when it did not is kept in a ledger (emgate.links.listening).
 """
 
 import asyncio
 import contextlib
 import importlib
 import struct
+import sys
 from collections import Counter, OrderedDict, deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, cast
 
 import structlog
 from bleak import BleakClient, BleakScanner
+from bleak.args.bluez import BlueZScannerArgs
 from bleak.backends.characteristic import BleakGATTCharacteristic
 from bleak.backends.client import BaseBleakClient
 from bleak.backends.device import BLEDevice
 from bleak.backends.scanner import AdvertisementData, BaseBleakScanner
 from bleak.exc import BleakError
-from emwire import fragments
+from emwire import constants, fragments
 from emwire.framing import MAXIMUM_DATAGRAM
 
 from emgate.clock import Clock
 from emgate.config import BleSection
-from emgate.links import Received
+from emgate.links import Events, Received
+from emgate.links.listening import Ledger
+from emgate.own_records import evidence_of
 
 log = structlog.get_logger(__name__)
 
@@ -42,6 +48,9 @@ MAXIMUM_KNOWN = 1024
 MAXIMUM_OUTBOX = 64
 # Frames of one connection that are not committed yet; a device has at most a window of 8 under way.
 MAXIMUM_PENDING = 64
+# A reset costs every connection: for two missed starts in a row, or one tag out of reach, it would be too much.
+STUCK_STARTS = 3
+STUCK_ADDRESSES = 4
 # A disconnection takes a connection interval; a stack that needs longer is stuck.
 CLOSE_TIMEOUT_S = 5.0
 DEVICE_ID = struct.Struct("<I")
@@ -65,13 +74,28 @@ class Timing:
     """An advertiser of 1 s interval is met within 2 s; discovery takes 2 to 5 s on a slow stack."""
     refresh_s: float = 120.0
     """Scanning is started anew after so long without a tag: an adapter that fell silent must not stay so."""
+    turn_ms: int = 60_000
+    """While others wait a connection ends after so long even if it is busy: minutes of backlog have time, alarms have
+    180 s (NIJ 1004.00 §5.4.1)."""
     tick_s: float = 0.05
+    start_s: float = 10.0
+    """Scanning starts within milliseconds; a stack that needs so long is stuck."""
+    retry_s: float = 1.0
+    deaf_s: float = 30.0
+    """BlueZ pauses a long discovery for 5 s at a time; six times that is no pause."""
+    watch_s: float = 1.0
+    """How often to look for that, and at the ledger."""
 
 
 class Adapter(Protocol):
     """What carries bleak: its own backend, or bumble's."""
 
     lost: asyncio.Event
+    reason: str
+    """Why it was lost."""
+    steady: bool
+    """Whether it listens all the time that it scans; otherwise only while `discovering`."""
+    discovering: bool
 
     async def open(self) -> None:
         """OSError: not there."""
@@ -81,16 +105,41 @@ class Adapter(Protocol):
         """Let go of it."""
         ...
 
+    async def reset(self) -> None:
+        """Switch it off and on; OSError when that fails, or only opening it anew helps."""
+        ...
+
+    async def forget(self, address: str) -> None:
+        """Drop a device's bond. Never raises."""
+        ...
+
+    @property
+    def scanner_arguments(self) -> BlueZScannerArgs:
+        """For bleak's `bluez=`."""
+        ...
+
     def backends(self) -> tuple[type[BaseBleakScanner] | None, type[BaseBleakClient] | None]:
         """For bleak's `backend=`."""
         ...
 
 
 class PlatformAdapter:
-    """Bleak's own backend for this platform; a lost adapter shows when scanning is started anew."""
+    """Bleak's own backend where there is no BlueZ; a lost adapter shows when scanning is started anew."""
+
+    reason = "the adapter is gone"
+    steady = True
+    scanner_arguments: BlueZScannerArgs = {}
 
     def __init__(self) -> None:
         self.lost = asyncio.Event()
+        self.discovering = True
+
+    async def reset(self) -> None:
+        """No interface for it."""
+        raise OSError("the adapter is stuck: switch Bluetooth off and on")
+
+    async def forget(self, address: str) -> None:
+        """No interface for it."""
 
     async def open(self) -> None:
         """Nothing to open."""
@@ -103,10 +152,14 @@ class PlatformAdapter:
         return (None, None)
 
 
-def make_adapter(settings: BleSection) -> Adapter:
-    """The configured adapter; OSError when bumble is configured and not installed."""
+def make_adapter(settings: BleSection, changed: Callable[[], None]) -> Adapter:
+    """The configured adapter; OSError when bumble is configured and not installed. `changed`: of `discovering`."""
     if settings.backend == "bluez":
-        return PlatformAdapter()
+        if sys.platform != "linux":
+            return PlatformAdapter()
+        from emgate.links.ble_bluez import BluezAdapter  # D-Bus, only there
+
+        return BluezAdapter(settings.transport, changed)
     try:
         module = importlib.import_module("emgate.links.ble_bumble")
     except ImportError as error:
@@ -120,13 +173,20 @@ class BleLink:
     kind = "ble"
 
     def __init__(
-        self, settings: BleSection, received: Received, clock: Clock, *, slots: int = 4, timing: Timing | None = None
+        self,
+        settings: BleSection,
+        received: Received,
+        clock: Clock,
+        *,
+        slots: int = 4,
+        timing: Timing | None = None,
+        events: Events | None = None,
     ) -> None:
         self.name = f"ble:{settings.transport or settings.backend}"
         self.up = asyncio.Event()
         self.counters: Counter[str] = Counter()
         self.statistics: Counter[str] = Counter()
-        """What is no drop: connections, scans, deaf_ms (not scanning although up)."""
+        """What is no drop: connections, scans, adapter resets, and the ledger's milliseconds."""
         self.timing = timing or Timing()
         self.clock = clock
         self._settings = settings
@@ -134,22 +194,46 @@ class BleLink:
         self._slots = slots
         self._candidates: OrderedDict[str, BLEDevice] = OrderedDict()
         self._changed = asyncio.Event()
+        self._events = events
+        self.ledger = Ledger(clock, self.statistics, events, constants.RECEIVER_BLE)
+        self._scanning = False
+        self._stuck: str | None = None  # why the adapter needs a reset
+        self._unreachable: set[str] = set()  # addresses that could not be connected to since the last that could
         self._connections: dict[str, _Connection] = {}
         self._routes: dict[int, _Connection] = {}
         self._back_off: OrderedDict[str, tuple[int, int]] = OrderedDict()  # address -> (not before, failures in a row)
 
     async def run(self) -> None:
         """Scan and serve until the adapter is lost (OSError) or the task cancelled."""
-        adapter = make_adapter(self._settings)
+        loop = asyncio.get_running_loop()
+        deaf_since_s = loop.time()
+
+        def changed() -> None:
+            nonlocal deaf_since_s
+            if self._scanning:
+                hears = adapter.steady or adapter.discovering
+                self.ledger.now(constants.DEAF_NONE if hears else constants.DEAF_ASLEEP)
+                if not hears:
+                    deaf_since_s = loop.time()
+
+        def deaf_s() -> float:
+            return loop.time() - deaf_since_s if self.ledger.state == constants.DEAF_ASLEEP else 0.0
+
+        adapter = make_adapter(self._settings, changed)
+        self._stuck = None
+        self._unreachable.clear()
         await adapter.open()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._watch(adapter))
-                group.create_task(self._scan(adapter, group))
-        except* (BleakError, OSError) as lost:
+                group.create_task(self._watch_listening(deaf_s))
+                group.create_task(self._scan(adapter, group, changed))
+        except* (BleakError, OSError, EOFError) as lost:
             raise OSError(f"{self.name}: {lost.exceptions[0]}") from None
         finally:
             self.up.clear()
+            self._scanning = False
+            self.ledger.now(constants.DEAF_FAULT)
             self._candidates.clear()
             await adapter.close()
 
@@ -168,6 +252,11 @@ class BleLink:
         return True
 
     @property
+    def pairs(self) -> bool:
+        """Whether devices are paired with on connecting."""
+        return self._settings.pair
+
+    @property
     def slot_wanted(self) -> bool:
         """Whether a tag waits for another to finish."""
         return bool(self._candidates) and len(self._connections) >= self._slots
@@ -176,29 +265,79 @@ class BleLink:
 
     async def _watch(self, adapter: Adapter) -> None:
         await adapter.lost.wait()
-        raise OSError("the adapter is gone")
+        raise OSError(adapter.reason)
 
-    async def _scan(self, adapter: Adapter, group: asyncio.TaskGroup) -> None:
-        loop = asyncio.get_running_loop()
-        scanner_backend, client_backend = adapter.backends()
-        deaf_since_s = loop.time()
+    async def _watch_listening(self, deaf_s: Callable[[], float]) -> None:
         while True:
-            scanner = BleakScanner(self._detected, service_uuids=[SERVICE_UUID], backend=scanner_backend)
-            await scanner.start()
-            self.statistics["deaf_ms"] += int((loop.time() - deaf_since_s) * 1000) if self.up.is_set() else 0
+            self.ledger.told()
+            if deaf_s() >= self.timing.deaf_s:
+                self._is_stuck(f"it scans and has not listened for {deaf_s():.0f} s")
+            await asyncio.sleep(self.timing.watch_s)
+
+    def _is_stuck(self, reason: str) -> None:
+        self._stuck = self._stuck or reason
+        self._changed.set()
+
+    async def _scan(self, adapter: Adapter, group: asyncio.TaskGroup, changed: Callable[[], None]) -> None:
+        scanner_backend, client_backend = adapter.backends()
+        failures = 0
+        while True:
+            if self._stuck is not None:
+                await self._reset(adapter, self._stuck)
+            scanner = BleakScanner(
+                self._detected,
+                service_uuids=[SERVICE_UUID],
+                backend=scanner_backend,
+                bluez=adapter.scanner_arguments,
+            )
+            try:
+                async with asyncio.timeout(self.timing.start_s):
+                    await scanner.start()
+            except (BleakError, OSError, EOFError, TimeoutError) as error:
+                self.ledger.now(constants.DEAF_FAULT)
+                self.counters["scan_failed"] += 1
+                failures += 1
+                if adapter.lost.is_set() or adapter.steady:
+                    raise OSError(f"scanning cannot be started: {error!r}") from None
+                if failures >= STUCK_STARTS:
+                    self._is_stuck(f"scanning cannot be started: {str(error) or type(error).__name__}")
+                    failures = 0
+                await asyncio.sleep(self.timing.retry_s)
+                continue
+            failures = 0
             self.statistics["scans"] += 1
+            self._scanning = True
+            changed()
             self.up.set()
             try:
                 device = await self._next_candidate()
             finally:
-                deaf_since_s = loop.time()
-                with contextlib.suppress(BleakError, OSError):
-                    await scanner.stop()
+                self._scanning = False
+                self.ledger.now(constants.DEAF_BUSY)
+                with contextlib.suppress(BleakError, OSError, EOFError, TimeoutError, AssertionError):
+                    async with asyncio.timeout(self.timing.start_s):
+                        await scanner.stop()
             if device is not None:
-                connection = _Connection(self, device, client_backend)
+                connection = _Connection(self, device, client_backend, adapter)
                 if await connection.open():
+                    self._unreachable.clear()
                     self._connections[device.address] = connection
                     group.create_task(self._serve(connection))
+                elif not adapter.lost.is_set():
+                    self._unreachable.add(device.address)
+                    if len(self._unreachable) >= STUCK_ADDRESSES:
+                        self._is_stuck(f"none of {len(self._unreachable)} tags could be connected to")
+
+    async def _reset(self, adapter: Adapter, reason: str) -> None:
+        """Switch the adapter off and on, and tell everybody; OSError when that does not help."""
+        self._stuck = None
+        self._unreachable.clear()
+        self.ledger.now(constants.DEAF_RESET)
+        self.counters["adapter_resets"] += 1
+        log.warning("resetting the adapter", link=self.name, reason=reason)
+        if self._events is not None:
+            self._events.event(constants.EVENT_GATEWAY_ADAPTER_RESET, evidence=evidence_of(self.name, reason))
+        await adapter.reset()
 
     def _detected(self, device: BLEDevice, advertisement: AdvertisementData) -> None:
         address = device.address
@@ -218,6 +357,8 @@ class BleLink:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.timing.refresh_s):
                 while not self._candidates or len(self._connections) >= self._slots:
+                    if self._stuck is not None:
+                        return None
                     self._changed.clear()
                     await self._changed.wait()
                 return self._candidates.popitem(last=False)[1]
@@ -256,32 +397,44 @@ class BleLink:
 class _Connection:
     """One connected tag."""
 
-    def __init__(self, link: BleLink, device: BLEDevice, backend: type[BaseBleakClient] | None) -> None:
+    def __init__(
+        self, link: BleLink, device: BLEDevice, backend: type[BaseBleakClient] | None, adapter: Adapter
+    ) -> None:
         self.address = device.address
+        self._adapter = adapter
         self.outbox: deque[bytes] = deque()
         self._link = link
         self._gone = False
         self._wake = asyncio.Event()
         self._carried = False
         self._pending = 0
-        self._active_ms = link.clock.now_ms()
+        self._active_ms = self._began_ms = link.clock.now_ms()
         self._reassembler = fragments.Reassembler()
         self._rx: BleakGATTCharacteristic | None = None
         self._client = BleakClient(
-            device, self._disconnected, timeout=link.timing.connect_timeout_s, backend=backend, services=[SERVICE_UUID]
+            device,
+            self._disconnected,
+            timeout=link.timing.connect_timeout_s,
+            pair=link.pairs,
+            backend=backend,
+            services=[SERVICE_UUID],
         )
 
     async def open(self) -> bool:
         """Connect and discover; a failure is counted and the device left alone for a while."""
         try:
-            await self._client.connect()
+            async with asyncio.timeout(2 * self._link.timing.connect_timeout_s):  # bleak's own does not cover all of it
+                await self._client.connect()
             self._rx = self._client.services.get_characteristic(RX_UUID)
             if self._rx is None:
                 raise BleakError("no Nordic UART service")
-        except (BleakError, OSError, EOFError) as error:
+        except (BleakError, OSError, EOFError, TimeoutError, AssertionError) as error:
             self._link.counters["connect_failed"] += 1
             log.info("cannot connect", link=self._link.name, address=self.address, error=repr(error))
             await self._close()
+            if "Authentication" in str(error):  # one side has lost the bond: with the next attempt a new one is made
+                self._link.counters["bond_dropped"] += 1
+                await self._adapter.forget(self.address)
             self._link.ended(self.address, carried=False)
             return False
         self._link.statistics["connections"] += 1
@@ -294,7 +447,8 @@ class _Connection:
             # The tag's stack does not tell it of the subscription: an empty write does.
             await self._write(b"")
             self._active_ms = self._link.clock.now_ms()
-            while not self._gone and not self._idle():
+            self._began_ms = self._active_ms
+            while not self._gone and not self._idle() and not self._had_its_turn():
                 if self.outbox:
                     await self._write_datagram(self.outbox.popleft())
                     continue
@@ -302,7 +456,7 @@ class _Connection:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._link.timing.tick_s):
                         await self._wake.wait()
-        except (BleakError, OSError, EOFError) as error:
+        except (BleakError, OSError, EOFError, AssertionError) as error:
             self._link.counters["connection_lost"] += 1
             log.info("connection lost", link=self._link.name, address=self.address, error=repr(error))
         finally:
@@ -333,6 +487,15 @@ class _Connection:
             self._active_ms = now_ms
         timing = self._link.timing
         return now_ms - self._active_ms >= (timing.idle_ms if self._link.slot_wanted else timing.maximum_idle_ms)
+
+    def _had_its_turn(self) -> bool:
+        """Long enough, while another waits; not amid what goes down."""
+        if not self._link.slot_wanted or self.outbox or self._pending:
+            return False
+        if self._link.clock.now_ms() - self._began_ms < self._link.timing.turn_ms:
+            return False
+        self._link.statistics["turns_ended"] += 1
+        return True
 
     async def _write_datagram(self, datagram: bytes) -> None:
         assert self._rx is not None

@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar, cast
 
 from bleak.args import SizedBuffer
+from bleak.args.bluez import BlueZScannerArgs
 from bleak.assigned_numbers import gatt_char_props_to_strs
 from bleak.backends.characteristic import BleakGATTCharacteristic
 from bleak.backends.client import BaseBleakClient, NotifyCallback
@@ -46,8 +47,14 @@ _NAMES = (AdvertisingData.COMPLETE_LOCAL_NAME, AdvertisingData.SHORTENED_LOCAL_N
 class BumbleAdapter:
     """One HCI transport and the host on top of it. Raises OSError or BleakError, as bleak's callers expect."""
 
+    steady = True
+    """Scanning, it listens without a pause."""
+    reason = "the adapter is gone"
+    scanner_arguments: BlueZScannerArgs = {}
+
     def __init__(self, transport: str) -> None:
         self.transport_name = transport
+        self.discovering = True
         self.lost = asyncio.Event()
         """Set once the transport has gone; a lost adapter stays lost."""
         self.connecting = asyncio.Lock()
@@ -91,6 +98,13 @@ class BumbleAdapter:
         if transport is not None:
             with contextlib.suppress(Exception):  # whatever a dead transport says on closing, it is closed
                 await transport.close()
+
+    async def reset(self) -> None:
+        """Opening the transport anew resets the controller: OSError makes the link do so."""
+        raise OSError(f"{self.transport_name}: the controller is stuck")
+
+    async def forget(self, address: str) -> None:
+        """Nothing is bonded."""
 
     def _terminated(self, future: "asyncio.Future[None]") -> None:
         if not future.cancelled():

@@ -1,0 +1,82 @@
+"""The listening ledger of a radio link: every second since it was made is listened, or deaf for a cause.
+
+Silence is judged by it: a tag that was not heard while nobody listened is not absent. Kept on the gateway's clock, told
+to the backend as `listening` records of the gateway's own, and to status as milliseconds.
+"""
+
+from collections import Counter
+
+from emwire import codec, constants
+
+from emgate.clock import Clock
+from emgate.links import Events
+
+PERIOD_S = 900
+"""As the home unit's own ledger; four records an hour."""
+NAMES = {
+    constants.DEAF_NONE: "listened_ms",
+    constants.DEAF_ASLEEP: "deaf_asleep_ms",
+    constants.DEAF_BUSY: "deaf_busy_ms",
+    constants.DEAF_FAULT: "deaf_fault_ms",
+    constants.DEAF_RESET: "deaf_reset_ms",
+}
+"""What each state is called in status. ASLEEP: BlueZ pauses a long discovery by itself. BUSY: connecting to a tag."""
+LONGEST_S = 65_535  # what the record's u16 holds
+
+
+class Ledger:
+    """Begins deaf (FAULT): nothing is open yet."""
+
+    def __init__(self, clock: Clock, statistics: "Counter[str]", events: Events | None, receiver: int) -> None:
+        self.state = constants.DEAF_FAULT
+        self._clock = clock
+        self._statistics = statistics
+        self._events = events
+        self._receiver = receiver
+        self._since_ms = self._began_ms = clock.now_ms()
+        self._spent_ms: Counter[int] = Counter()
+
+    def now(self, state: int) -> None:
+        """From now on listening (constants.DEAF_NONE) or deaf for this cause."""
+        self._account()
+        self.state = state
+
+    def told(self) -> None:
+        """Bring the books up to date, and tell the period if it is over. At least every PERIOD_S."""
+        self._account()
+        if self._since_ms - self._began_ms >= PERIOD_S * 1000:
+            self._tell()
+
+    def _account(self) -> None:
+        now_ms = self._clock.now_ms()
+        spent_ms = now_ms - self._since_ms
+        self._since_ms = now_ms
+        if spent_ms < 0:  # the clock was set back: what is known of before is told, and begun anew
+            self._began_ms += spent_ms
+            return
+        self._spent_ms[self.state] += spent_ms
+        self._statistics[NAMES[self.state]] += spent_ms
+
+    def _tell(self) -> None:
+        began_s = self._began_ms // 1000 - constants.TIME_EPOCH_UNIX_S
+        duration_s = min(LONGEST_S, (self._since_ms - self._began_ms) // 1000)
+        spent_ms, self._spent_ms = self._spent_ms, Counter()
+        self._began_ms = self._since_ms
+        if self._events is None:
+            return
+        # Whole seconds that add up to the period: each cause is cut down, and listening never claims what is left.
+        deaf = {state: min(duration_s, -(-ms // 1000)) for state, ms in spent_ms.items() if state and ms}
+        left_s = duration_s
+        for state in sorted(deaf, key=lambda state: -deaf[state]):
+            deaf[state] = min(deaf[state], left_s)
+            left_s -= deaf[state]
+        causes = [(state, seconds) for state, seconds in deaf.items() if seconds] or [(constants.DEAF_NONE, 0)]
+        receivers = [
+            codec.ReceiverTime(self._receiver, 0 if place else left_s, seconds, state)
+            for place, (state, seconds) in enumerate(causes)
+        ]
+        self._events.add(
+            lambda source, uncertainty_ms, now_s, uptime_s: codec.Listening(
+                source, uncertainty_ms, now_s, uptime_s, max(0, began_s), duration_s, receivers
+            )
+        )
