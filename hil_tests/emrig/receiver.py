@@ -141,7 +141,8 @@ class SyntheticReceiver:
         assert self._ublox is not None and self._awake_since_ms is not None
         begun = self._awake_since_ms
         if fix:
-            again = begun + self._ublox.period_ms
+            # On the grid of whole periods, so that every tag of this period wakes in the same second.
+            again = now + self._ublox.period_ms - self._rig.clock.unix_ms() % self._ublox.period_ms
         elif now - begun >= ACQUISITION_MS:
             again = now + self._ublox.search_ms
         else:

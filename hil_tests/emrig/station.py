@@ -22,11 +22,12 @@ from emrig.alcohol_cell import AlcoholCell, RecordedReading, RecordedSchedule, S
 from emrig.clock import VirtualClock
 from emrig.interpreter import Interpreter
 from emrig.modem import Modem
-from emrig.parts import AdcChannel, InputPin, OutputPin, SerialCable
-from emrig.receiver import RecordedReceiver, Sky, SyntheticReceiver
+from emrig.parts import AdcChannel, FibreStrap, InputPin, OutputPin, SerialCable
+from emrig.receiver import RecordedReceiver, SyntheticReceiver
 from emrig.rig import Rig
 from emrig.scenario import METRES_PER_DEGREE, DeviceScenario, Scenario, position, tac_ug_per_l
 from emrig.target import Device
+from emrig.ublox import Sky
 
 GATEWAY_ID = "demo"
 # The gateway's start includes attaching to broker and air; a slow machine takes seconds.
@@ -79,9 +80,11 @@ class Station:
         self.broker: RunningBroker | None = None
         self.gateway: asyncio.subprocess.Process | None = None
         self.modems: dict[str, Modem] = {}
+        self.receivers: dict[str, SyntheticReceiver] = {}
         self.cables: dict[str, SerialCable] = {}
         self.cells: dict[str, AlcoholCell] = {}
         self.pins: dict[tuple[str, str], InputPin] = {}
+        self.fibres: dict[str, FibreStrap] = {}
         self.out_of_range: set[int] = set()
         self.more_identity: dict[str, dict[str, object]] = {}
         """By the device's name: what its identity.json says besides who it is."""
@@ -279,16 +282,20 @@ class Station:
         }
         if self.broker is not None:
             identity["mqtt"] = {"host": self.broker.host, "port": self.broker.port}
+        if self.recordings.gnss is not None:
+            identity["not_before_day"] = 0  # an old recording is not a receiver whose week count rolled over
         identity |= self.more_identity.get(scenario_device.name, {})
-        (device.folder / "identity.json").write_text(json.dumps(identity))
         AdcChannel(device, "battery", lambda: self._battery_counts(scenario_device))
         for channel, level in (("strap", 1), ("case", 0), ("mains", 1), ("charger", 0), ("motion", 0)):
             self.pins[scenario_device.name, channel] = InputPin(device, channel, level)
         OutputPin(device, "vibration")
+        if scenario_device.model in ("ankle_gps", "alcohol"):
+            identity["fibre"] = True
+            self.fibres[scenario_device.name] = FibreStrap(device, self.pins[scenario_device.name, "strap"])
+        await BlePart.add(device, self.air, scenario_device.device_id)
+        (device.folder / "identity.json").write_text(json.dumps(identity))
         if scenario_device.model == "ankle_gps":
             self._wire_ankle(scenario_device, device)
-        else:
-            await BlePart.add(device, self.air, scenario_device.device_id)
         if scenario_device.model == "home_unit":
             self.cables[scenario_device.name] = SerialCable(
                 self.rig, device, "host", self.folder / f"{scenario_device.name}.tty"
@@ -317,7 +324,12 @@ class Station:
         if self.recordings.gnss is not None:
             RecordedReceiver(self.rig, device, self.recordings.gnss)
         else:
-            SyntheticReceiver(self.rig, device, sky, scenario_device.receiver)
+            self.receivers[scenario_device.name] = SyntheticReceiver(self.rig, device, sky, scenario_device.receiver)
+
+    def _sense_motion(self, device: DeviceScenario) -> None:
+        """The accelerometer, at a waypoint: from it to the next the wearer moves or does not."""
+        speed_kph = position(self.scenario, device, self.clock.now_ms())[2]
+        self.pins[device.name, "motion"].set(1 if speed_kph > 0 else 0)
 
     def _battery_counts(self, scenario_device: DeviceScenario) -> float:
         hours = self.clock.now_ms() / 3_600_000
@@ -334,9 +346,11 @@ class Station:
 
         for device in self.scenario.devices:
             for begin, end in device.strap_open:
-                strap = self.pins[device.name, "strap"]
+                strap = self.fibres.get(device.name) or self.pins[device.name, "strap"]
                 at(begin, lambda strap=strap: strap.set(0))  # type: ignore[misc]
                 at(end, lambda strap=strap: strap.set(1))  # type: ignore[misc]
+            for point in device.track if self.recordings.gnss is None else ():
+                at(point.at, lambda device=device: self._sense_motion(device))  # type: ignore[misc]
             for begin, end in device.mains_lost:
                 mains = self.pins[device.name, "mains"]
                 at(begin, lambda mains=mains: mains.set(0))  # type: ignore[misc]

@@ -1,0 +1,33 @@
+"""How often the ankle tag's processor wakes: at most three times a position under open sky."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from emrig.scenario import Scenario
+from emrig.station import Station
+
+SETTLED_MS = 600_000
+MEASURED_MS = 7_200_000
+
+
+@pytest.mark.parametrize("receiver", ["ubx"])
+async def test_at_most_three_wakes_a_position(
+    receiver: str, busy_day: Scenario, make_station: Callable[..., Station]
+) -> None:
+    """Without the reports, whose cost is by record and connection: docs/gnss.md has both."""
+    ankle = next(device for device in busy_day.devices if device.model == "ankle_gps")
+    long_pauses = {"fix_interval_s": 60, "report_interval_s": 36_000, "status_interval_s": 36_000}
+    ankle = ankle.model_copy(update={"configuration": long_pauses, "receiver": receiver})
+    station = make_station(busy_day.model_copy(update={"devices": (ankle,)}))
+    async with station:
+        device = station.rig.devices[ankle.name]
+        await station.rig.run(until_ms=SETTLED_MS)
+        steps = device.steps
+        await station.rig.run(until_ms=SETTLED_MS + MEASURED_MS)
+        positions = MEASURED_MS // 60_000
+        wakes = device.steps - steps
+        awake_s = station.receivers[ankle.name].awake_ms / 1000
+        print(f"{wakes} wakes, {wakes / positions:.2f} a position, receiver awake {awake_s:.0f} s")
+        assert wakes <= 3 * positions
