@@ -35,8 +35,8 @@ class MotionWithoutFix:
         self._counted_ms = now_ms
         self._parts = [0] * _PARTS
         self._part = 0
-        self._due_ms = None
-        self._told_ms = None
+        self._due_ms: "int | None" = None
+        self._told_ms: "int | None" = None
 
     @property
     def told(self) -> bool:
