@@ -13,6 +13,8 @@ except ImportError:
     # The package emwire stands alone; the command is part of what the extra brings.
     sys.exit("emtag: the command needs the extra gateway, its demo the extra rig: pip install 'emtag[gateway,rig]'")
 
+from emgate import cli_devices, cli_requests
+
 app = typer.Typer(
     name="emtag",
     help="The open device stack for electronic monitoring.",
@@ -22,6 +24,8 @@ app = typer.Typer(
 )
 gateway = typer.Typer(help="The gateway daemon: links, sessions, store, uplinks.", no_args_is_help=True)
 backend = typer.Typer(help="The backend that gateways deliver into.", no_args_is_help=True)
+cli_requests.register(gateway, backend)
+cli_devices.register(gateway)
 app.add_typer(gateway, name="gateway")
 app.add_typer(backend, name="backend")
 
@@ -70,6 +74,27 @@ def gateway_status(
     raise typer.Exit(show(config, as_json=as_json, once=once))
 
 
+@gateway.command("update")
+def gateway_update(
+    config: Annotated[Path, CONFIG],
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="From emtag firmware build.")],
+    devices: Annotated[list[str], typer.Argument(metavar="DEVICE…", help="Device ids, as 536870913 or 0x20000001.")],
+    manifest: Annotated[
+        Path | None, typer.Option("--manifest", metavar="FILE", help="Default: IMAGE with .manifest.")
+    ] = None,
+    days: Annotated[int, typer.Option(min=1, max=365, help="Given up when a device is not done by then.")] = 30,
+    wait: Annotated[float, typer.Option(min=0, help="Follow it for so many seconds.")] = 0.0,
+) -> None:
+    """Update devices' firmware. Exit status 0: asked, or with --wait done; 1: one is not; 2: refused; 3: none runs."""
+    from emgate.update_command import update
+
+    try:
+        numbers = [int(device, 0) for device in devices]
+    except ValueError:
+        raise typer.BadParameter("a device id is a number, as 536870913 or 0x20000001") from None
+    raise typer.Exit(update(config, image, manifest or image.with_suffix(".manifest"), numbers, days, wait))
+
+
 @gateway.command("install-unit")
 def gateway_install_unit(
     root: Annotated[Path, typer.Option("--root", help="Write below this folder.")] = Path("/"),
@@ -82,13 +107,22 @@ def gateway_install_unit(
 
 @backend.command("run")
 def backend_run(
-    database: Annotated[Path, typer.Option(help="The backend's SQLite file.")],
-    host: Annotated[str, typer.Option(help="The broker that gateways send their batches to.")],
+    database: Annotated[Path | None, typer.Option(help="The backend's SQLite file.")] = None,
+    host: Annotated[str | None, typer.Option(help="The broker that gateways send their batches to.")] = None,
     port: Annotated[int, typer.Option(min=1, max=65535)] = 1883,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="A TOML file instead: TLS, passwords, HTTPS (docs/uplinks.md).")
+    ] = None,
 ) -> None:
-    """Ingest the batches that gateways send over MQTT, until SIGTERM or SIGINT."""
-    from emgate.gateway_commands import run_backend
+    """Ingest the batches that gateways send over MQTT and HTTPS, until SIGTERM or SIGINT."""
+    from emgate.gateway_commands import run_backend, run_backend_with
 
+    if config is not None:
+        if database is not None or host is not None:
+            raise typer.BadParameter("--config says it all: leave --database and --host out")
+        raise typer.Exit(run_backend_with(config))
+    if database is None or host is None:
+        raise typer.BadParameter("give --config FILE, or --database FILE and --host HOST")
     raise typer.Exit(run_backend(database, host, port))
 
 

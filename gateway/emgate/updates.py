@@ -39,6 +39,8 @@ ASK_AGAIN_S = 30.0
 HEARD_S = 60.0
 """Chunks go to a device only so long after its last report: what nobody hears would pile up in a broker."""
 FINAL = (constants.UPDATE_CONFIRMED, constants.UPDATE_ROLLED_BACK, constants.UPDATE_REFUSED)
+FINAL_PHASE = "CONFIRMED"
+"""The one that was wanted."""
 
 
 @dataclass(slots=True, frozen=True)

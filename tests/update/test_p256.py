@@ -8,6 +8,7 @@ from importlib import util
 from pathlib import Path
 
 import pytest
+from common import p256
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -15,8 +16,6 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, decode_ds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from update_kit import FIRMWARE, PROTOCOL
-
-from common import p256
 
 ORDER = p256.ORDER
 CURVE = ec.SECP256R1()

@@ -139,4 +139,4 @@ def play_with_cuts(root: Path, crashes: bool, lose: bool, cuts: list[Any]) -> No
         try:
             judge(tag, crashes)
         except AssertionError as error:
-            raise AssertionError(f"cut at {struck} of {cuts}, unsynced {'lost' if lose else 'kept'}: {error}") from error
+            raise AssertionError(f"cut at {struck} of {cuts}, unsynced lost: {lose}: {error}") from error

@@ -16,7 +16,7 @@ from emwire import constants, device_codec
 from emwire.errors import WireError
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from update_kit import CHUNK_BYTES, KEY, Flash, Tag, install_whole, manifest, run, small_image, whole
+from update_kit import CHUNK_BYTES, KEY, Flash, PowerCut, Tag, install_whole, manifest, run, small_image, whole
 
 OLD = small_image(1, security_version=4)
 NEW = small_image(2, security_version=4)
@@ -139,6 +139,20 @@ def test_a_spoilt_flash_is_found_before_the_switch(tag: Tag) -> None:
     data[-5] ^= 1
     path.write_bytes(data)
     run(tag.installer.install())
+    assert not tag.installer.installed
+    assert_refused(tag, constants.UPDATE_CAUSE_IMAGE)
+
+
+def test_a_flash_that_writes_something_else(tag: Tag) -> None:
+    message = manifest(NEW, 1)
+    tag.offer(message)
+    tag.send_chunks(NEW, message)
+    run(tag.installer.verify())
+    with pytest.MonkeyPatch.context() as patch:
+        flash = Flash(tag.root)
+        flash.attach(patch)
+        flash.spoils = "/b/tags/"
+        run(tag.installer.install())
     assert not tag.installer.installed
     assert_refused(tag, constants.UPDATE_CAUSE_IMAGE)
 
@@ -311,3 +325,24 @@ def test_the_selector_reads_slots_as_the_firmware_does(tag: Tag) -> None:
 def test_without_folders_the_module_path_runs(tmp_path: Path) -> None:
     assert selector.begin(str(tmp_path)) is None
     assert selector.booted is not None and selector.booted.boots == 1
+
+
+@pytest.mark.parametrize("cut_at", [1, 2, 3, 4, 6])
+def test_half_removed_firmware_is_never_taken_for_whole(tag: Tag, cut_at: int) -> None:
+    update(tag, NEW, manifest(NEW, 1))
+    tag.boot()
+    assert tag.installer.confirm()
+    # As if the power had failed before the old folder's marker was removed.
+    install_whole(tag.root, 0, OLD)
+    # The next update empties folder a; the power fails in it, and both slots of the selector are spoilt as well.
+    with pytest.MonkeyPatch.context() as patch:
+        flash = Flash(tag.root)
+        flash.attach(patch)
+        flash.cut_at = flash.steps + cut_at + 3  # the journal's report of the offer comes first
+        with pytest.raises(PowerCut):
+            tag.offer(manifest(small_image(3, 4), 2))
+    for name in ("boot.0", "boot.1"):
+        (tag.root / name).unlink()
+    tag.boot()
+    assert tag.folder is not None
+    assert whole(tag.folder) in (NEW.tree, OLD.tree)

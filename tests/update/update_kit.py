@@ -70,8 +70,8 @@ class Flash:
     """Stands between the firmware and a folder: counts every step that changes it, and cuts the power at one.
 
     A write that is cut leaves half of its bytes. With `lose`, what was not synced is gone afterwards, as a file system
-    may do that holds it back; without, it is there. From the step `fail_from` of the update's own files on, `fail_with` is
-    the error number of an OSError instead.
+    may do that holds it back; without, it is there. From the step `fail_from` of the update's own files on, each
+    raises an OSError with the number `fail_with` instead.
     """
 
     def __init__(self, root: Path) -> None:
@@ -82,6 +82,7 @@ class Flash:
         self.fail_with: int | None = None
         self.fail_from = 0
         self.update_steps = 0  # those of the update's own files
+        self.spoils: str | None = None  # writes to paths with this in them change a bit
         self._synced: dict[str, bytes | None] = {}
         self._open: dict[int, str] = {}
         self._real_open = builtins.open
@@ -106,7 +107,7 @@ class Flash:
         """What the medium holds when the power is back."""
         self._open.clear()
         for path, contents in self._synced.items():
-            if self.lose and os.path.isdir(os.path.dirname(path)):
+            if self.lose and Path(path).parent.is_dir():
                 with self._real_open(path, "wb") as file:
                     file.write(contents or b"")
         self._synced.clear()
@@ -129,7 +130,7 @@ class Flash:
             return self._real_open(path, mode, *arguments, **keywords)
         self.step(path)
         if path not in self._synced:
-            self._synced[path] = Path(path).read_bytes() if os.path.exists(path) else None
+            self._synced[path] = Path(path).read_bytes() if Path(path).exists() else None
         file = self._real_open(path, mode, 0)
         self._open[file.fileno()] = path
         return _File(self, file)
@@ -150,13 +151,15 @@ class _File:
 
     def write(self, data: bytes) -> int:
         path = self._flash._open.get(self._file.fileno(), "")
-        if path not in self._flash._synced and os.path.exists(path):
+        if path not in self._flash._synced and Path(path).exists():
             self._flash._synced[path] = Path(path).read_bytes()
         try:
             self._flash.step(path)
         except PowerCut:
             self._file.write(bytes(data)[: len(data) // 2])
             raise
+        if self._flash.spoils and self._flash.spoils in path and data:
+            data = bytes([data[0] ^ 1]) + bytes(data[1:])
         return int(self._file.write(data))
 
     def __enter__(self) -> _File:

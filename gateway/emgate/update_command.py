@@ -1,0 +1,134 @@
+"""`emtag gateway update`: hand a signed image to a running gateway, for some of its devices, and follow it."""
+
+import json
+import os
+import secrets
+import socket
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from emgate import config as configuration
+from emgate.down_kinds import RequestError, names
+from emgate.errors import ConfigError
+from emgate.updates import FINAL_PHASE, FOLDER, KIND, Image, check_image
+
+EXIT_OK, EXIT_FAILED, EXIT_REFUSED, EXIT_NOT_RUNNING = 0, 1, 2, 3
+DAY_MS = 86_400_000
+ANSWER_S = 30.0
+FOLLOW_S = 2.0
+
+
+def update(
+    config_path: Path, image_path: Path, manifest_path: Path, devices: list[int], days: int, wait_s: float
+) -> int:
+    """0: all devices were asked (with wait_s: all run it), 1: one does not, 2: cannot be done, 3: no gateway runs."""
+    try:
+        config = configuration.load(config_path)
+        image = check_image(image_path.stem, image_path.read_bytes(), manifest_path.read_bytes())
+        name = _place(config.gateway.state_directory / FOLDER, image)
+        with _connect(config.gateway.state_directory) as wire:
+            asked = {device: _submit(wire, device, name, days) for device in devices}
+            return _follow(wire, asked, wait_s) if wait_s else EXIT_OK
+    except ConnectionError as error:
+        print(f"emtag gateway update: no gateway answers ({error}): is it running?", file=sys.stderr)
+        return EXIT_NOT_RUNNING
+    except (ConfigError, RequestError, OSError, ValueError) as error:
+        print(f"emtag gateway update: {error}", file=sys.stderr)
+        return EXIT_REFUSED
+
+
+def _place(folder: Path, image: Image) -> str:
+    """Copy the files to where the gateway reads them, whole or not at all; the update's name there."""
+    models = {value: model.lower() for model, value in names("MODEL_").items()}
+    number = image.manifest.device_model
+    name = f"{models.get(number, number)}-{image.manifest.update_id}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    for suffix, data in (("image", image.data), ("manifest", image.manifest.encode())):
+        target = folder / f"{name}.{suffix}"
+        if target.exists() and target.read_bytes() == data:
+            continue
+        if target.exists() and suffix == "image":
+            raise RequestError(f"{target} is another image with this number: sign this one with a higher --update-id")
+        temporary = folder / f".{name}.{suffix}.new"
+        temporary.write_bytes(data)
+        temporary.replace(target)
+    return name
+
+
+class _Wire:
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._reader, self._writer = connection.makefile("rb"), connection.makefile("wb")
+
+    def __enter__(self) -> "_Wire":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._reader.close()
+        self._writer.close()
+        self._connection.close()
+
+    def ask(self, **asked: Any) -> dict[str, Any]:
+        self._writer.write(json.dumps(asked).encode() + b"\n")
+        self._writer.flush()
+        line = self._reader.readline()
+        if not line:
+            raise ConnectionResetError("it hung up")
+        answer: dict[str, Any] = json.loads(line)
+        if not answer["ok"]:
+            raise RequestError(answer["reason"])
+        return answer
+
+
+def _connect(state_directory: Path) -> _Wire:
+    path = state_directory / "control.sock"
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(ANSWER_S)
+    try:
+        connection.connect(min((str(path), os.path.relpath(path)), key=len))  # a socket's path has at most 107 bytes
+    except OSError as error:
+        connection.close()
+        raise ConnectionRefusedError(f"{path}: {error.strerror}") from None
+    return _Wire(connection)
+
+
+def _submit(wire: _Wire, device: int, name: str, days: int) -> str:
+    request_id = f"{name}-{device:08x}-{secrets.token_hex(4)}"
+    expires_ms = int(time.time() * 1000) + days * DAY_MS
+    body = {"requestId": request_id, "deviceId": device, "kind": KIND, "update": name, "expiresMs": expires_ms}
+    wire.ask(do="submit", request=body)
+    print(f"{device:#010x}: {request_id}", flush=True)
+    return request_id
+
+
+def _follow(wire: _Wire, asked: dict[int, str], wait_s: float) -> int:
+    """Print every change, until each is final or the time is over."""
+    said: dict[int, str] = {}
+    end = time.monotonic() + wait_s
+    waiting = dict(asked)
+    failed = False
+    while waiting and time.monotonic() < end:
+        for device, request_id in list(waiting.items()):
+            request = wire.ask(do="show", requestId=request_id)["request"]
+            line = _line(request)
+            if said.get(device) != line:
+                said[device] = line
+                print(f"{device:#010x}: {line}", flush=True)
+            if request["state"] not in ("queued", "sent"):
+                del waiting[device]
+                failed = failed or (request["result"] or {}).get("phase") != FINAL_PHASE
+        time.sleep(FOLLOW_S if waiting else 0)
+    return EXIT_FAILED if failed or waiting else EXIT_OK
+
+
+def _line(request: dict[str, Any]) -> str:
+    result = request["result"] or {}
+    parts: Iterable[str] = (
+        str(result.get("phase", request["state"])),
+        "" if result.get("cause", "NONE") == "NONE" else f"because of {result['cause']}",
+        f"chunk {result['firstMissingChunk']}" if result.get("phase") == "RECEIVING" else "",
+    )
+    return " ".join(part for part in parts if part)
