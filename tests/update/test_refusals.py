@@ -338,7 +338,7 @@ def test_half_removed_firmware_is_never_taken_for_whole(tag: Tag, cut_at: int) -
     with pytest.MonkeyPatch.context() as patch:
         flash = Flash(tag.root)
         flash.attach(patch)
-        flash.cut_at = flash.steps + cut_at + 3  # the journal's report of the offer comes first
+        flash.cut_at = cut_at
         with pytest.raises(PowerCut):
             tag.offer(manifest(small_image(3, 4), 2))
     for name in ("boot.0", "boot.1"):
