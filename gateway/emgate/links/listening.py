@@ -21,7 +21,8 @@ NAMES = {
     constants.DEAF_RESET: "deaf_reset_ms",
 }
 """What each state is called in status. ASLEEP: BlueZ pauses a long discovery by itself. BUSY: connecting to a tag."""
-LONGEST_S = 65_535  # what the record's u16 holds
+BELIEVED_MS = 86_400_000
+"""The books are brought up to date every second while the link runs; an outage of days needs no ledger to be known."""
 
 
 class Ledger:
@@ -42,27 +43,32 @@ class Ledger:
         self.state = state
 
     def told(self) -> None:
-        """Bring the books up to date, and tell the period if it is over. At least every PERIOD_S."""
+        """Bring the books up to date; periods that are over are told. At least every PERIOD_S, or it is told late."""
         self._account()
-        if self._since_ms - self._began_ms >= PERIOD_S * 1000:
-            self._tell()
 
     def _account(self) -> None:
         now_ms = self._clock.now_ms()
         spent_ms = now_ms - self._since_ms
-        self._since_ms = now_ms
-        if spent_ms < 0:  # the clock was set back: what is known of before is told, and begun anew
-            self._began_ms += spent_ms
+        if not 0 <= spent_ms <= BELIEVED_MS:
+            # The clock was set. What was before is told; the time between is left out: nothing is known of it.
+            self._tell()
+            self._since_ms = self._began_ms = now_ms
             return
-        self._spent_ms[self.state] += spent_ms
         self._statistics[NAMES[self.state]] += spent_ms
+        while spent_ms > 0:
+            part_ms = min(spent_ms, self._began_ms + PERIOD_S * 1000 - self._since_ms)
+            self._spent_ms[self.state] += part_ms
+            self._since_ms += part_ms
+            spent_ms -= part_ms
+            if self._since_ms - self._began_ms >= PERIOD_S * 1000:
+                self._tell()
 
     def _tell(self) -> None:
         began_s = self._began_ms // 1000 - constants.TIME_EPOCH_UNIX_S
-        duration_s = min(LONGEST_S, (self._since_ms - self._began_ms) // 1000)
+        duration_s = (self._since_ms - self._began_ms) // 1000
         spent_ms, self._spent_ms = self._spent_ms, Counter()
         self._began_ms = self._since_ms
-        if self._events is None:
+        if self._events is None or not duration_s:
             return
         # Whole seconds that add up to the period: each cause is cut down, and listening never claims what is left.
         deaf = {state: min(duration_s, -(-ms // 1000)) for state, ms in spent_ms.items() if state and ms}

@@ -1,0 +1,330 @@
+"""The BLE link through bleak's own BlueZ backend, against a small org.bluez on a private D-Bus."""
+
+import asyncio
+import contextlib
+import shutil
+import struct
+from pathlib import Path
+
+import pytest
+
+if shutil.which("dbus-daemon") is None:
+    pytest.skip("needs dbus-daemon", allow_module_level=True)
+
+from bluez_mock import bluez, private_bus, pump
+from emgate.config import BleSection
+from emgate.links import listening
+from emgate.links.ble import BleLink, Timing
+from emgate.links.listening import Ledger
+from emwire import codec, constants
+from gateway_kit import DEVICE, GatewayProcess, Tag, event_record, identities, status_record, toml
+from links_kit import PATIENCE_S, Heard, supervised, until, up
+from pydantic import ValidationError
+from test_serial_link import Taker
+
+QUICK = Timing(idle_ms=200, pause_ms=100, back_off_ms=50, retry_s=0.02, watch_s=0.02)
+
+
+class SteppedClock:
+    """Stands still until the test moves it."""
+
+    def __init__(self) -> None:
+        self.ms = 1_780_000_000_000
+
+    def now_ms(self) -> int:
+        return self.ms
+
+    def uncertainty_ms(self) -> int:
+        return 5
+
+
+class RealClock(SteppedClock):
+    def now_ms(self) -> int:
+        return self.ms + int(asyncio.get_running_loop().time() * 1000)
+
+
+@pytest.fixture
+async def bus(monkeypatch):
+    async with private_bus() as address:
+        monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", address)
+        yield address
+
+
+@pytest.fixture
+async def world(bus):
+    async with bluez(bus) as world:
+        yield world
+
+
+@contextlib.asynccontextmanager
+async def linked(taker, *, heard=None, slots=4, timing=QUICK, clock=None, **section):
+    link = BleLink(BleSection(**section), taker, clock or RealClock(), slots=slots, timing=timing, events=heard)
+    async with supervised(link, events=heard) as supervisor:
+        yield link, supervisor
+
+
+async def ready(device) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        await device.ready.wait()
+
+
+# -- records ----------------------------------------------------------------------------------------------------
+
+
+async def test_records_of_tags_arrive_in_the_gateways_store_and_backend(tmp_path: Path, world) -> None:
+    tags = [Tag(tmp_path / "a"), Tag(tmp_path / "b", device_id=DEVICE + 1)]
+    devices = [world.add(1, mtu=247), world.add(2, mtu=23)]  # one has only what every connection carries
+    gateway = GatewayProcess(tmp_path, toml(links='[ble]\nbackend = "bluez"\ntransport = "hci0"', devices=2))
+    facts = await gateway.start()
+    assert facts["links"] == {"ble:hci0": "up"}
+    pumps = [asyncio.create_task(pump(tag, device)) for tag, device in zip(tags, devices, strict=True)]
+    made = []
+    for number in range(30):
+        for tag in tags:
+            alarm = number % 7 == 0
+            payload = event_record(number) if alarm else status_record(number)
+            made.append((tag.device_id, 1, tag.record(payload, alarm)))
+    for tag in tags:
+        await tag.until_delivered()
+    devices[0].drop()  # out of range
+    made.append((DEVICE, 1, tags[0].record(status_record(99))))
+    for each in pumps:
+        each.cancel()
+    await asyncio.wait(pumps)
+    pumps = [asyncio.create_task(pump(tags[0], devices[0]))]
+    await tags[0].until_delivered()
+    pumps[0].cancel()
+    await asyncio.wait(pumps)
+    assert await gateway.stop() == 0
+    assert identities(gateway.store) == sorted(made)
+    assert identities(gateway.backend) == sorted(made)
+    assert max(devices[1].written_sizes) == 20, "no write is longer than the connection carries"
+    assert max(devices[0].written_sizes) > 20
+
+
+async def test_a_burst_of_notifications_arrives_whole_and_in_order(world) -> None:
+    device, taker = world.add(1), Taker()
+    async with linked(taker):
+        await ready(device)
+        for number in range(60):  # 300 notifications in one go
+            device.send(7, struct.pack("<I", number) + bytes(1000))
+        await taker.until(60)
+        assert [struct.unpack_from("<I", frame)[0] for _, frame in taker.frames] == list(range(60))
+
+
+async def test_more_frames_than_may_wait_for_their_commit_are_counted(world) -> None:
+    device, taker = world.add(1), Taker(holding=True)
+    async with linked(taker) as (link, _):
+        await ready(device)
+        for number in range(80):
+            device.send(7, struct.pack("<I", number) + bytes(20))
+        await until(lambda: link.counters["receive_overrun"] == 16)
+        assert len(taker.frames) == 64
+
+
+async def test_slots_are_bounded_and_everybody_has_a_turn(world) -> None:
+    """Three slots, eight tags that never fall silent."""
+    taker = Taker()
+    devices = [world.add(number) for number in range(8)]
+    timing = Timing(idle_ms=60_000, turn_ms=100, pause_ms=300, back_off_ms=50, watch_s=0.02)
+
+    async def talk(device) -> None:
+        while True:
+            await device.ready.wait()
+            with contextlib.suppress(OSError):
+                device.send(device.number + 1, b"still here")
+            await asyncio.sleep(0.02)
+
+    async with linked(taker, slots=3, timing=timing) as (link, _):
+        talking = [asyncio.create_task(talk(device)) for device in devices]
+        await until(lambda: all(device.connections >= 2 for device in devices))
+        for task in talking:
+            task.cancel()
+        assert world.most_connected <= 3
+        assert {device_id for device_id, _ in taker.frames} == set(range(1, 9))
+        assert link.statistics["turns_ended"] >= 8
+
+
+async def test_a_tag_that_cannot_be_connected_to_does_not_stop_the_others(world) -> None:
+    broken, good, taker, heard = world.add(1), world.add(2), Taker(), Heard()
+    broken.refuses_connections = True
+    async with linked(taker, heard=heard) as (link, supervisor):
+        await ready(good)
+        await until(lambda: link.counters["connect_failed"] >= 3)
+        assert not supervisor.restarts and not heard.of(constants.EVENT_GATEWAY_ADAPTER_RESET)
+
+
+# -- pairing ----------------------------------------------------------------------------------------------------
+
+
+async def test_pairing_when_configured_and_anew_when_the_tag_has_lost_its_bond(world) -> None:
+    device, taker = world.add(1), Taker()
+    async with linked(taker, pair=True) as (link, _):
+        await ready(device)
+        assert device.paired
+        device.peer_lost_bond = True
+        device.drop()
+        await until(lambda: world.adapter.removed == [device.path])
+        await ready(device)
+        assert device.paired and link.counters["bond_dropped"] == 1
+
+
+async def test_without_it_nobody_is_paired(world) -> None:
+    device = world.add(1)
+    async with linked(Taker()):
+        await ready(device)
+        assert not device.paired
+    with pytest.raises(ValidationError, match="pair = true needs"):
+        BleSection(backend="bumble", pair=True)
+
+
+# -- the ledger -------------------------------------------------------------------------------------------------
+
+
+async def test_bluez_own_pauses_are_deaf_time(world) -> None:
+    clock, heard = SteppedClock(), Heard()
+    async with linked(Taker(), heard=heard, clock=clock) as (link, _):
+        for _ in range(4):
+            await until(lambda: link.ledger.state == constants.DEAF_NONE)
+            clock.ms += 10_240
+            world.adapter.listen(False)  # the kernel's own end of a discovery
+            await until(lambda: link.ledger.state == constants.DEAF_ASLEEP)
+            clock.ms += 5_000
+            world.adapter.listen(True)
+        await until(lambda: link.ledger.state == constants.DEAF_NONE)
+        assert link.statistics["listened_ms"] == 4 * 10_240
+        assert link.statistics["deaf_asleep_ms"] == 4 * 5_000
+        clock.ms += (listening.PERIOD_S - 61) * 1000 + 40
+        await until(lambda: bool(heard.records))
+    (record,) = heard.records
+    told = codec.decode(record.encode())
+    assert isinstance(told, codec.Listening)
+    assert told.period_duration_s == 900
+    ((receiver, listened_s, deaf_s, cause),) = [
+        (each.receiver, each.listened_s, each.deaf_s, each.deaf_cause) for each in told.receivers
+    ]
+    assert (receiver, listened_s, deaf_s, cause) == (constants.RECEIVER_BLE, 880, 20, constants.DEAF_ASLEEP)
+
+
+async def test_time_without_an_adapter_is_deaf_time_too(bus) -> None:
+    clock = SteppedClock()
+    async with linked(Taker(), clock=clock) as (link, supervisor):
+        assert "BlueZ cannot be used" in str(supervisor.last_reason)
+        clock.ms += 7_000
+        async with bluez(bus):
+            await up(link)
+            clock.ms += 2_000
+    assert link.statistics["deaf_fault_ms"] == 7_000
+    assert link.statistics["listened_ms"] == 2_000
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [(constants.DEAF_NONE, 899_500), (constants.DEAF_BUSY, 700), (constants.DEAF_ASLEEP, 300)],
+        [(constants.DEAF_BUSY, 450_001), (constants.DEAF_ASLEEP, 450_001)],
+        [(constants.DEAF_FAULT, 80_000_000)],
+        [(constants.DEAF_NONE, 900_000)],
+    ],
+)
+def test_a_ledger_accounts_for_every_second_of_its_period(steps) -> None:
+    clock, heard = SteppedClock(), Heard()
+    ledger = Ledger(clock, listening.Counter(), heard, constants.RECEIVER_BLE)
+    for state, ms in steps:
+        ledger.now(state)
+        clock.ms += ms
+    ledger.told()
+    assert len(heard.records) == sum(ms for _, ms in steps) // 900_000
+    for record in heard.records:
+        told = codec.decode(record.encode())
+        assert isinstance(told, codec.Listening)
+        assert sum(each.listened_s + each.deaf_s for each in told.receivers) == told.period_duration_s == 900
+        assert all(each.listened_s == 0 for each in told.receivers[1:])
+    ledger.told()
+    assert len(heard.records) == sum(ms for _, ms in steps) // 900_000
+
+
+@pytest.mark.parametrize("step_ms", [-86_400_000, 365 * 86_400_000])
+def test_a_clock_that_is_set_takes_nothing_from_the_ledger_and_adds_nothing(step_ms: int) -> None:
+    clock, heard, statistics = SteppedClock(), Heard(), listening.Counter()
+    ledger = Ledger(clock, statistics, heard, constants.RECEIVER_BLE)
+    ledger.now(constants.DEAF_NONE)
+    clock.ms += 100_000
+    ledger.told()
+    clock.ms += step_ms
+    ledger.told()
+    clock.ms += 900_000
+    ledger.told()
+    assert statistics["listened_ms"] == 1_000_000
+    assert [record.period_duration_s for record in heard.records] == [100, 900]
+    assert heard.records[1].period_start_s - heard.records[0].period_start_s == 100 + step_ms // 1000
+
+
+# -- a stuck adapter --------------------------------------------------------------------------------------------
+
+
+async def test_an_adapter_that_does_not_scan_is_switched_off_and_on_and_told(world) -> None:
+    world.adapter.refuse_discovery = 1000
+    device, heard = world.add(1), Heard()
+    async with linked(Taker(), heard=heard) as (link, supervisor):
+        await ready(device)
+        assert world.adapter.power_changes == [True, False, True]
+        ((_, evidence),) = heard.of(constants.EVENT_GATEWAY_ADAPTER_RESET)
+        assert evidence.startswith(b"ble:bluez\nscanning cannot be started")
+        assert (link.counters["scan_failed"], link.counters["adapter_resets"]) == (3, 1)
+        assert not supervisor.restarts
+
+
+async def test_an_adapter_that_scans_without_listening_is_reset(world) -> None:
+    heard = Heard()
+    timing = Timing(deaf_s=0.1, watch_s=0.02)
+    async with linked(Taker(), heard=heard, timing=timing) as (link, _):
+        await up(link)
+        world.adapter.listen(False)
+        await until(lambda: world.adapter.discovering)
+        assert b"it scans and has not listened" in heard.of(constants.EVENT_GATEWAY_ADAPTER_RESET)[0][1]
+        assert world.adapter.power_changes[1:] == [False, True]
+
+
+async def test_four_tags_in_a_row_that_nobody_reaches_are_the_adapters_fault(world) -> None:
+    heard = Heard()
+    for number in range(4):
+        world.add(number).refuses_connections = True
+    async with linked(Taker(), heard=heard):
+        await until(lambda: bool(heard.of(constants.EVENT_GATEWAY_ADAPTER_RESET)))
+        assert b"none of 4 tags" in heard.of(constants.EVENT_GATEWAY_ADAPTER_RESET)[0][1]
+
+
+async def test_bluetoothd_goes_and_comes(bus) -> None:
+    heard, taker = Heard(), Taker()
+    async with contextlib.AsyncExitStack() as first:
+        world = await first.enter_async_context(bluez(bus))
+        device = world.add(1)
+        async with linked(taker, heard=heard) as (link, supervisor):
+            await ready(device)
+            await first.aclose()
+            await until(lambda: not link.up.is_set())
+            await until(lambda: bool(supervisor.restarts))
+            assert b"bluetoothd has ended" in heard.of(constants.EVENT_GATEWAY_LINK_LOST)[0][1]
+            async with bluez(bus) as second:
+                again = second.add(1)
+                await ready(again)
+                again.send(7, b"after")
+                await taker.until(1)
+
+
+async def test_an_adapter_that_somebody_switches_off_is_switched_on_again(world) -> None:
+    heard, device = Heard(), world.add(1)
+    async with linked(Taker(), heard=heard):
+        await ready(device)
+        world.adapter.power(False)
+        await until(lambda: bool(heard.of(constants.EVENT_GATEWAY_LINK_LOST)))
+        assert b"switched the adapter off" in heard.of(constants.EVENT_GATEWAY_LINK_LOST)[0][1]
+        await ready(device)
+        assert world.adapter.powered
+
+
+async def test_an_adapter_that_is_not_there_is_named_with_those_that_are(world) -> None:
+    link = BleLink(BleSection(transport="hci7"), Taker(), RealClock())
+    with pytest.raises(OSError, match="no adapter hci7; there is hci0"):
+        await link.run()
