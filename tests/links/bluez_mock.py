@@ -130,8 +130,8 @@ class Adapter(ServiceInterface):
         self.removed.append(device)
         for each in self.world.devices:
             if each.path == device:
-                each.paired = False
-                each.peer_lost_bond = False
+                each.paired = each.peer_lost_bond = each.exported = False
+                self.world.bus.unexport(each.path, each)
 
 
 class Device(ServiceInterface):
