@@ -21,4 +21,4 @@ except Exception as error:
     sys.print_exception(error)
 # A device never ends by itself. An interruption from the keyboard is no Exception: it leads to the REPL.
 time.sleep(RESET_AFTER_S)
-machine.reset()
+machine.reset()  # type: ignore[attr-defined]

@@ -67,7 +67,7 @@ class Installer:
         self.cause = 0
         self.first_missing = 0
         self.last_id = 0  # the highest that was tried: nothing at or below it is taken again
-        self.manifest = None
+        self.manifest: "tuple | None" = None
         self.ignored = 0  # chunks that were not the next one
         self.write_failures = 0
         self._storage_path = storage_path
