@@ -61,11 +61,13 @@ class Gateway:
         _refuse_own_number(self._config, self._registry)
         lock = _lock(self._state)
         try:
-            await self._run_locked(stop, ready)
+            while await self._run_locked(stop, ready):
+                log.error("starting again with what can be read of the store")
         finally:
             lock.close()
 
-    async def _run_locked(self, stop: asyncio.Event, ready: Callable[[dict[str, Any]], None]) -> None:
+    async def _run_locked(self, stop: asyncio.Event, ready: Callable[[dict[str, Any]], None]) -> bool:
+        """True: the store was found damaged, and its next opening will salvage it."""
         settings = self._config.store
         self._store = await Store.open(
             self._state / "store.sqlite",
@@ -79,7 +81,7 @@ class Gateway:
             await self._own.open()
             downlink = Downlink()
             self._requests = Requests(
-                self._store, self._clock, downlink, lambda device_id: self._registry.get(device_id) is not None
+                self._store, self._clock, downlink, lambda device_id: self._sessions.knows(device_id)
             )
             self._updates = Updates(self._state, self._requests, downlink, self._config.updates.bytes_per_s)
             await self._requests.load()
@@ -111,6 +113,7 @@ class Gateway:
         finally:
             await self._own.close()
             await self._store.close()
+        return self._store.damage is not None and not stop.is_set()
 
     async def _serve(self, stop: asyncio.Event, ready: Callable[[dict[str, Any]], None]) -> None:
         self._targets.start()
@@ -136,13 +139,13 @@ class Gateway:
             house_tasks.append(asyncio.create_task(http.run(), name="http"))
         try:
             for supervisor in (*self._links, *self._targets):
-                await _first(supervisor.tried.wait(), stop.wait())
+                await _first(supervisor.tried.wait(), stop.wait(), self._store.damaged.wait())
             if not stop.is_set():
                 self._ready = True
                 service_manager.notify("READY=1", f"STATUS={len(self._registry)} devices")
                 log.info("ready", gateway=self._config.gateway.id, devices=len(self._registry))
                 ready(self._readiness())
-            await stop.wait()
+            await _first(stop.wait(), self._store.damaged.wait())
             log.info("stopping")
             service_manager.notify("STOPPING=1")
             try:

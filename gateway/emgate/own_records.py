@@ -70,7 +70,7 @@ class OwnRecords:
         """Begin an epoch and say that the gateway has started."""
         states = await self._store.epochs(self.device_id)
         self._known = {state.epoch for state in states}
-        self._mark({state.epoch: 1 + max(state.stored_above, default=-1) for state in states if state.stored_above})
+        self._mark({state.epoch: 1 + state.stored_above[-1][1] for state in states if state.stored_above})
         self._begin_epoch()
         self.event(constants.EVENT_GATEWAY_STARTED, evidence=evidence_of(self._gateway_id))
 

@@ -13,11 +13,25 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
+from emwire.ranges import RangeSet
 
+from emgate import store_salvage as salvage
 from emgate.errors import StoreError
 from emgate.histogram import Histogram
-from emgate.store_schema import EpochState, GapRecord, Outcome, PayloadCipher, Record, connect, prepare
-from emgate.store_writer import QUEUE_FRAMES, Operation, Writer
+from emgate.store_books import Book, lane_rows
+from emgate.store_log import IDENTITY_CONFLICT, Log
+from emgate.store_schema import (
+    COLUMNS,
+    EpochState,
+    GapRecord,
+    NewerSchemaError,
+    Outcome,
+    PayloadCipher,
+    Record,
+    connect,
+    prepare,
+)
+from emgate.store_writer import QUEUE_FRAMES, Operation, Writer, is_damage
 
 __all__ = ["EpochState", "GapRecord", "Outcome", "Record", "Store"]
 
@@ -25,19 +39,12 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-INSERT = (
-    "INSERT OR IGNORE INTO records (device_id, epoch, sequence, alarm, received_time_ms, link, payload, sealed)"
-    " VALUES (?,?,?,?,?,?,?,?)"
-)
-
-IDENTITY_CONFLICT = "identity_conflict"
+LATEST_ROWS = 200
+"""How far back to look for a device's last hello or status: some hours of its records."""
 QUARANTINE_ROWS = 10_000
 QUARANTINE_FRAME_BYTES = 1100
 """Quarantine is evidence, not a promise: at most about 11 MB, oldest out. A frame has at most 1024 B."""
-PRUNE_ROWS = 2000
-"""Deleted in one transaction: some 10 ms of the writer's time."""
 DAY_MS = 86_400_000
-COLUMNS = "device_id, epoch, sequence, alarm, received_time_ms, link, payload, row_id, sealed"
 
 
 class Store:
@@ -55,28 +62,23 @@ class Store:
         self.payload_cipher = payload_cipher
         self.counters: Counter[str] = Counter()
         self._appended = {(consumer, alarm): asyncio.Event() for consumer in consumers for alarm in (False, True)}
-        self._required = [consumer for consumer, required in consumers.items() if required]
         self._maximum_bytes = maximum_bytes
         self._loop = asyncio.get_running_loop()
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store-reader")
-        connection = connect(path)
+        self.salvaged: salvage.Report | None = None  # set when this opening followed a damage
+        self.damaged = asyncio.Event()
+        self.damage: str | None = None  # what was found; the store takes nothing any more and is to be opened anew
+        connection = connect(path, alarm_reserve_bytes)
         try:
             prepare(connection)
+            self._log = Log(connection, consumers, payload_cipher)
             self._read_connection = connect(path)
         except BaseException:
             connection.close()
             raise
-        self._cursors: dict[tuple[str, bool], int] = dict.fromkeys(self._appended, 0)
-        for consumer, lane, row_id in connection.execute("SELECT consumer, alarm, row_id FROM cursors"):
-            if (consumer, bool(lane)) in self._cursors:
-                self._cursors[consumer, bool(lane)] = row_id
-        self._pruned = {
-            (device_id, epoch): pruned
-            for device_id, epoch, pruned in connection.execute(
-                "SELECT device_id, epoch, pruned_through FROM watermarks WHERE pruned_through"
-            )
-        }
-        self._writer = Writer(path, connection, alarm_reserve_bytes, self.counters, self._append_all, self._note)
+        self._writer = Writer(
+            path, connection, alarm_reserve_bytes, self.counters, self._log, self._note, self._found_damage
+        )
         self._writer.start()
 
     @classmethod
@@ -96,18 +98,33 @@ class Store:
         consumers = {"uplink": True} if consumers is None else consumers
         if not any(consumers.values()):
             raise StoreError("no uplink target is required: nothing could ever count as delivered; require one")
+        required = [consumer for consumer, wanted in consumers.items() if wanted]
+        report = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            return cls(path, consumers, alarm_reserve_bytes, maximum_bytes, payload_cipher)
+            reason = salvage.marked(path)
+            if reason is None:
+                try:
+                    return cls(path, consumers, alarm_reserve_bytes, maximum_bytes, payload_cipher)
+                except NewerSchemaError:
+                    raise
+                except sqlite3.Error as error:
+                    if not is_damage(error) and "no such" not in str(error):
+                        raise
+                    reason = str(error)
+            report = await asyncio.to_thread(salvage.run, path, reason, required)
+            store = cls(path, consumers, alarm_reserve_bytes, maximum_bytes, payload_cipher)
         except (OSError, sqlite3.OperationalError) as error:
             raise StoreError(
                 f"{path}: cannot open the store: {error}; its folder must be writable and the disk have room"
             ) from None
         except sqlite3.Error as error:
             raise StoreError(
-                f"{path}: the store failed its check: {error}. Restore a copy, or move it and its -wal file away to "
+                f"{path}: the store cannot be used: {error}. Restore a copy, or move it and its -wal file away to "
                 "start afresh: devices still hold every record that was not delivered"
             ) from None
+        store.salvaged = report
+        return store
 
     # -- writing ------------------------------------------------------------------------------------------
 
@@ -141,55 +158,6 @@ class Store:
             if lane in lanes:
                 event.set()
 
-    def _append_all(self, connection: sqlite3.Connection, records: Sequence[Record]) -> list[Outcome]:
-        """All at once when all are new, which is the rule; else one by one."""
-        if not any(record.sequence < self._pruned.get((record.device_id, record.epoch), 0) for record in records):
-            before = connection.total_changes
-            connection.execute("SAVEPOINT appended")
-            connection.executemany(INSERT, [self._row(record) for record in records])
-            if connection.total_changes - before == len(records):
-                connection.execute("RELEASE appended")
-                return [Outcome.STORED] * len(records)
-            connection.execute("ROLLBACK TO appended")
-            connection.execute("RELEASE appended")
-        return [self._append(connection, record) for record in records]
-
-    def _row(self, record: Record) -> tuple[Any, ...]:
-        """What INSERT takes."""
-        cipher = self.payload_cipher
-        kept = record if cipher is None else cipher.seal(record)
-        return (
-            record.device_id,
-            record.epoch,
-            record.sequence,
-            record.alarm,
-            kept.received_time_ms,
-            record.link,
-            kept.payload,
-            cipher is not None,
-        )
-
-    def _append(self, connection: sqlite3.Connection, record: Record) -> Outcome:
-        identity = (record.device_id, record.epoch, record.sequence)
-        if record.sequence < self._pruned.get((record.device_id, record.epoch), 0):
-            return Outcome.DUPLICATE
-        if connection.execute(INSERT, self._row(record)).rowcount:
-            return Outcome.STORED
-        known = self._record(
-            connection.execute(
-                f"SELECT {COLUMNS} FROM records WHERE device_id=? AND epoch=? AND sequence=?", identity
-            ).fetchone()
-        )
-        if known.payload == record.payload:
-            return Outcome.DUPLICATE
-        cipher = self.payload_cipher
-        evidence = record.payload if cipher is None else cipher.seal_bytes(b"quarantine", record.payload)
-        connection.execute(
-            "INSERT INTO quarantine (received_time_ms, link, device_id, reason, frame) VALUES (?,?,?,?,?)",
-            (record.received_time_ms, record.link, record.device_id, IDENTITY_CONFLICT, evidence),
-        )
-        return Outcome.CONFLICT
-
     def advance(
         self, consumer: str, alarm: bool, row_id: int, marks: Iterable[tuple[int, int, int, int]] = ()
     ) -> "asyncio.Future[tuple[int, int] | None]":
@@ -200,34 +168,19 @@ class Store:
         delivered to every required consumer, and all of them are in the batch that the caller has delivered.
         None: could not be committed."""
         rows = list(marks)
-        if (consumer, alarm) not in self._cursors:
+        if (consumer, alarm) not in self._log.cursors:
             raise KeyError(consumer)
 
-        def apply(connection: sqlite3.Connection) -> None:
-            connection.execute(
-                "INSERT INTO cursors VALUES (?,?,?) ON CONFLICT DO UPDATE SET row_id = max(row_id, excluded.row_id)",
-                (consumer, alarm, row_id),
-            )
+        def apply(connection: sqlite3.Connection) -> tuple[int, int]:
             _mark(connection, rows)
+            return self._log.advance(connection, consumer, alarm, row_id)
 
-        future: asyncio.Future[tuple[int, int] | None] = self._loop.create_future()
-
-        def committed(done: "asyncio.Future[bool]") -> None:
-            if future.done():
-                return
-            if done.cancelled() or done.result() is False:
-                future.set_result(None)
-                return
-            before = self.delivered_row(alarm)
-            self._cursors[consumer, alarm] = max(self._cursors[consumer, alarm], row_id)
-            future.set_result((before, self.delivered_row(alarm)))
-
-        self.write(apply, refused=False).add_done_callback(committed)
-        return future
+        return self.write(apply, refused=None)
 
     def delivered_row(self, alarm: bool) -> int:
         """Every record of the lane up to this row has reached every required consumer."""
-        return min(self._cursors[consumer, alarm] for consumer in self._required)
+        cursors = self._log.cursors
+        return min(cursors[consumer, alarm] for consumer in self._log.required)
 
     def mark(self, marks: Iterable[tuple[int, int, int, int]]) -> "asyncio.Future[bool]":
         """Commit watermarks alone, for example when a device says that older records no longer exist."""
@@ -317,39 +270,16 @@ class Store:
         return total
 
     def _prune(self, connection: sqlite3.Connection, before_ms: int) -> int:
-        """One piece of one epoch: the prefix below both watermarks, delivered, and old enough."""
+        self._log.checkpoint(connection, now=True)  # the books must not need the rows that go
+        return self._log.prune(connection, 1 << 62 if self._bytes(connection) > self._maximum_bytes else before_ms)
+
+    @staticmethod
+    def _bytes(connection: sqlite3.Connection) -> int:
+        """Of the pages in use."""
         pages, free, page_bytes = (
             connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
         )
-        if (pages - free) * page_bytes > self._maximum_bytes:
-            before_ms = 1 << 62
-        cursors = {lane: self.delivered_row(lane) for lane in (False, True)}
-        for device_id, epoch, pruned, through in connection.execute(
-            "SELECT device_id, epoch, pruned_through, min(stored_through, delivered_through) FROM watermarks"
-            " WHERE pruned_through < min(stored_through, delivered_through) ORDER BY epoch"
-        ).fetchall():
-            through = min(through, pruned + PRUNE_ROWS)
-            kept = connection.execute(
-                "SELECT min(sequence) FROM records WHERE device_id = ? AND epoch = ? AND sequence < ?"
-                " AND (received_time_ms >= ? OR row_id > CASE alarm WHEN 1 THEN ? ELSE ? END)",
-                (device_id, epoch, through, before_ms, cursors[True], cursors[False]),
-            ).fetchone()[0]
-            if kept is not None:
-                through = min(through, kept)
-            if through <= pruned:
-                continue
-            deleted = connection.execute(
-                "DELETE FROM records WHERE device_id = ? AND epoch = ? AND sequence < ?", (device_id, epoch, through)
-            ).rowcount
-            connection.execute(
-                "UPDATE watermarks SET pruned_through = ?, pruned_records = pruned_records + ?"
-                " WHERE device_id = ? AND epoch = ?",
-                (through, deleted, device_id, epoch),
-            )
-            self._pruned[device_id, epoch] = through
-            if deleted:
-                return deleted
-        return 0
+        return int((pages - free) * page_bytes)
 
     def write(
         self, apply: Callable[[sqlite3.Connection], T], refused: Any, *, routine: bool = False
@@ -366,18 +296,22 @@ class Store:
 
     async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` on the reading connection, for tables that others keep here."""
-        return await self._loop.run_in_executor(self._reader, work, self._read_connection)
+        try:
+            return await self._loop.run_in_executor(self._reader, work, self._read_connection)
+        except sqlite3.Error as error:
+            if is_damage(error):
+                self._found_damage(str(error))
+            raise
 
     async def undelivered(self, consumer: str, alarm: bool, limit: int, maximum_bytes: int) -> list[Record]:
         """The next records of a lane after the consumer's cursor, in the order they were committed."""
-        after = self._cursors[consumer, alarm]
+        after = self._log.cursors[consumer, alarm]
 
         def work(connection: sqlite3.Connection) -> list[Record]:
             records: list[Record] = []
             total = 0
             for row in connection.execute(
-                f"SELECT {COLUMNS} FROM records WHERE alarm = ? AND row_id > ? ORDER BY row_id LIMIT ?",
-                (alarm, after, limit),
+                f"SELECT {COLUMNS} FROM {lane_rows(alarm)} AND row_id > ? ORDER BY row_id LIMIT ?", (after, limit)
             ):
                 total += len(row[6])
                 if records and total > maximum_bytes:
@@ -397,35 +331,28 @@ class Store:
                     "SELECT epoch, stored_through, delivered_through FROM watermarks WHERE device_id = ?", (device_id,)
                 )
             }
-            cursors = {lane: self.delivered_row(lane) for lane in (False, True)}
-            known = [
-                epoch
+            known = {
+                epoch: book
                 for (epoch,) in connection.execute(
-                    "SELECT DISTINCT epoch FROM records WHERE device_id = ?", (device_id,)
-                )
-            ]
-            states = []
-            for epoch in sorted({*marks, *known}):
-                stored, delivered = marks.get(epoch, (0, 0))
-                rows = connection.execute(
-                    "SELECT sequence, alarm, row_id FROM records WHERE device_id = ? AND epoch = ? AND sequence >= ?"
-                    " ORDER BY sequence",
-                    (device_id, epoch, min(stored, delivered)),
+                    "SELECT epoch FROM epochs WHERE device_id = ?", (device_id,)
                 ).fetchall()
-                states.append(
-                    EpochState(
-                        device_id,
-                        epoch,
-                        stored,
-                        delivered,
-                        tuple(sequence for sequence, _, _ in rows if sequence >= stored),
-                        tuple(
-                            sequence
-                            for sequence, alarm, row_id in rows
-                            if sequence >= delivered and row_id <= cursors[bool(alarm)]
-                        ),
-                    )
-                )
+                for book in (self._log.books.read(connection, (device_id, epoch)),)
+                if book is not None
+            }
+            with self._log.books.lock:
+                known |= self._log.books.held(device_id)
+                states = []
+                for epoch in sorted({*marks, *known}):
+                    through = list(marks.get(epoch, (0, 0)))
+                    above: list[tuple[tuple[int, int], ...]] = []
+                    book = known.get(epoch) or Book()
+                    for number, held in enumerate((book.stored, book.delivered)):
+                        numbers = RangeSet(max(through[number], held.through))
+                        for first, last in held.ranges():
+                            numbers.add(first, last)
+                        through[number] = numbers.through
+                        above.append(tuple(numbers.ranges()))
+                    states.append(EpochState(device_id, epoch, through[0], through[1], above[0], above[1]))
             return states
 
         return await self.read(work)
@@ -434,16 +361,31 @@ class Store:
         """What tells most of a device's present state, oldest first: its last hello or status, and its last record."""
 
         def work(connection: sqlite3.Connection) -> list[Record]:
+            newest = connection.execute(
+                f"SELECT {', '.join('records.' + name for name in COLUMNS.split(', '))} FROM identities"
+                " CROSS JOIN records ON records.row_id = identities.row_id WHERE identities.device_id = ?"
+                " ORDER BY identities.epoch DESC, identities.sequence DESC LIMIT ?",
+                (device_id, LATEST_ROWS),
+            ).fetchall()
             found = []
-            for condition in ("AND substr(payload, 1, 1) IN (x'01', x'06')", ""):
-                row = connection.execute(
-                    f"SELECT {COLUMNS} FROM records"
-                    f" WHERE device_id = ? {condition} ORDER BY epoch DESC, sequence DESC LIMIT 1",
-                    (device_id,),
-                ).fetchone()
-                if row is not None:
+            for row in newest:
+                if row[6][:1] in (b"\x01", b"\x06"):
                     found.append(self._record(row))
+                    break
+            if newest:
+                found.append(self._record(newest[0]))
             return found
+
+        return await self.read(work)
+
+    async def newest(self, limit: int) -> list[Record]:
+        """The last records that were committed, of all devices, oldest first."""
+
+        def work(connection: sqlite3.Connection) -> list[Record]:
+            rows = connection.execute(
+                f"SELECT {COLUMNS} FROM records ORDER BY row_id DESC LIMIT ?", (limit,)
+            ).fetchall()
+            return [self._record(row) for row in reversed(rows)]
 
         return await self.read(work)
 
@@ -466,16 +408,23 @@ class Store:
         """Per device how many records were stored and how many of them delivered, since the store was made."""
 
         def work(connection: sqlite3.Connection) -> dict[int, tuple[int, int]]:
-            return {
-                device_id: (stored, delivered)
-                for device_id, stored, delivered in connection.execute(
-                    "SELECT device_id, sum(stored), sum(delivered) FROM ("
-                    " SELECT device_id, pruned_records AS stored, pruned_records AS delivered FROM watermarks"
-                    " UNION ALL SELECT device_id, 1, row_id <= CASE alarm WHEN 1 THEN ? ELSE ? END FROM records)"
-                    " GROUP BY device_id",
-                    (self.delivered_row(True), self.delivered_row(False)),
+            sums: dict[int, list[int]] = {}
+            with self._log.books.lock:
+                held = {
+                    key: (book.stored_records, book.delivered_records)
+                    for key, book in self._log.books.all_held().items()
+                }
+            written = {
+                (device_id, epoch): (stored, delivered)
+                for device_id, epoch, stored, delivered in connection.execute(
+                    "SELECT device_id, epoch, stored_records, delivered_records FROM epochs"
                 )
             }
+            for (device_id, _), (stored, delivered) in {**written, **held}.items():
+                found = sums.setdefault(device_id, [0, 0])
+                found[0] += stored
+                found[1] += delivered
+            return {device_id: (stored, delivered) for device_id, (stored, delivered) in sums.items()}
 
         return await self.read(work)
 
@@ -503,16 +452,13 @@ class Store:
     async def totals(self) -> dict[str, int]:
         """Rows in the store, and how many of them wait for delivery, per lane."""
 
-        def work(connection: sqlite3.Connection) -> dict[str, int]:
-            result = {"records": connection.execute("SELECT count(*) FROM records").fetchone()[0]}
-            for alarm, name in ((0, "routine_waiting"), (1, "alarms_waiting")):
-                result[name] = connection.execute(
-                    "SELECT count(*) FROM records WHERE alarm = ? AND row_id > ?",
-                    (alarm, self.delivered_row(bool(alarm))),
-                ).fetchone()[0]
-            return result
-
-        return await self.read(work)
+        books = self._log.books
+        with books.lock:
+            return {
+                "records": sum(books.stored.values()) - books.pruned,
+                "routine_waiting": books.stored[False] - books.delivered[False],
+                "alarms_waiting": books.stored[True] - books.delivered[True],
+            }
 
     async def oldest_undelivered_ms(self) -> int | None:
         """When the oldest record that waits for a required consumer was received; None: nothing waits."""
@@ -521,8 +467,8 @@ class Store:
             found = []
             for alarm in (False, True):
                 row = connection.execute(
-                    f"SELECT {COLUMNS} FROM records WHERE alarm = ? AND row_id > ? ORDER BY row_id LIMIT 1",
-                    (alarm, self.delivered_row(alarm)),
+                    f"SELECT {COLUMNS} FROM {lane_rows(alarm)} AND row_id > ? ORDER BY row_id LIMIT 1",
+                    (self.delivered_row(alarm),),
                 ).fetchone()
                 if row is not None:
                     found.append(self._record(row).received_time_ms)
@@ -546,16 +492,23 @@ class Store:
 
     def _record(self, row: Sequence[Any]) -> Record:
         """A row of COLUMNS, opened. One that does not open goes on as it is: the backend keeps it as undecodable."""
-        record = Record(row[0], row[1], row[2], bool(row[3]), row[4], row[5], row[6], row[7])
-        if row[8]:
+        try:
+            return self._log.record(row)
+        except ValueError as error:
+            self.counters["not_opened"] += 1
+            log.error("record does not open", device=row[0], row=row[7], reason=str(error))
+        return Record(row[0], row[1], row[2], bool(row[3]), row[4], row[5], row[6], row[7])
+
+    def _found_damage(self, reason: str) -> None:
+        """On any thread. The next opening salvages what can be read."""
+        if self.damage is None:
+            self.damage = reason
+            log.error("the store is damaged", reason=reason)
             try:
-                if self.payload_cipher is None:
-                    raise ValueError("sealed, and the store was opened without its key")
-                return self.payload_cipher.open(record)
-            except ValueError as error:
-                self.counters["not_opened"] += 1
-                log.error("record does not open", device=record.device_id, row=record.row_id, reason=str(error))
-        return record
+                salvage.mark(self.path, reason)
+            except OSError as error:
+                log.error("cannot leave a note of the damage", error=str(error))
+            self._loop.call_soon_threadsafe(self.damaged.set)
 
     async def drain(self) -> None:
         """Return once everything that was handed in before is committed or refused."""

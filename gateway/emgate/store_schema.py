@@ -1,15 +1,19 @@
 """The store's tables, what a row of them is in Python, and how a connection to it is made."""
 
 import enum
+import re
 import sqlite3
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 SCHEMA = """
+-- The log. Written at its end only, deleted from at its beginning.
 CREATE TABLE IF NOT EXISTS records (
-    row_id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never reused: cursors point at it
+    row_id INTEGER PRIMARY KEY,  -- given by the writer and never again: cursors point at it
     device_id INTEGER NOT NULL,
     epoch INTEGER NOT NULL,
     sequence INTEGER NOT NULL,
@@ -18,9 +22,37 @@ CREATE TABLE IF NOT EXISTS records (
     link TEXT NOT NULL,
     payload BLOB NOT NULL,
     sealed INTEGER NOT NULL DEFAULT 0,  -- 1: payload and time of receipt are as PayloadCipher.seal made them
-    UNIQUE (device_id, epoch, sequence)
+    check_sum INTEGER NOT NULL  -- CRC-32 of the row: a worn card gives back other bytes than it took
 );
-CREATE INDEX IF NOT EXISTS records_by_lane ON records (alarm, row_id);
+CREATE INDEX IF NOT EXISTS alarms ON records (row_id) WHERE alarm = 1;
+-- Written in bulk, with the checkpoint (store_books.py).
+CREATE TABLE IF NOT EXISTS identities (
+    device_id INTEGER NOT NULL,
+    epoch INTEGER NOT NULL,
+    sequence INTEGER NOT NULL,
+    row_id INTEGER NOT NULL,
+    PRIMARY KEY (device_id, epoch, sequence)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS epochs (
+    device_id INTEGER NOT NULL,
+    epoch INTEGER NOT NULL,
+    stored BLOB NOT NULL,
+    delivered BLOB NOT NULL,
+    stored_records INTEGER NOT NULL,
+    delivered_records INTEGER NOT NULL,
+    PRIMARY KEY (device_id, epoch)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS checkpoint (
+    only INTEGER PRIMARY KEY CHECK (only = 0),
+    row_id INTEGER NOT NULL,  -- the books are as of this row
+    routine_row INTEGER NOT NULL,  -- and of these cursors
+    alarm_row INTEGER NOT NULL,
+    routine_stored INTEGER NOT NULL,
+    alarm_stored INTEGER NOT NULL,
+    routine_delivered INTEGER NOT NULL,
+    alarm_delivered INTEGER NOT NULL,
+    pruned INTEGER NOT NULL
+);
 -- Gap records (message type 0x07) say which sequences nobody needs to wait for.
 CREATE INDEX IF NOT EXISTS gap_records ON records (device_id) WHERE substr(payload, 1, 1) = x'07';
 CREATE TABLE IF NOT EXISTS cursors (
@@ -34,8 +66,6 @@ CREATE TABLE IF NOT EXISTS watermarks (
     epoch INTEGER NOT NULL,
     stored_through INTEGER NOT NULL,
     delivered_through INTEGER NOT NULL,
-    pruned_through INTEGER NOT NULL DEFAULT 0,  -- records below were delivered and deleted here
-    pruned_records INTEGER NOT NULL DEFAULT 0,  -- how many that were
     PRIMARY KEY (device_id, epoch)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS down_counters (
@@ -56,6 +86,14 @@ CREATE TABLE IF NOT EXISTS up_counters (
     next_counter INTEGER NOT NULL,
     PRIMARY KEY (device_id, epoch)
 ) WITHOUT ROWID;
+-- What this gateway has lost of the records that it once called stored; deleted once a record of its own says so.
+CREATE TABLE IF NOT EXISTS losses (
+    row_id INTEGER PRIMARY KEY AUTOINCREMENT,
+    device_id INTEGER NOT NULL,
+    epoch INTEGER NOT NULL,
+    first INTEGER NOT NULL,
+    last INTEGER NOT NULL
+);
 CREATE TABLE IF NOT EXISTS quarantine (
     row_id INTEGER PRIMARY KEY AUTOINCREMENT,
     received_time_ms INTEGER NOT NULL,
@@ -86,6 +124,14 @@ CREATE TABLE IF NOT EXISTS down_requests (
     reported INTEGER NOT NULL
 );
 CREATE INDEX IF NOT EXISTS down_requests_by_device ON down_requests (device_id, kind, number);
+-- What is left of a metered target's budget (uplinks/meter.py).
+CREATE TABLE IF NOT EXISTS uplink_meters (
+    target TEXT NOT NULL,
+    period_ms INTEGER NOT NULL,
+    level REAL NOT NULL,
+    at_ms INTEGER NOT NULL,
+    PRIMARY KEY (target, period_ms)
+) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS down_requests_by_state ON down_requests (state, row_id);
 """
 
@@ -135,14 +181,14 @@ class Outcome(enum.Enum):
 
 @dataclass(slots=True, frozen=True)
 class EpochState:
-    """What the store knows of one boot epoch: everything below the watermarks, and what lies above them."""
+    """What the store knows of one boot epoch: everything below the watermarks, and ranges (inclusive) above them."""
 
     device_id: int
     epoch: int
     stored_through: int
     delivered_through: int
-    stored_above: tuple[int, ...]
-    delivered_above: tuple[int, ...]
+    stored_above: tuple[tuple[int, int], ...]
+    delivered_above: tuple[tuple[int, int], ...]
 
 
 @dataclass(slots=True, frozen=True)
@@ -153,12 +199,21 @@ class GapRecord:
     delivered: bool
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """A connection in autocommit mode whose commits are on the disk when they return."""
+LOG_PAGES = 1000
+"""SQLite's default: 4 MB of log before it is moved into the file."""
+
+
+def connect(path: Path, reserve_bytes: int = 0) -> sqlite3.Connection:
+    """A connection in autocommit mode whose commits are on the disk when they return.
+
+    Moving the log into the file takes as much room as the log has: never more than a quarter of the reserve, or a full
+    disk could not be got out of by giving the reserve up."""
+    log_pages = min(LOG_PAGES, max(50, reserve_bytes // 4 // 4096)) if reserve_bytes else LOG_PAGES
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {log_pages}")
         connection.execute("PRAGMA journal_size_limit = 16777216")  # what the log may keep after a burst
     except sqlite3.Error:
         connection.close()
@@ -167,15 +222,46 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def prepare(connection: sqlite3.Connection) -> None:
-    """Check the file's integrity and make what tables are missing; sqlite3.Error when it cannot be used."""
+    """Make what tables are missing; sqlite3.DatabaseError when the file cannot be used as it is.
+
+    What is looked at does not grow with the store: the rest is checked while the gateway runs (store_audit.py)."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version > SCHEMA_VERSION:
-        raise sqlite3.DatabaseError(f"its schema version {version} is newer than this program's {SCHEMA_VERSION}")
-    (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-    if verdict != "ok":
-        raise sqlite3.DatabaseError(" ".join(verdict.split()))
-    if version < SCHEMA_VERSION:
-        connection.executescript(SCHEMA)
-        if 0 < version < 3:
-            connection.execute("ALTER TABLE records ADD COLUMN sealed INTEGER NOT NULL DEFAULT 0")
-        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        raise NewerSchemaError(f"its schema version {version} is newer than this program's {SCHEMA_VERSION}")
+    if 0 < version < SCHEMA_VERSION:
+        raise OlderSchemaError(f"schema version {version}")
+    if version == 0:
+        if connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+            raise sqlite3.DatabaseError("it has tables, but no schema version")
+        connection.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+    for row in connection.execute(f"SELECT {COLUMNS} FROM records ORDER BY row_id DESC LIMIT {LOOKED_AT}"):
+        verify(row)
+    for table in TABLES:
+        connection.execute(f"SELECT * FROM {table} LIMIT {LOOKED_AT}").fetchall()
+
+
+class NewerSchemaError(sqlite3.DatabaseError):
+    """Made by a later program."""
+
+
+class OlderSchemaError(sqlite3.DatabaseError):
+    """Made by an earlier program: its rows are taken over into a fresh store."""
+
+
+COLUMNS = "device_id, epoch, sequence, alarm, received_time_ms, link, payload, row_id, sealed, check_sum"
+INSERT = f"INSERT INTO records ({COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?)"
+LOOKED_AT = 1000
+"""Rows of each table looked at when opening: the newest, which a power cut may have hurt."""
+TABLES = tuple(re.findall(r"CREATE TABLE IF NOT EXISTS (\w+)", SCHEMA))
+
+
+def check_sum(row: Sequence[Any]) -> int:
+    """Of a row of COLUMNS without its own."""
+    head = f"{row[0]} {row[1]} {row[2]} {int(row[3])} {row[4]} {row[5]} {row[7]} {int(row[8])}"
+    return zlib.crc32(row[6], zlib.crc32(head.encode()))
+
+
+def verify(row: Sequence[Any]) -> None:
+    """sqlite3.DatabaseError when a row of COLUMNS is not as it was written."""
+    if not isinstance(row[6], bytes) or check_sum(row) != row[9]:
+        raise sqlite3.DatabaseError(f"row {row[7]} is not as it was written")

@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 
 from emgate.histogram import Histogram
+from emgate.store_log import Log
 from emgate.store_schema import Outcome, Record, connect
 
 log = structlog.get_logger(__name__)
@@ -47,7 +48,6 @@ class Operation:
 Append = tuple[Record, Callable[[Record, Outcome], None]]
 """A record, and who is told in the event loop what became of it after the commit."""
 Item = Append | Operation
-Apply = Callable[[sqlite3.Connection, Sequence[Record]], list[Outcome]]
 
 
 class Writer:
@@ -59,10 +59,11 @@ class Writer:
         connection: sqlite3.Connection,
         reserve_bytes: int,
         counters: "Counter[str]",
-        append: Apply,
+        tables: Log,
         stored: Callable[[Sequence[Record]], None],
+        damaged: Callable[[str], None],
     ) -> None:
-        """`append` writes records inside a transaction; `stored` is told in the event loop which are new."""
+        """`stored` is told in the event loop which records are new, `damaged` (on this thread) what is wrong."""
         self.closing = False
         self.moves = 0  # attempts to commit: does not stand still while the thread lives and has work
         self.commit_seconds = Histogram()
@@ -70,8 +71,10 @@ class Writer:
         self._connection = connection
         self._counters = counters
         self._reserve = Reserve(path.with_name(path.name + ".reserve"), reserve_bytes)
-        self._append = append
+        self._tables = tables
         self._stored = stored
+        self._damaged = damaged
+        self._doubtful = False  # a commit failed, and the file has not been brought onto the disk since
         self._queue: deque[Item] = deque()
         self._wake = threading.Condition()
         self._sleeping = False
@@ -110,8 +113,18 @@ class Writer:
             if not batch:
                 break
             self._commit(batch)
+        self._last_checkpoint()
         self._reserve.close()
         self._connection.close()  # the last connection to close checkpoints the log
+
+    def _last_checkpoint(self) -> None:
+        """So that the next start has nothing to read again."""
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._tables.checkpoint(self._connection, now=True)
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            log.warning("the books of the store were not written at the end", error=str(error))
 
     def _next_batch(self) -> list[Item]:
         """At most GROUP_FRAMES; empty = closed and drained.
@@ -140,19 +153,30 @@ class Writer:
         while batch:
             self.moves += 1
             begun = time.monotonic()
+            if self._doubtful and not self._settle():
+                if self._wait_closing(delay_s):
+                    self._refuse(batch, lambda _: True, "lost_at_stop")
+                    return
+                delay_s = min(RETRY_LAST_S, delay_s * 2)
+                continue
             if self._reserve.spent and not self._reserve.retake():
                 batch = self._refuse(batch, _is_routine, "no_room_for_routine")
             try:
                 results = self._transaction(batch)
             except sqlite3.Error as error:
+                self._tables.rolled_back()
+                if is_damage(error):
+                    self._counters["damaged"] += 1
+                    self._refuse(batch, lambda _: True, "refused_damaged")
+                    self._damaged(str(error))
+                    return
                 if not _is_disk(error):
                     self._commit_singly(batch)
                     return
+                self._doubtful = True
                 self._counters["commit_failed"] += 1
                 log.error("commit failed", error=str(error), operations=len(batch), retry_s=delay_s)
-                spent = _is_full(error) and self._reserve.spend()
-                self._reopen()
-                if spent:
+                if _is_full(error) and self._reserve.spend():
                     log.error("disk full: the alarm reserve is in use, routine records are not accepted")
                     continue
                 if self._wait_closing(delay_s):
@@ -161,8 +185,10 @@ class Writer:
                 delay_s = min(RETRY_LAST_S, delay_s * 2)
                 continue
             except Exception:
+                self._tables.rolled_back()
                 self._commit_singly(batch)
                 return
+            self._tables.committed(self._connection)
             self.commit_seconds.observe(time.monotonic() - begun)
             self._resolve(list(zip(batch, results, strict=True)))
             return
@@ -181,7 +207,8 @@ class Writer:
         try:
             connection.execute("BEGIN IMMEDIATE")
             appends = [item[0] for item in batch if type(item) is tuple]
-            outcomes = iter(self._append(connection, appends) if appends else ())
+            self._tables.checkpoint(connection)
+            outcomes = iter(self._tables.append(connection, appends) if appends else ())
             results = [next(outcomes) if type(item) is tuple else item.apply(connection) for item in batch]  # type: ignore[union-attr]
             connection.execute("COMMIT")
         except Exception:
@@ -193,20 +220,29 @@ class Writer:
             raise
         return results
 
-    def _reopen(self) -> None:
-        """After an I/O error nothing that the connection holds in memory is to be trusted."""
+    def _settle(self) -> bool:
+        """After a failed commit: what the file shows may never have reached the disk, not even when a later fsync says
+        so (Linux reports a failed write-back once). Move the log into the file and begin anew; False: not yet."""
         try:
-            fresh = connect(self._path)
+            fresh = connect(self._path, self._reserve.size)
         except sqlite3.Error as error:
             log.error("reopening the store failed", error=str(error))
-            return
+            return False
         self._connection.close()
         self._connection = fresh
         try:
-            # The log holds many versions of few pages: moving them into the file may make all the room that is needed.
-            fresh.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            # This writes every page again, and may make all the room that is needed.
+            (busy, _, _) = fresh.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            self._tables.reopened(fresh)
         except sqlite3.Error as error:
-            log.debug("checkpoint failed", error=str(error))
+            log.error("the store is not settled yet", error=str(error))
+            if is_damage(error):
+                self._damaged(str(error))
+            # A full disk leaves the log as it is: its last commit failed before anything was promised by it.
+            self._doubtful = not _is_out_of_room(error)
+            return not self._doubtful
+        self._doubtful = bool(busy)
+        return not busy
 
     def _refuse(self, batch: list[Item], which: Callable[[Item], bool], reason: str) -> list[Item]:
         refused = [item for item in batch if which(item)]
@@ -306,7 +342,19 @@ def _is_routine(item: Item) -> bool:
 
 def _is_full(error: sqlite3.Error) -> bool:
     # ENOSPC comes as SQLITE_FULL from a write, and as an I/O error from growing the shared-memory file.
-    return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+
+
+def _is_out_of_room(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """True for a file that is not as SQLite or this program wrote it."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:
+        return type(error) is sqlite3.DatabaseError
+    return code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def _is_disk(error: sqlite3.Error) -> bool:

@@ -124,10 +124,10 @@ class GatewayLink:
         epoch: int,
         stored_through: int,
         delivered_through: int,
-        stored_above: "Iterable[int]" = (),
-        delivered_above: "Iterable[int]" = (),
+        stored_above: "Iterable[tuple[int, int]]" = (),
+        delivered_above: "Iterable[tuple[int, int]]" = (),
     ) -> None:
-        """What the store knows of an epoch: watermarks (all below) and the sequences above them."""
+        """What the store knows of an epoch: watermarks (all below) and the ranges (inclusive) above them."""
         self._note_epoch(epoch)
         state = self._state(epoch)
         for numbers, through, items in (
@@ -135,8 +135,8 @@ class GatewayLink:
             (state.delivered, delivered_through, delivered_above),
         ):
             numbers.add(0, through - 1)
-            for sequence in items:
-                numbers.add(sequence, sequence)
+            for first, last in items:
+                numbers.add(first, last)
         state.next_sequence = max(state.next_sequence, stored_through)
         state.written = (state.stored.through, state.delivered.through)
 

@@ -138,7 +138,7 @@ async def test_state_goes_on_after_reopening(tmp_path: Path) -> None:
     store = await Store.open(path)
     (state,) = await store.epochs(7)
     assert (state.stored_through, state.delivered_through) == (3, 2)
-    assert state.stored_above == (5, 9)
+    assert state.stored_above == ((5, 5), (9, 9))
     assert state.delivered_above == ()
     assert await store.reserve_down_counters(7, 1, 256) == 512
     assert await store.up_counters(7) == {1: 12}
@@ -182,19 +182,95 @@ async def test_quarantine_is_bounded_and_keeps_conflicts(store: Store, monkeypat
         assert reader.execute("SELECT max(length(frame)) FROM quarantine").fetchone() == (1100,)
 
 
-async def test_a_damaged_store_is_refused_with_a_remedy(tmp_path: Path) -> None:
+async def test_a_damaged_store_is_salvaged_and_says_what_it_lacks(tmp_path: Path) -> None:
     path = tmp_path / "store.sqlite"
     store = await Store.open(path)
-    await asyncio.gather(*(store.append(record(n, payload=b"\x06" * 900)) for n in range(200)))
+    await asyncio.gather(*(store.append(record(n, payload=b"\x06" + bytes([n % 251]) * 90)) for n in range(3000)))
+    rows = await store.undelivered("uplink", False, 50, 1 << 20)
+    await store.advance("uplink", False, rows[-1].row_id, [(7, 1, 3000, 50)])
     await store.close()
     data = bytearray(path.read_bytes())
-    data[8192:24576] = os.urandom(16384)
+    # Behind the oldest and before the newest thousand, which are looked at when opening.
+    middle = [at for at in range(0, len(data), 4096) if bytes([150]) * 90 in data[at : at + 4096]][6]
+    data[middle : middle + 4096] = os.urandom(4096)
     path.write_bytes(data)
-    with pytest.raises(StoreError, match=r"failed its check.*move it"):
-        await Store.open(path)
-    path.write_bytes(b"not a database at all, but long enough to be looked at" * 100)
-    with pytest.raises(StoreError, match="failed its check"):
-        await Store.open(path)
+    store = await Store.open(path)
+    with pytest.raises(sqlite3.DatabaseError):
+        while True:
+            batch = await store.undelivered("uplink", False, 50, 1 << 20)
+            await store.advance("uplink", False, batch[-1].row_id)
+    await store.damaged.wait()
+    assert store.damage
+    await store.close()
+
+    store = await Store.open(path)
+    assert store.salvaged is not None
+    (state,) = await store.epochs(7)
+    held = set(range(state.stored_through))
+    held |= {each for first, last in state.stored_above for each in range(first, last + 1)}
+    missing = {n for _, _, first, last in store.salvaged.missing for n in range(first, last + 1)}
+    assert missing == set(range(3000)) - held and min(missing) > 1000 and len(missing) < 60
+    assert state.stored_through == min(missing), "below which everything is stored: the devices send it again"
+    assert state.delivered_through >= 50
+    assert store.salvaged.aside.exists()
+    for number in sorted(missing):
+        again = record(number, payload=b"\x06" + bytes([number % 251]) * 90)
+        assert await store.append(again) is Outcome.STORED
+    (state,) = await store.epochs(7)
+    assert (state.stored_through, state.stored_above) == (3000, ())
+    waiting = {each.sequence for each in await store.undelivered("uplink", False, 5000, 1 << 30)}
+    assert waiting | set(range(state.delivered_through)) == set(range(3000))
+    await store.close()
+
+
+@pytest.mark.parametrize("what", ["not a database", "empty", "last page", "torn log", "no log", "header"])
+async def test_whatever_happens_to_the_files_the_store_opens_and_lacks_nothing_silently(
+    tmp_path: Path, what: str
+) -> None:
+    path = tmp_path / "store.sqlite"
+    store = await Store.open(path)
+    await asyncio.gather(*(store.append(record(n, payload=b"\x06" + bytes([n % 251]) * 90)) for n in range(300)))
+    rows = await store.undelivered("uplink", False, 100, 1 << 20)
+    await store.advance("uplink", False, rows[-1].row_id, [])
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for name in ("store.sqlite", "store.sqlite-wal"):
+        (copy / name).write_bytes((tmp_path / name).read_bytes())
+    await store.close()
+    path, log = copy / "store.sqlite", copy / "store.sqlite-wal"
+    match what:
+        case "not a database":
+            path.write_bytes(b"not a database at all, but long enough to be looked at" * 100)
+            log.unlink()
+        case "empty":
+            path.write_bytes(b"")
+        case "last page":
+            data = bytearray((tmp_path / "store.sqlite").read_bytes())
+            data[-4096:] = os.urandom(4096)
+            path.write_bytes(data)
+            log.unlink()
+        case "torn log":
+            data = bytearray(log.read_bytes())
+            data[len(data) // 2 :] = os.urandom(len(data) // 2)
+            log.write_bytes(data)
+        case "no log":
+            log.unlink()
+        case "header":
+            data = bytearray(path.read_bytes())
+            data[:100] = os.urandom(100)
+            path.write_bytes(data)
+    store = await Store.open(path)
+    states = await store.epochs(7)
+    held = {each for state in states for each in range(state.stored_through)}
+    held |= {each for state in states for first, last in state.stored_above for each in range(first, last + 1)}
+    delivered = {each for state in states for each in range(state.delivered_through)}
+    assert delivered <= set(range(100))
+    for number in range(300):
+        outcome = await store.append(record(number, payload=b"\x06" + bytes([number % 251]) * 90))
+        assert (outcome is Outcome.DUPLICATE) == (number in held)
+    waiting = [each.sequence for each in await store.undelivered("uplink", False, 500, 1 << 30)]
+    assert set(waiting) | delivered == set(range(300)) and len(waiting) == len(set(waiting))
+    await store.close()
 
 
 async def test_an_operation_that_cannot_be_applied_takes_no_other_with_it(store: Store) -> None:

@@ -283,8 +283,8 @@ class World:
                 epoch,
                 stored,
                 delivered,
-                [sequence for sequence in mine if sequence >= stored],
-                [s for s in mine if s >= delivered and (epoch, s) not in waiting],
+                [(sequence, sequence) for sequence in mine if sequence >= stored],
+                [(s, s) for s in mine if s >= delivered and (epoch, s) not in waiting],
             )
         for identity, (_, payload) in self.store.items():
             lost = lost_range(payload)

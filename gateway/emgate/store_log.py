@@ -1,0 +1,229 @@
+"""What the writer does to the tables of the store: appends, cursors, pruning. Runs on the writer's thread alone.
+
+Everything here happens inside the writer's transaction. What it means for the books is kept aside until the commit
+has succeeded (`committed`), and forgotten when it has not (`rolled_back`).
+"""
+
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from emgate.store_books import Books, Identity, lane_rows
+from emgate.store_schema import COLUMNS, INSERT, Outcome, PayloadCipher, Record, check_sum, verify
+
+IDENTITY_CONFLICT = "identity_conflict"
+PRUNE_ROWS = 2000
+"""Deleted in one transaction: some 10 ms of the writer's time."""
+CURSOR = "INSERT INTO cursors VALUES (?,?,?) ON CONFLICT DO UPDATE SET row_id = max(row_id, excluded.row_id)"
+
+Cursors = dict[tuple[str, bool], int]
+Lost = tuple[int, int, int, int]  # device_id, epoch, first, last (inclusive)
+
+
+class Log:
+    """The tables, and the books about them."""
+
+    def __init__(
+        self, connection: sqlite3.Connection, consumers: Mapping[str, bool], payload_cipher: PayloadCipher | None
+    ) -> None:
+        self.books = Books()
+        self.payload_cipher = payload_cipher
+        self.required = [consumer for consumer, required in consumers.items() if required]
+        self.cursors: Cursors = {(consumer, alarm): 0 for consumer in consumers for alarm in (False, True)}
+        for consumer, lane, row_id in connection.execute("SELECT consumer, alarm, row_id FROM cursors"):
+            if (consumer, bool(lane)) in self.cursors:
+                self.cursors[consumer, bool(lane)] = row_id
+        self._appended: dict[Identity, Record] = {}
+        self._moved: Cursors = {}
+        self._delivered: list[tuple[bool, int, list[Identity]]] = []
+        self._pruned: list[Identity] = []
+        self._checkpointing = False
+        self.books.load(connection, self.delivered_row)
+        highest = connection.execute("SELECT max(row_id) FROM records").fetchone()[0] or 0
+        self.books.row_id = max(self.books.row_id, highest, *self.cursors.values())
+        self._next_row = self.books.row_id + 1
+
+    def delivered_row(self, alarm: bool) -> int:
+        """Every record of the lane up to this row has reached every required consumer."""
+        return min(max(self.cursors[each, alarm], self._moved.get((each, alarm), 0)) for each in self.required)
+
+    # -- a transaction ------------------------------------------------------------------------------------
+
+    def committed(self, connection: sqlite3.Connection) -> None:
+        """What was done since the last call is on the disk."""
+        books = self.books
+        if self._checkpointing:
+            books.checkpointed()
+            self._checkpointing = False
+        for identity, record in self._appended.items():
+            books.store(connection, identity, record.row_id, record.alarm)
+        self._appended.clear()
+        self.cursors.update(self._moved)
+        self._moved.clear()
+        for alarm, through, identities in self._delivered:
+            books.deliver(connection, alarm, identities)
+            books.delivered_row[alarm] = max(books.delivered_row[alarm], through)
+        self._delivered.clear()
+        with books.lock:
+            books.pruned += len(self._pruned)
+            for identity in self._pruned:
+                books.recent.pop(identity, None)
+        self._pruned.clear()
+
+    def rolled_back(self) -> None:
+        """It is not, or it is not known."""
+        self._checkpointing = False
+        self._appended.clear()
+        self._moved.clear()
+        self._delivered.clear()
+        self._pruned.clear()
+
+    def reopened(self, connection: sqlite3.Connection) -> None:
+        """After a failed commit the file may have what was thought rolled back."""
+        self.books.catch_up(connection)
+        self._next_row = max(self._next_row, self.books.row_id + 1)
+
+    def checkpoint(self, connection: sqlite3.Connection, now: bool = False) -> None:
+        """Write the books down if it is time; they are as of the last commit."""
+        if self.books.due or (now and self.books.changed):
+            self.books.checkpoint(connection)
+            self._checkpointing = True
+
+    # -- records ------------------------------------------------------------------------------------------
+
+    def append(self, connection: sqlite3.Connection, records: Sequence[Record]) -> list[Outcome]:
+        """All of a group by one statement; what is known already is looked up one by one."""
+        rows: list[tuple[Any, ...]] = []
+        outcomes: list[Outcome] = []
+        for record in records:
+            identity = (record.device_id, record.epoch, record.sequence)
+            book = self.books.of(connection, record.device_id, record.epoch)
+            if identity in self._appended:
+                outcomes.append(self._known(connection, self._appended[identity], record))
+            elif record.sequence in book.stored:
+                outcomes.append(self._known(connection, self._find(connection, identity), record))
+            else:
+                placed = Record(
+                    *identity, record.alarm, record.received_time_ms, record.link, record.payload, self._next_row
+                )
+                self._next_row += 1
+                self._appended[identity] = placed
+                rows.append(self._row(placed))
+                outcomes.append(Outcome.STORED)
+        if rows:
+            connection.executemany(INSERT, rows)
+        return outcomes
+
+    def _row(self, record: Record) -> tuple[Any, ...]:
+        cipher = self.payload_cipher
+        kept = record if cipher is None else cipher.seal(record)
+        row = (
+            record.device_id,
+            record.epoch,
+            record.sequence,
+            record.alarm,
+            kept.received_time_ms,
+            record.link,
+            kept.payload,
+            record.row_id,
+            cipher is not None,
+        )
+        return (*row, check_sum(row))
+
+    def _find(self, connection: sqlite3.Connection, identity: Identity) -> Record | None:
+        row_id = self.books.recent.get(identity)
+        if row_id is None:
+            found = connection.execute(
+                "SELECT row_id FROM identities WHERE device_id=? AND epoch=? AND sequence=?", identity
+            ).fetchone()
+            if found is None:
+                return None
+            row_id = found[0]
+        row = connection.execute(f"SELECT {COLUMNS} FROM records WHERE row_id = ?", (row_id,)).fetchone()
+        return None if row is None else self.record(row)
+
+    def record(self, row: Sequence[Any]) -> Record:
+        """A row of COLUMNS, verified and opened. DatabaseError when it is not as it was written, ValueError when its
+        seal does not open."""
+        verify(row)
+        record = Record(row[0], row[1], row[2], bool(row[3]), row[4], row[5], row[6], row[7])
+        if row[8]:
+            if self.payload_cipher is None:
+                raise ValueError("sealed, and the store was opened without its key")
+            return self.payload_cipher.open(record)
+        return record
+
+    def _known(self, connection: sqlite3.Connection, known: Record | None, record: Record) -> Outcome:
+        if known is None or known.payload == record.payload:  # None: pruned since
+            return Outcome.DUPLICATE
+        cipher = self.payload_cipher
+        evidence = record.payload if cipher is None else cipher.seal_bytes(b"quarantine", record.payload)
+        connection.execute(
+            "INSERT INTO quarantine (received_time_ms, link, device_id, reason, frame) VALUES (?,?,?,?,?)",
+            (record.received_time_ms, record.link, record.device_id, IDENTITY_CONFLICT, evidence),
+        )
+        return Outcome.CONFLICT
+
+    # -- delivery -----------------------------------------------------------------------------------------
+
+    def advance(self, connection: sqlite3.Connection, consumer: str, alarm: bool, row_id: int) -> tuple[int, int]:
+        """Move a cursor; rows of the lane from…to (from excluded) have now reached every required consumer."""
+        before = self.delivered_row(alarm)
+        connection.execute(CURSOR, (consumer, alarm, row_id))
+        self._moved[consumer, alarm] = max(row_id, self.cursors[consumer, alarm], self._moved.get((consumer, alarm), 0))
+        after = self.delivered_row(alarm)
+        if after > before:
+            self._delivered.append((alarm, after, self.books.newly_delivered(connection, alarm, after)))
+        return before, after
+
+    def prune(self, connection: sqlite3.Connection, before_ms: int) -> int:
+        """Delete from the beginning of the log what is delivered and was received before; how many."""
+        rows = connection.execute(
+            "SELECT row_id, alarm, received_time_ms, device_id, epoch, sequence FROM records ORDER BY row_id LIMIT ?",
+            (PRUNE_ROWS,),
+        ).fetchall()
+        last = 0
+        gone: list[Identity] = []
+        for row_id, alarm, received_time_ms, *identity in rows:
+            if received_time_ms >= before_ms or row_id > self.books.delivered_row[bool(alarm)]:
+                break
+            last = row_id
+            gone.append((identity[0], identity[1], identity[2]))
+        self._delete(connection, gone, "row_id <= ?", [(last,)])
+        return len(gone)
+
+    def lose(self, connection: sqlite3.Connection, alarm: bool, limit: int, before_ms: int) -> list[Lost]:
+        """Give up the oldest undelivered records of a lane (received before); what they were, as ranges."""
+        rows = connection.execute(
+            f"SELECT row_id, device_id, epoch, sequence FROM {lane_rows(alarm)} AND row_id > ? AND received_time_ms < ?"
+            " ORDER BY row_id LIMIT ?",
+            (self.books.delivered_row[alarm], before_ms, limit),
+        ).fetchall()
+        gone = [(device_id, epoch, sequence) for _, device_id, epoch, sequence in rows]
+        self._delete(connection, gone, "row_id = ?", [row[:1] for row in rows])
+        # Nobody waits for them any more: the loss itself is what the backend receives.
+        if gone:
+            self._delivered.append((alarm, self.books.delivered_row[alarm], gone))
+        lost = ranges(gone)
+        connection.executemany("INSERT INTO losses (device_id, epoch, first, last) VALUES (?,?,?,?)", lost)
+        return lost
+
+    def _delete(
+        self, connection: sqlite3.Connection, gone: list[Identity], where: str, parameters: list[tuple[int]]
+    ) -> None:
+        if gone:
+            connection.executemany(f"DELETE FROM records WHERE {where}", parameters)
+            connection.executemany("DELETE FROM identities WHERE device_id=? AND epoch=? AND sequence=?", gone)
+            connection.execute("UPDATE checkpoint SET pruned = pruned + ?", (len(gone),))
+            self._pruned += gone
+
+
+def ranges(identities: Iterable[Identity]) -> list[Lost]:
+    """Neighbouring sequences of an epoch as one."""
+    found: list[Lost] = []
+    for device_id, epoch, sequence in sorted(identities):
+        if found and found[-1][:2] == (device_id, epoch) and found[-1][3] == sequence - 1:
+            found[-1] = (*found[-1][:3], sequence)
+        else:
+            found.append((device_id, epoch, sequence, sequence))
+    return found
