@@ -22,8 +22,13 @@ replay = typer.Typer(help="Put recordings through the firmware.", no_args_is_hel
 
 def register(app: typer.Typer) -> None:
     """Add this package's commands to the emtag command."""
+    from emrig.firmware_commands import firmware
+    from emrig.flash.command import flash
+
     app.command("demo")(demo)
+    app.command("flash")(flash)
     app.add_typer(replay, name="replay")
+    app.add_typer(firmware, name="firmware")
 
 
 def parse_duration(text: str) -> int:
