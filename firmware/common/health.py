@@ -89,6 +89,7 @@ class Health:
             # Two looks and one more: a device whose battery nobody looks at hangs.
             device.watchdog.expect("battery", 3000 * device.settings.battery_interval_s)
             self._measure()
+            device.tamper.look()
             await device.settings.sleep(device.ticks_ms, begun, "battery_interval_s")
 
     def _connected(self, charging):

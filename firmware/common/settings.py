@@ -53,7 +53,7 @@ TABLE = (
     ("battery_listen_percent", 60, 10, 100),  # the backend wants half of a window listened to
     ("curfew_grace_s", 300, 0, 3600),  # one presence window
     ("clock_bound_ms", 2500, 100, 60000),  # half of the 5 s within which a strap cut must be stamped
-    ("strap_light_percent", 50, 10, 90),  # drivers/fibre.py
+    ("strap_light_percent", 150, 105, 300),  # a lamp that still shows half more than the comparator needs is sound
     ("curfew_address", 1, 1, 3),  # PRIMARY
     ("violation_fix_interval_s", 15, 5, 600),  # 3M/California: every 15 s while in a zone violation
     ("violation_report_interval_s", 60, 10, 600),  # NIJ 1004.00 §5.3.5: within 4 min

@@ -1,6 +1,17 @@
-# Strap and case of a device as events. Both are contacts; which level means closed is the board's wiring.
+# Strap and case of a device as events. A strap has a conductor and, where fitted, an optical fibre: either opens it.
+# Which level of a contact means closed is the board's wiring.
+import struct
+
 from drivers import strap
+from drivers.fibre import Fibre
 from emwire import constants
+
+# Which part of the strap is open, in evidence.
+CONDUCTOR = 1
+FIBRE = 2
+# Of STRAP_CUT and STRAP_RESTORED: parts open (mask), the light now and as last looked at before, in ADC counts
+# (0 without a fibre), debounced changes and raw edges of this episode.
+EVIDENCE_FORMAT = "<BHHHH"
 
 
 class _Inverted:
@@ -16,18 +27,23 @@ class _Inverted:
 
 
 class Tamper:
-    """Tasks "strap" and "case" of a device that has them. on_strap(open) is called after the event is on record."""
+    """Tasks "strap", "fibre" and "case" of a device that has them.
+
+    on_strap(open) is called after the event is on record."""
 
     def __init__(self, device):
         self._device = device
-        self._strap = None
+        self._parts = {}  # CONDUCTOR, FIBRE: strap.Contact
+        self._open = 0  # parts that were found open
+        self._told_open = False
         self._case = None
+        self._fibre = None
         self.on_strap = None
 
     @property
     def strap_open(self) -> bool:
-        """As the contact shows it now, before any confirmation."""
-        return self._strap is not None and self._strap.level == 0
+        """As the contacts show it now, before any confirmation."""
+        return any(contact.level == 0 for contact in self._parts.values())
 
     @property
     def case_open(self) -> bool:
@@ -35,33 +51,89 @@ class Tamper:
 
     def start(self):
         device = self._device
+        board = device.board
         if device.has(constants.CAPABILITY_STRAP):
-            pin = device.board.pin_in("strap")
-            device.start("strap", strap.watch, pin, device.ticks_ms, self._strap_event, self._take_strap)
+            self._watch("strap", board.pin_in("strap"), CONDUCTOR)
+            # Fitted or not is the device's, not the board's.
+            if device.identity.get("fibre"):
+                self._fibre = Fibre(board.adc("fibre_light"), device.settings)
+                self._watch("fibre", board.pin_in("fibre"), FIBRE)
         if device.has(constants.CAPABILITY_CASE):
-            pin = _Inverted(device.board.pin_in("case"))
-            device.start("case", strap.watch, pin, device.ticks_ms, self._case_event, self._take_case)
+            pin = _Inverted(board.pin_in("case"))
+            device.start("case", strap.watch, pin, device.ticks_ms, self._case_event, self._take_case, device.settings)
 
-    def _take_strap(self, contact):
-        self._strap = contact
+    def look(self):
+        """Now and then, with the battery: how the fibre ages."""
+        if self._fibre is not None and FIBRE in self._parts and self._parts[FIBRE].quiet:
+            self._fibre.look()
+
+    def _watch(self, name, pin, part):
+        device = self._device
+
+        def report(kind, since_ms, value, evidence):
+            self._strap_event(part, kind, since_ms, value, evidence)
+
+        def take(contact):
+            self._parts[part] = contact
+
+        device.start(name, strap.watch, pin, device.ticks_ms, report, take, device.settings)
 
     def _take_case(self, contact):
         self._case = contact
 
-    def _strap_event(self, kind, since_ms, value, evidence):
-        event = {
-            strap.OPENED: constants.EVENT_STRAP_CUT,
-            strap.CLOSED: constants.EVENT_STRAP_RESTORED,
-            strap.FAULT: constants.EVENT_STRAP_FAULT,
-        }[kind]
+    def _strap_event(self, part, kind, since_ms, value, evidence):
+        if kind == strap.FAULT:
+            self._tell(constants.EVENT_STRAP_FAULT, since_ms, value, evidence + bytes((part,)))
+            return
+        if kind == strap.OPENED and part == FIBRE and self._faded():
+            # The conductor is whole, and the light was going already: dirt or an old lamp, no cut.
+            if not value:
+                counts = struct.pack("<HH", self._fibre.now(), self._fibre.light)
+                self._tell(constants.EVENT_STRAP_FAULT, since_ms, 0, counts + bytes((part,)))
+            return
+        first = self._open & -self._open
+        if kind == strap.OPENED:
+            self._open |= part
+            # One event for both parts of a strap, and its daily repetition by the first of them.
+            if self._told_open and (not value or part != first):
+                return
+        else:
+            if not self._open & part:
+                return
+            self._open &= ~part
+            if self._open:
+                return
+        self._told_open = kind == strap.OPENED
+        event = constants.EVENT_STRAP_CUT if self._told_open else constants.EVENT_STRAP_RESTORED
+        self._tell(event, since_ms, value, self._evidence())
+        if self.on_strap:
+            self.on_strap(self._told_open)
+
+    def _faded(self):
+        if self._told_open or self._parts[CONDUCTOR].level == 0:
+            return False
+        return self._fibre.faded
+
+    def _evidence(self):
+        mask = changes = edges = 0
+        for part, contact in self._parts.items():
+            if contact.level == 0:
+                mask |= part
+            changes += contact.changes
+            edges += contact.edges
+        light = before = 0
+        if self._fibre is not None:
+            light, before = self._fibre.now(), self._fibre.light or 0
+        return struct.pack(EVIDENCE_FORMAT, mask, light, before, min(changes, 65535), min(edges, 65535))
+
+    def _tell(self, event, since_ms, value, evidence):
         device = self._device
         device.records.event(event, value, evidence=evidence, event_time_s=device.clock.time_at(since_ms))
-        if self.on_strap and kind != strap.FAULT:
-            self.on_strap(kind == strap.OPENED)
 
     def _case_event(self, kind, since_ms, value, evidence):
         device = self._device
-        if kind == strap.OPENED:
-            device.records.event(constants.EVENT_CASE_OPEN, value, event_time_s=device.clock.time_at(since_ms))
-        elif kind == strap.FAULT:
+        if kind == strap.FAULT:
             device.records.event(constants.EVENT_SELF_TEST_FAILED, value, evidence=b"case " + evidence)
+        else:
+            event = constants.EVENT_CASE_OPEN if kind == strap.OPENED else constants.EVENT_CASE_CLOSED
+            self._tell(event, since_ms, value, b"")

@@ -1,6 +1,9 @@
-# The transdermal alcohol front end: asks for a sample, waits until it is ready, reads it and says what to doubt.
+# The transdermal alcohol front end: asks for a sample, waits until it is ready, reads it and says what to doubt;
+# checks itself; knows the ordinary levels of its contact sensor and of its cell, over a reset too.
 import asyncio
+import struct
 
+from common.slots import Slots
 from common.wait import Signal
 from emwire import constants
 
@@ -15,38 +18,71 @@ HIGHEST_COUNTS = 65400
 # Samples of one reading, 20 ms apart (one period of 50 Hz mains); their median is the reading.
 SAMPLES = 5
 SAMPLE_SPACING_MS = 20
-# Noise of a wet sensor: samples of one reading spread by more than the detection limit of 0.020 g/dL.
-WET_SPREAD_UG_PER_L = 200000
-# IR contact differing by more than 0.5 V from its own baseline (field rule). The baseline follows slowly,
-# 1/16 a reading, and only while in contact.
-CONTACT_DEVIATION_MV = 500
+# A sample that is withdrawn while it is read (the front end was reset) is asked for once more.
+ATTEMPTS = 2
+# The baselines follow slowly, 1/16 a reading: of the contact only while in contact, of the cell while there is no
+# alcohol and nothing else to doubt.
 BASELINE_SHIFT = 4
+# Kept on flash when a baseline has moved so far: a tenth of what is judged by it.
+KEEP_MV = 50
 # Skin under a bracelet; recorded bracelets show 18.6 to 38.4 °C while worn.
 LOWEST_CENTI_CELSIUS = 1500
 HIGHEST_CENTI_CELSIUS = 4200
-# A rise no drinker shows within one interval: recorded drinking rises by at most 0.28 g/dL between readings.
-INTERFERENT_RISE_UG_PER_L = 3500000
+# Own check: raising "cell_check" lets a known current through the cell, worth 0.2 g/dL, for as long as its filter
+# needs. A cell ages by losing sensitivity: a fifth either way is still a reading.
+CHECK_SETTLE_MS = 2000
+CHECK_COUNTS = 20000
+CHECK_LOWEST_COUNTS = CHECK_COUNTS * 4 // 5
+CHECK_HIGHEST_COUNTS = CHECK_COUNTS * 6 // 5
+# Zero below its place by more than a quarter of the detection limit is a cell that reads too low for ever.
+ZERO_DRIFT_COUNTS = 500
+# Why a check failed, in the evidence of CELL_FAULT: why u8, zero u16, response u16.
+FAULT_RAILS = 1
+FAULT_ZERO = 2
+FAULT_RESPONSE = 3
+CHECK_FORMAT = "<BHH"
+_KEPT = "<HHB"  # contact baseline mV, cell baseline counts, known (1 contact, 2 cell)
 
 
 class AlcoholCell:
     """Front end of one cell; read() gives (tac_ug_per_l, contact_ir_mv, centi_celsius, quality)."""
 
-    def __init__(self, board):
+    def __init__(self, board, settings):
+        """settings: contact_deviation_mv, interferent_rise_ug_per_l, wet_spread_ug_per_l."""
+        self._settings = settings
         self._sample = board.pin_out("alcohol_sample")
         self._ready = board.pin_in("alcohol_ready")
         self._cell = board.adc("alcohol_cell")
         self._infrared = board.adc("contact_infrared")
         self._temperature = board.adc("skin_temperature")
+        try:
+            self._check = board.pin_out("cell_check")
+        except (KeyError, ValueError):
+            self._check = None  # a board without: zero and rails are checked
         self._ticks_ms = board.clock.ticks_ms
         self._is_ready = False
         self._wake = Signal()
-        self._baseline_mv_shifted = None
+        self._contact_shifted = None
+        self._cell_shifted = None
         self._previous_tac = None
+        self.healthy = True  # by its own check
+        self.withdrawn = 0  # samples that were gone before they were read
+        self.write_failures = 0
+        self._slots = Slots(board.storage_path + "/cell.")
+        self._load()
         self._ready.on_change(self._on_ready)
 
+    @property
+    def contact_baseline_mv(self) -> int:
+        return 0 if self._contact_shifted is None else self._contact_shifted >> BASELINE_SHIFT
+
+    @property
+    def cell_baseline_counts(self) -> int:
+        return ZERO_COUNTS if self._cell_shifted is None else self._cell_shifted >> BASELINE_SHIFT
+
     def _on_ready(self, level):
+        self._is_ready = level == 1
         if level:
-            self._is_ready = True
             self._wake.set()
 
     def wake(self):
@@ -61,18 +97,24 @@ class AlcoholCell:
 
     async def sample(self):
         """Ask for a sample now, and read it; a cell that never gets ready yields CELL_FAULT and no level."""
-        self._sample.value(1)
-        try:
-            self._is_ready = self._ready.value() == 1
-            due = self._ticks_ms() + READY_TIMEOUT_MS
-            while not self._is_ready and self._ticks_ms() < due:
-                await self._wake.wait(due - self._ticks_ms())
-            return await self.read(self._is_ready)
-        finally:
-            self._sample.value(0)
-            self._is_ready = False
+        for left in range(ATTEMPTS - 1, -1, -1):
+            self._sample.value(1)
+            try:
+                self._is_ready = self._ready.value() == 1
+                due = self._ticks_ms() + READY_TIMEOUT_MS
+                while not self._is_ready and self._ticks_ms() < due:
+                    await self._wake.wait(due - self._ticks_ms())
+                if not self._is_ready:
+                    return await self.read(False)
+                reading = await self.read(True, left == 0)
+                if reading is not None:
+                    return reading
+            finally:
+                self._sample.value(0)
+                self._is_ready = False
 
-    async def read(self, ready: bool = True):
+    async def read(self, ready: bool = True, last: bool = True):
+        """The reading; None if the sample was withdrawn meanwhile and this was not the last attempt."""
         cell, infrared, temperature = [], [], []
         for number in range(SAMPLES):
             if number:
@@ -80,6 +122,11 @@ class AlcoholCell:
             cell.append(self._cell.read_u16())
             infrared.append(self._infrared.read_u16())
             temperature.append(self._temperature.read_u16())
+        if ready and not self._ready.value():
+            self.withdrawn += 1
+            if not last:
+                return None
+            ready = False
         for values in (cell, infrared, temperature):
             values.sort()
         middle = SAMPLES // 2
@@ -92,19 +139,88 @@ class AlcoholCell:
         if not ready or not LOWEST_COUNTS <= counts <= HIGHEST_COUNTS:
             self._previous_tac = None
             return 0, contact_mv, centi_celsius, quality | constants.QUALITY_CELL_FAULT
-        if (cell[-1] - cell[0]) * UG_PER_L_PER_COUNT > WET_SPREAD_UG_PER_L:
+        settings = self._settings
+        if (cell[-1] - cell[0]) * UG_PER_L_PER_COUNT > settings.wet_spread_ug_per_l:
             quality |= constants.QUALITY_WET_SENSOR
         tac = max(0, counts - ZERO_COUNTS) * UG_PER_L_PER_COUNT
-        if self._previous_tac is not None and tac - self._previous_tac > INTERFERENT_RISE_UG_PER_L:
+        # A rise no drinker shows within one interval.
+        if self._previous_tac is not None and tac - self._previous_tac > settings.interferent_rise_ug_per_l:
             quality |= constants.QUALITY_INTERFERENT_SUSPECTED
         self._previous_tac = tac
+        if not self.healthy:
+            quality |= constants.QUALITY_CELL_FAULT
+        if not quality and tac < settings.alcohol_threshold_ug_per_l:
+            self._follow_cell(counts)
+        self._keep()
         return tac, contact_mv, centi_celsius, quality
 
+    async def check(self):
+        """Own check: (why it failed or 0, zero counts, response counts; response 0 where it cannot be tested)."""
+        zero = await self._settled()
+        if not LOWEST_COUNTS <= zero <= HIGHEST_COUNTS:
+            why, response = FAULT_RAILS, 0
+        elif zero < ZERO_COUNTS - ZERO_DRIFT_COUNTS:
+            why, response = FAULT_ZERO, 0
+        elif self._check is None:
+            why, response = 0, 0
+        else:
+            self._check.value(1)
+            try:
+                await asyncio.sleep_ms(CHECK_SETTLE_MS)
+                response = max(0, await self._settled() - zero)
+            finally:
+                self._check.value(0)
+            # Until the current has died away nothing may be read.
+            await asyncio.sleep_ms(CHECK_SETTLE_MS)
+            why = 0 if CHECK_LOWEST_COUNTS <= response <= CHECK_HIGHEST_COUNTS else FAULT_RESPONSE
+        self.healthy = not why
+        return why, zero, response
+
+    async def _settled(self):
+        values = []
+        for _ in range(SAMPLES):
+            values.append(self._cell.read_u16())
+            await asyncio.sleep_ms(SAMPLE_SPACING_MS)
+        values.sort()
+        return values[SAMPLES // 2]
+
     def _contact_quality(self, contact_mv):
-        if self._baseline_mv_shifted is None:
-            self._baseline_mv_shifted = contact_mv << BASELINE_SHIFT
-        difference = contact_mv - (self._baseline_mv_shifted >> BASELINE_SHIFT)
-        if abs(difference) > CONTACT_DEVIATION_MV:
+        if self._contact_shifted is None:
+            self._contact_shifted = contact_mv << BASELINE_SHIFT
+        difference = contact_mv - (self._contact_shifted >> BASELINE_SHIFT)
+        if abs(difference) > self._settings.contact_deviation_mv:
             return constants.QUALITY_CONTACT_LOST
-        self._baseline_mv_shifted += difference
+        self._contact_shifted += difference
         return 0
+
+    def _follow_cell(self, counts):
+        if self._cell_shifted is None:
+            self._cell_shifted = counts << BASELINE_SHIFT
+        self._cell_shifted += counts - (self._cell_shifted >> BASELINE_SHIFT)
+
+    # -- over a reset -----------------------------------------------------------------------------------------
+
+    def forget_baselines(self):
+        """The tag was put on: another skin."""
+        self._contact_shifted = self._cell_shifted = None
+
+    def _keep(self):
+        if self._kept_mv is not None and abs(self.contact_baseline_mv - self._kept_mv) < KEEP_MV:
+            return
+        known = (1 if self._contact_shifted is not None else 0) | (2 if self._cell_shifted is not None else 0)
+        try:
+            self._slots.write(struct.pack(_KEPT, self.contact_baseline_mv, self.cell_baseline_counts, known))
+            self._kept_mv = self.contact_baseline_mv
+        except OSError:
+            self.write_failures += 1  # tried again with the next reading
+
+    def _load(self):
+        self._kept_mv = None
+        value = self._slots.value
+        if value is not None and len(value) == struct.calcsize(_KEPT):
+            contact_mv, cell_counts, known = struct.unpack(_KEPT, value)
+            if known & 1:
+                self._contact_shifted = contact_mv << BASELINE_SHIFT
+                self._kept_mv = contact_mv
+            if known & 2:
+                self._cell_shifted = cell_counts << BASELINE_SHIFT

@@ -28,10 +28,21 @@ FAULT = 3
 EVIDENCE_FORMAT = "<HHII"  # debounced changes, raw edges (both saturating), ms open, ms the episode has lasted
 
 
+class Defaults:
+    """As common.settings has them."""
+
+    strap_debounce_ms = DEBOUNCE_MS
+    strap_confirm_ms = CONFIRM_MS
+    strap_quiet_s = QUIET_MS // 1000
+    strap_flicker_changes = FLICKER_CHANGES
+    strap_repeat_s = REPEAT_MS // 1000
+
+
 class Contact:
     """State of one contact. Feed edge(); call due() after it and at deadline()."""
 
-    def __init__(self, now_ms: int, level: int):
+    def __init__(self, now_ms: int, level: int, settings=Defaults):
+        self._settings = settings
         self.raw = level
         self.level = level
         self.open = False  # as last reported
@@ -58,7 +69,7 @@ class Contact:
         self._raw_ms = now_ms
         self._edge_count += 1
         self._edges_of_minute += 1
-        if now_ms - self._minute_ms >= QUIET_MS:
+        if now_ms - self._minute_ms >= self._quiet_ms:
             self._minute_ms = now_ms
             self._edges_of_minute = 1
         if self._edges_of_minute > FLICKER_EDGES:
@@ -68,15 +79,15 @@ class Contact:
         """When due() has something to decide, or None while nothing is under way."""
         times = []
         if self.open:
-            times.append(self._raised_ms + REPEAT_MS)
+            times.append(self._raised_ms + self._repeat_ms)
         if self._episode_ms is not None:
-            times.append(self._raw_ms + QUIET_MS)
+            times.append(self._raw_ms + self._quiet_ms)
             if self.raw != self.level:
-                times.append(self._raw_ms + DEBOUNCE_MS)
+                times.append(self._raw_ms + self._settings.strap_debounce_ms)
             if self._flickering:
                 times.append(self._fault_due_ms())
             elif self._news():
-                times.append(self._level_ms + CONFIRM_MS)
+                times.append(self._level_ms + self._settings.strap_confirm_ms)
         return min(times) if times else None
 
     def due(self, now_ms: int) -> list:
@@ -87,21 +98,44 @@ class Contact:
             if self._flickering:
                 if now_ms >= self._fault_due_ms():
                     self._fault(now_ms, out)
-            elif self._news() and now_ms - self._level_ms >= CONFIRM_MS:
+            elif self._news() and now_ms - self._level_ms >= self._settings.strap_confirm_ms:
                 self._settle(now_ms, out)
-            if now_ms - self._raw_ms >= QUIET_MS:
+            if now_ms - self._raw_ms >= self._quiet_ms:
                 self._end(now_ms, out)
-        if self.open and now_ms - self._raised_ms >= REPEAT_MS:
+        if self.open and now_ms - self._raised_ms >= self._repeat_ms:
             self._raised_ms = now_ms
             out.append((OPENED, self._level_ms, (now_ms - self._level_ms) // 1000, b""))
         return out
+
+    @property
+    def _quiet_ms(self):
+        return self._settings.strap_quiet_s * 1000
+
+    @property
+    def _repeat_ms(self):
+        return self._settings.strap_repeat_s * 1000
+
+    @property
+    def quiet(self) -> bool:
+        """Closed, and no edge for a whole quiet time."""
+        return self._episode_ms is None and self.level == 1
+
+    @property
+    def changes(self) -> int:
+        """Debounced changes of this episode, or of the last."""
+        return self._change_count
+
+    @property
+    def edges(self) -> int:
+        """Raw edges of it."""
+        return self._edge_count
 
     def _news(self):
         return self.raw == self.level and self.open == (self.level == 1)
 
     def _begin(self, now_ms):
         self._episode_ms = self._minute_ms = now_ms
-        self._changes = []  # times of the last FLICKER_CHANGES + 1
+        self._changes = []  # times of the last strap_flicker_changes + 1
         self._change_count = self._edge_count = self._edges_of_minute = 0
         self._open_ms = 0
         self._flickering = False
@@ -109,7 +143,7 @@ class Contact:
         self._fault_ms = None
 
     def _debounce(self, now_ms):
-        if self.raw == self.level or now_ms - self._raw_ms < DEBOUNCE_MS:
+        if self.raw == self.level or now_ms - self._raw_ms < self._settings.strap_debounce_ms:
             return
         if self.level == 0:
             self._open_ms += self._raw_ms - max(self._level_ms, self._episode_ms)
@@ -117,13 +151,13 @@ class Contact:
         self._level_ms = self._raw_ms
         self._change_count += 1
         self._changes.append(self._raw_ms)
-        if len(self._changes) > FLICKER_CHANGES:
-            if self._raw_ms - self._changes[0] < QUIET_MS:
+        if len(self._changes) > self._settings.strap_flicker_changes:
+            if self._raw_ms - self._changes[0] < self._quiet_ms:
                 self._flickering = True
             self._changes.pop(0)
 
     def _fault_due_ms(self):
-        return self._episode_ms + QUIET_MS if self._fault_ms is None else self._fault_ms + REPEAT_MS
+        return self._episode_ms + self._quiet_ms if self._fault_ms is None else self._fault_ms + self._repeat_ms
 
     def _fault(self, now_ms, out):
         self._fault_ms = now_ms
@@ -160,10 +194,10 @@ class Contact:
         self._episode_ms = None
 
 
-async def watch(pin, ticks_ms: "Callable[[], int]", report, on_start=None):
+async def watch(pin, ticks_ms: "Callable[[], int]", report, on_start=None, settings=Defaults):
     """Follow a pin for ever: report(kind, since_ms, value, evidence). on_start(contact) hands the state out."""
     changed = Signal()
-    contact = Contact(ticks_ms(), pin.value())
+    contact = Contact(ticks_ms(), pin.value(), settings)
 
     def on_change(level):
         contact.edge(ticks_ms(), level)

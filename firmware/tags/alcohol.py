@@ -1,8 +1,16 @@
-# The transdermal alcohol tag: a reading every half hour, or when the cell has one, over BLE.
+# The transdermal alcohol tag: a reading every half hour, more often after alcohol or tamper, or when the cell has one,
+# over BLE. Once a day the cell checks itself.
+import struct
+
 from common.device import Device
-from drivers.alcohol_cell import AlcoholCell
+from drivers.alcohol_cell import CHECK_FORMAT, READY_TIMEOUT_MS, AlcoholCell
 from drivers.ble_link import BleLink
 from emwire import constants
+
+from tags.contact import EVIDENCE_FORMAT, Contact
+
+# Samples and check are expected by the watchdog within two intervals and what a slow cell takes.
+_SLOW_MS = 3 * READY_TIMEOUT_MS
 
 
 async def run(board):
@@ -21,12 +29,22 @@ class Alcohol:
             | constants.CAPABILITY_BLE
             | constants.CAPABILITY_STRAP
             | constants.CAPABILITY_CASE
-            | constants.CAPABILITY_MOTION,
+            | constants.CAPABILITY_MOTION
+            | constants.CAPABILITY_VIBRATION,
         )
-        self._cell = AlcoholCell(board)
+        self._cell = AlcoholCell(board, device.settings)
+        self._contact = Contact(board.storage_path, device.settings)
         self._movements = 0
+        self._raised_until_ms = None
+        self._own = False  # the cell keeps a schedule of its own
+        self._checked_ms = None
         board.pin_in("motion").on_change(self._on_motion)
         device.link_over(BleLink(board.ble(), device.device_id, "emtag-%08x" % device.device_id), periodic=True)
+        device.tamper.on_strap = self._on_strap
+        device.on_order(self._cell.wake)
+        # In use by its own task: its last check is its test.
+        for part in ("alcohol_cell", "contact_infrared", "skin_temperature"):
+            device.self_tests[part] = self._test_cell
 
     async def run(self):
         self.device.start("alcohol", self._sample)
@@ -37,21 +55,48 @@ class Alcohol:
         if level and self._movements < 65535:
             self._movements += 1
 
+    def _on_strap(self, is_open):
+        if is_open:
+            self._raise()
+            self._cell.wake()
+        else:
+            self._cell.forget_baselines()
+
+    def _raise(self):
+        """Alcohol or tamper: sample more often from now on."""
+        device = self.device
+        self._raised_until_ms = device.ticks_ms() + device.settings.raised_for_s * 1000
+
+    def interval_s(self) -> int:
+        """Between samples, as order, settings and what was seen have it."""
+        device = self.device
+        order = device.order
+        # A cell on its own schedule is asked only when that has failed.
+        raised = self._raised_until_ms is not None and device.ticks_ms() < self._raised_until_ms and not self._own
+        if raised:
+            return (order and order.raised_sample_interval_s) or device.settings.raised_sample_interval_s
+        return (order and order.sample_interval_s) or device.settings.sample_interval_s
+
     async def _sample(self):
         device = self.device
         while True:
             begun = device.ticks_ms()
+            self._own = False
+            device.watchdog.expect("alcohol", 2000 * self.interval_s() + _SLOW_MS)
+            await self._check_daily()
             self._record(await self._cell.sample())
             # The next one is due an interval after this one began, unless the cell takes one of its own before.
             while await self._own_sample(begun):
                 begun = device.ticks_ms()
+                self._own = True
+                device.watchdog.expect("alcohol", 2000 * self.interval_s() + _SLOW_MS)
                 self._record(await self._cell.read())
 
     async def _own_sample(self, since_ms):
         """Wait for the cell's own sample; False once the interval is over."""
         device = self.device
         while True:
-            remaining = since_ms + device.settings.sample_interval_s * 1000 - device.ticks_ms()
+            remaining = since_ms + self.interval_s() * 1000 - device.ticks_ms()
             if remaining <= 0:
                 return False
             if await self._cell.ready(remaining):
@@ -64,3 +109,29 @@ class Alcohol:
         device.records.alcohol_reading(
             device.clock.time_s(), tac_ug_per_l, contact_mv, centi_celsius, movements, quality
         )
+        off = quality & constants.QUALITY_CONTACT_LOST != 0
+        if tac_ug_per_l >= device.settings.alcohol_threshold_ug_per_l or off:
+            self._raise()
+        told = self._contact.reading(device.ticks_ms(), device.clock.time_s(), off)
+        if told is not None:
+            lost, seconds = told
+            event = constants.EVENT_CONTACT_LOST if lost else constants.EVENT_CONTACT_RESTORED
+            evidence = struct.pack(EVIDENCE_FORMAT, min(self._cell.contact_baseline_mv, 65535), contact_mv)
+            device.records.event(event, seconds, evidence=evidence)
+
+    async def _check_daily(self):
+        device = self.device
+        now = device.ticks_ms()
+        if self._checked_ms is not None and now - self._checked_ms < device.settings.cell_check_interval_s * 1000:
+            return
+        self._checked_ms = now
+        was_healthy = self._cell.healthy
+        why, zero, response = await self._cell.check()
+        if why and was_healthy:
+            evidence = struct.pack(CHECK_FORMAT, why, zero, response)
+            device.records.event(constants.EVENT_CELL_FAULT, zero, evidence=evidence)
+        elif not why and not was_healthy:
+            device.records.event(constants.EVENT_CELL_RESTORED, zero)
+
+    async def _test_cell(self):
+        return None if self._cell.healthy else "failed its last check"

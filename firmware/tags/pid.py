@@ -52,9 +52,10 @@ class Pid:
         self._interval_s = identity.get("beacon_interval_s", INTERVAL_S)
         self._board = board
         self._counter = Counter(board.storage_path)
-        self._battery = Battery(
-            board.adc("battery"), Settings(board.storage_path, identity.get("settings")), curve=COIN_CURVE
-        )
+        self._settings = Settings(board.storage_path, identity.get("settings"))
+        self._battery = Battery(board.adc("battery"), self._settings, curve=COIN_CURVE)
+        # How often the processor woke to do something: what its battery lasts by.
+        self.wakes = 0
         self._advertiser = Advertiser(board.ble())
         self._strap = None
         self._strap_changed = Signal()
@@ -63,7 +64,13 @@ class Pid:
     async def run(self):
         board = self._board
         self._supervisor.start(
-            "strap", strap.watch, board.pin_in("strap"), board.clock.ticks_ms, self._on_strap, self._take_strap
+            "strap",
+            strap.watch,
+            board.pin_in("strap"),
+            board.clock.ticks_ms,
+            self._on_strap,
+            self._take_strap,
+            self._settings,
         )
         self._supervisor.start("beacon", self._send)
         await self._supervisor.wait()
@@ -88,6 +95,7 @@ class Pid:
             due = max(now, due + self._interval_s * 1000) if due else now + self._interval_s * 1000
             # A strap that opens is told at once.
             await self._strap_changed.wait(due - now)
+            self.wakes += 1
 
 
 async def run(board):

@@ -20,6 +20,7 @@ READY_MS = 30_000
 # ADC scaling of the board (firmware/drivers/alcohol_cell.py turns it back).
 UG_PER_L_PER_COUNT = 100
 CELL_ZERO_COUNTS = 1000
+CHECK_COUNTS = 20_000
 INFRARED_VOLTS_PER_COUNT = 0.0001
 CELSIUS_PER_COUNT = 0.01
 ZERO_CELSIUS_COUNTS = 10_000
@@ -48,7 +49,18 @@ class AlcoholCell:
         self._timer: Timer | None = None
         self.ready = InputPin(device, "alcohol_ready", 0)
         OutputPin(device, "alcohol_sample", self._on_sample)
-        AdcChannel(device, "alcohol_cell", lambda: CELL_ZERO_COUNTS + self.skin().tac_ug_per_l / UG_PER_L_PER_COUNT)
+        self.sensitivity = 1.0
+        """Of the cell: what a test current shows, as a share of what it should."""
+        check = OutputPin(device, "cell_check")
+        AdcChannel(
+            device,
+            "alcohol_cell",
+            lambda: (
+                CELL_ZERO_COUNTS
+                + self.skin().tac_ug_per_l / UG_PER_L_PER_COUNT
+                + check.level * CHECK_COUNTS * self.sensitivity
+            ),
+        )
         AdcChannel(device, "contact_infrared", lambda: self.skin().infrared_volts / INFRARED_VOLTS_PER_COUNT)
         AdcChannel(device, "skin_temperature", lambda: ZERO_CELSIUS_COUNTS + self.skin().celsius / CELSIUS_PER_COUNT)
 

@@ -70,6 +70,39 @@ class AdcChannel:
         return max(0, min(65535, round(self._counts()))).to_bytes(2, "little")
 
 
+class FibreStrap:
+    """A strap with a conductor and an optical fibre; set() cuts or joins both, as a blade does.
+
+    `light` is the share of a new strap's light that arrives while the fibre is whole: dirt and an old lamp lower it,
+    and the comparator opens below COMPARATOR.
+    """
+
+    FULL_COUNTS = 40_000
+    COMPARATOR = 0.5
+
+    def __init__(self, device: Device, conductor: InputPin) -> None:
+        self.conductor = conductor
+        self.fibre = InputPin(device, "fibre", 1)
+        self.light = 1.0
+        self.whole = True
+        AdcChannel(device, "fibre_light", lambda: self.FULL_COUNTS * self.light if self.whole else 0)
+
+    def set(self, level: int) -> None:
+        """1 joins both parts, 0 cuts them."""
+        self.conductor.set(level)
+        self.set_fibre(level)
+
+    def set_fibre(self, level: int) -> None:
+        """The fibre alone: a wearer who bridges the conductor first."""
+        self.whole = level == 1
+        self.fibre.set(1 if self.whole and self.light >= self.COMPARATOR else 0)
+
+    def fade(self, light: float) -> None:
+        """The light grows weaker, or stronger again."""
+        self.light = light
+        self.set_fibre(1 if self.whole else 0)
+
+
 class SerialCable:
     """A UART of the device as a pty; `path` is what the host opens. cut() drops every byte both ways."""
 

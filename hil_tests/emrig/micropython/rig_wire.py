@@ -43,6 +43,9 @@ CHANNELS = (
     "modem_power",
     "alcohol_sample",
     "vibration",
+    "fibre",
+    "fibre_light",
+    "cell_check",
 )
 
 # Operation of CALL on ADC and pin channels

@@ -1,8 +1,13 @@
 """The alcohol tag reads on time and when the cell does; what it doubts it says, and it makes nothing up."""
 
 import asyncio
+import os
 
-from emwire import constants
+from common.journal import Journal
+from common.settings import Settings
+from drivers.alcohol_cell import AlcoholCell
+from emwire import constants, device_codec
+from tags.contact import Contact
 
 from at_work import BODY, AtWork
 
@@ -16,9 +21,11 @@ class CellModel:
     def __init__(self, board):
         self.board = board
         self.faulty = False
+        self.current = 0
         self.asked = 0
         self._task = None
         board.outputs["alcohol_sample"].on_level = self._on_sample
+        board.outputs["cell_check"].on_level = self._on_check
 
     def _on_sample(self, level):
         if level:
@@ -27,6 +34,11 @@ class CellModel:
                 self._task = asyncio.create_task(self._get_ready())
         else:
             self.board.inputs["alcohol_ready"].set(0)
+
+    def _on_check(self, level):
+        # The test current.
+        self.current = 20000 if level else 0
+        self.board.adcs["alcohol_cell"].counts += 20000 if level else -20000
 
     async def _get_ready(self):
         await asyncio.sleep_ms(SAMPLE_MS)
@@ -39,7 +51,7 @@ class CellModel:
 
     def shows(self, tac_ug_per_l=0, contact_mv=1000, centi_celsius=3000):
         adcs = self.board.adcs
-        adcs["alcohol_cell"].counts = 1000 + tac_ug_per_l // 100
+        adcs["alcohol_cell"].counts = 1000 + tac_ug_per_l // 100 + self.current
         adcs["contact_infrared"].counts = contact_mv * 10
         adcs["skin_temperature"].counts = 10000 + centi_celsius
 
@@ -58,11 +70,11 @@ async def check_every_half_hour(folder):
     work, cell = _tag(folder)
     work.start()
     await asyncio.sleep_ms(1000)
-    cell.shows(850000, 1207, -500)
+    cell.shows(150000, 1207, -500)
     await asyncio.sleep_ms(24 * HOUR)
     readings = _readings(work)
     assert 48 <= len(readings) <= 49 and cell.asked in (48, 49)
-    assert readings[0] == (850000, 1207, -500, 0, constants.QUALITY_TEMPERATURE_OUT_OF_RANGE)
+    assert readings[0] == (150000, 1207, -500, 0, constants.QUALITY_TEMPERATURE_OUT_OF_RANGE)
 
 
 async def check_interval_from_settings(folder):
@@ -138,11 +150,12 @@ async def check_wet_sensor_is_noisy(folder):
     work, cell = _tag(folder)
 
     class Noisy:
-        counts = 0
+        counts = 1000
+        turn = 0
 
         def read_u16(self):
-            self.counts += 1
-            return 3000 + (2500 if self.counts % 2 else 0)
+            self.turn += 1
+            return self.counts + (2500 if self.turn % 2 else 0)
 
     work.board.adcs["alcohol_cell"] = Noisy()
     work.start()
@@ -151,7 +164,7 @@ async def check_wet_sensor_is_noisy(folder):
 
 
 async def check_isolated_spike_is_suspected_and_drinking_is_not(folder):
-    work, cell = _tag(folder)
+    work, cell = _tag(folder, settings={"raised_sample_interval_s": 1800})
     work.start()
     # The steepest rise of the recorded bracelets, 0.28 g/dL, and a splash of perfume.
     levels = (0, 560000, 3360000, 2000000, 0, 4500000, 0)
@@ -181,3 +194,172 @@ async def check_advertises_only_while_something_waits(folder):
     await asyncio.sleep_ms(60000)
     interval_us, data, connectable = work.board.radio.advertised[-1]
     assert connectable and b"\x9e\xca\xdc\x24\x0e\xe5\xa9\xe0\x93\xf3\xa3\xb5\x01\x00\x40\x6e" in data
+
+
+async def check_more_often_after_alcohol_and_tamper(folder):
+    work, cell = _tag(folder)
+    work.start()
+    await asyncio.sleep_ms(HOUR)
+    cell.shows(300000)
+    await asyncio.sleep_ms(HOUR)
+    cell.shows(0)
+    before = len(_readings(work))
+    await asyncio.sleep_ms(2 * HOUR)
+    assert 7 <= len(_readings(work)) - before <= 9, "every 15 min"
+    await asyncio.sleep_ms(2 * HOUR)
+    before = len(_readings(work))
+    await asyncio.sleep_ms(6 * HOUR)
+    assert 11 <= len(_readings(work)) - before <= 13, "every 30 min again"
+    work.board.inputs["strap"].set(0)
+    await asyncio.sleep_ms(10 * 60000)
+    before = len(_readings(work))
+    await asyncio.sleep_ms(HOUR)
+    assert 4 <= len(_readings(work)) - before <= 5
+
+
+async def check_contact_rule_of_ten_hours(folder):
+    work, cell = _tag(folder)
+    lost, restored = constants.EVENT_CONTACT_LOST, constants.EVENT_CONTACT_RESTORED
+    cell.shows(contact_mv=1100)
+    work.start()
+    await asyncio.sleep_ms(5 * HOUR)
+    for _ in range(3):  # nine hours off, then on again: nothing
+        cell.shows(contact_mv=1700)
+        await asyncio.sleep_ms(9 * HOUR)
+        cell.shows(contact_mv=1100)
+        await asyncio.sleep_ms(HOUR)
+    assert not work.events(lost, restored)
+    cell.shows(contact_mv=400)
+    await asyncio.sleep_ms(30 * HOUR)
+    told = work.events(lost, restored)
+    assert len(told) == 1 and told[0][0] == lost and 36000 < told[0][3] <= 36000 + 1800
+    assert bytes(told[0][4]) == (1100).to_bytes(2, "little") + (400).to_bytes(2, "little")
+    cell.shows(contact_mv=1150)
+    await asyncio.sleep_ms(HOUR)
+    assert [event[0] for event in work.events(lost, restored)] == [lost, restored]
+
+
+async def check_baseline_outlives_a_reset(folder):
+    work, cell = _tag(folder)
+    cell.shows(contact_mv=1100)
+    work.start()
+    await asyncio.sleep_ms(3 * HOUR)
+    work.stop()
+    work, cell = _tag(folder)
+    cell.shows(contact_mv=2000)  # off while it was off
+    work.start()
+    await asyncio.sleep_ms(11 * HOUR)
+    assert {reading[4] for reading in _readings(work)[-10:]} == {constants.QUALITY_CONTACT_LOST}
+    assert len(work.events(constants.EVENT_CONTACT_LOST)) == 1
+
+
+async def check_contact_rule_counts_over_resets(folder):
+    settings = Settings(folder)
+    one = Contact(folder, settings)
+    start_s = 500000000
+    assert one.reading(0, start_s, True) is None
+    for boot in range(1, 6):
+        again = Contact(folder, settings)
+        assert again.reading(1000, start_s + boot * 7000, True) is None
+    again = Contact(folder, settings)
+    assert again.reading(1000, 0, True) is None, "clock unknown"
+    assert again.reading(2000, start_s + 36001, True) == (True, 36001)
+    again = Contact(folder, settings)
+    assert again.reading(1000, start_s + 40000, True) is None, "told once"
+    assert again.reading(2000, start_s + 41000, False) == (False, 41000)
+    assert Contact(folder, settings).reading(1, start_s + 50000, True) is None
+
+
+async def check_daily_check_finds_a_dying_cell(folder):
+    for fault, why in (("rails", 1), ("zero", 2), ("deaf", 3), ("wild", 3)):
+        os.mkdir(folder + "/" + fault)
+        work, cell = _tag(folder + "/" + fault)
+        response = {"sound": 20000, "deaf": 9000, "wild": 40000}
+        state = ["sound"]
+        adc = work.board.adcs["alcohol_cell"]
+
+        def on_check(level, adc=adc, state=state):
+            adc.counts += response.get(state[0], 20000) * (1 if level else -1)
+
+        work.board.outputs["cell_check"].on_level = on_check
+        work.start()
+        await asyncio.sleep_ms(25 * HOUR)
+        assert not work.events(constants.EVENT_CELL_FAULT)
+        state[0] = fault
+        adc.counts = {"rails": 20, "zero": 450}.get(fault, 1000)
+        await asyncio.sleep_ms(50 * HOUR)
+        ((_, _, _, _, evidence),) = work.events(constants.EVENT_CELL_FAULT)
+        assert evidence[0] == why, (fault, evidence)
+        assert _readings(work)[-1][4] & constants.QUALITY_CELL_FAULT
+        assert not work.events(constants.EVENT_STRAP_CUT, constants.EVENT_CONTACT_LOST), "a fault is no tamper"
+        state[0] = "sound"
+        adc.counts = 1000
+        await asyncio.sleep_ms(25 * HOUR)
+        assert len(work.events(constants.EVENT_CELL_RESTORED)) == 1 and _readings(work)[-1][4] == 0
+        work.stop()
+
+
+async def check_front_end_that_misbehaves(folder):
+    work, cell = _tag(folder)
+    board = work.board
+    settings = Settings(folder)
+    front = AlcoholCell(board, settings)
+    # Slow: nine minutes. Withdrawn in the middle once: asked again. Withdrawn always: a fault, no level.
+    cell_ms, withdraw = [540000], [0]
+
+    def on_sample(level):
+        if level:
+            asyncio.create_task(play())
+        else:
+            board.inputs["alcohol_ready"].set(0)
+
+    async def play():
+        await asyncio.sleep_ms(cell_ms[0])
+        board.inputs["alcohol_ready"].set(1)
+        if withdraw[0]:
+            withdraw[0] -= 1
+            await asyncio.sleep_ms(30)
+            board.adcs["alcohol_cell"].counts = 0
+            board.inputs["alcohol_ready"].set(0)
+            await asyncio.sleep_ms(1000)
+            board.adcs["alcohol_cell"].counts = 3000
+
+    board.outputs["alcohol_sample"].on_level = on_sample
+    board.adcs["alcohol_cell"].counts = 3000
+    assert _level(await front.sample()) == (200000, 0)
+    cell_ms[0], withdraw[0] = 1000, 1
+    assert _level(await front.sample()) == (200000, 0) and front.withdrawn == 1
+    withdraw[0] = 5
+    assert _level(await front.sample()) == (0, constants.QUALITY_CELL_FAULT)
+    # Ready that chatters before the sample is there.
+    withdraw[0] = 0
+    for _ in range(5):
+        board.inputs["alcohol_ready"].set(1)
+        board.inputs["alcohol_ready"].set(0)
+    assert _level(await front.sample()) == (200000, 0)
+
+
+def check_thirty_days_without_a_gateway(folder):
+    # The most a tag makes: a reading every 15 min, status hourly, and five events a day; nothing is lost.
+    journal = Journal(folder, 1)
+    body = (4, 65535, 500000000, 400000)
+    made = 0
+    for day in range(31):
+        for number in range(96):
+            journal.append(False, device_codec.encode_alcohol_reading(*body, 500000000 + day, 10**6, 1100, 3100, 7, 0))
+            made += 1
+            if number % 4 == 0:
+                status = (80, 3900, 0, -32768, 100000, 90000, 1000, 90000, 1000, 10, 0, 1, 0)
+                journal.append(False, device_codec.encode_status(*body, *status))
+                made += 1
+            if number % 20 == 0:
+                journal.append(True, device_codec.encode_event(*body, 1, 500000000, 0, 0, bytes(9)))
+                made += 1
+    assert journal.dropped_records == 0 and journal.records == made and made == 31 * (96 + 24 + 5)
+    assert journal.bytes < journal.capacity_bytes // 3, journal.bytes
+    again = Journal(folder, 2)
+    assert again.records == made and again.damaged_bytes == 0
+
+
+def _level(reading):
+    return reading[0], reading[3]

@@ -190,7 +190,7 @@ async def check_a_night_without_any_link(folder):
     work.board.radio.refuses = True
     await asyncio.sleep_ms(3 * HOUR * 1000)
     kinds = (LEFT, AT_START, RETURNED, AT_END, NOT_KNOWN, KNOWN)
-    told = [event for event in work.events(*kinds)]
+    told = list(work.events(*kinds))
     assert [event[0] for event in told] == [LEFT, RETURNED, NOT_KNOWN], told
     assert {event[2] for event in told} == {home_unit.PID}
     assert abs(told[0][1] - (evening_s + 3 * HOUR)) < 20 and 3500 < told[1][3] < 3700

@@ -116,6 +116,9 @@ class Watchdog:
         return now_ms() >= self._due
 
 
+_OUTPUTS = ("gnss_power", "modem_power", "alcohol_sample", "vibration", "cell_check")
+
+
 class Board:
     """Levels of a healthy, worn, half charged device."""
 
@@ -132,16 +135,18 @@ class Board:
             "alcohol_cell": Adc(1000),
             "contact_infrared": Adc(10000),
             "skin_temperature": Adc(13000),
+            "fibre_light": Adc(40000),
         }
         self.inputs = {
             "strap": PinIn(1),
+            "fibre": PinIn(1),
             "case": PinIn(0),
             "mains": PinIn(1),
             "charger": PinIn(0),
             "alcohol_ready": PinIn(0),
             "motion": PinIn(0),
         }
-        self.outputs = {name: PinOut() for name in ("gnss_power", "modem_power", "alcohol_sample", "vibration")}
+        self.outputs = {name: PinOut() for name in _OUTPUTS}
         self.radio = BLE()
         self.logged = []
         self.hardware_watchdog = None
