@@ -54,6 +54,14 @@ def gateway_check(
     raise typer.Exit(check(config, as_json=as_json))
 
 
+@gateway.command("broker-acl")
+def gateway_broker_acl(config: Annotated[Path, CONFIG]) -> None:
+    """Print the access list that keeps every device to its own topics (mosquitto's acl_file)."""
+    from emgate.broker_access import print_access_list
+
+    raise typer.Exit(print_access_list(config))
+
+
 @gateway.command("reload")
 def gateway_reload(config: Annotated[Path, CONFIG]) -> None:
     """Let the running gateway read its configuration anew. Exit status 0: applied, 2: refused, 3: none runs."""

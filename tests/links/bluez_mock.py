@@ -130,8 +130,8 @@ class Adapter(ServiceInterface):
         self.removed.append(device)
         for each in self.world.devices:
             if each.path == device:
-                each.paired = each.peer_lost_bond = each.exported = False
-                self.world.bus.unexport(each.path, each)
+                each.paired = each.peer_lost_bond = False
+                each.emit_properties_changed({"Paired": False, "Bonded": False})
 
 
 class Device(ServiceInterface):
