@@ -1,8 +1,9 @@
 # Power, waiting, settling and fault detection of the receiver driver, in virtual time.
 # ruff: noqa: UP031
 import asyncio
+import struct
 
-from drivers import fixes, gnss
+from drivers import fixes, gnss, ubx, ubx_setup
 from virtual import Clock, PinOut, Uart
 
 
@@ -155,3 +156,107 @@ async def check_uart_that_fails(folder):
     bench.uart.read = broken
     assert await bench.gnss.fix(60000) is None
     assert bench.gnss.outcome == gnss.OUTCOME_SILENT and len(bench.logged) == 2
+
+
+class Ublox(Bench):
+    """A u-blox receiver under open sky: NMEA until it is set up, NAV-PVT then, asleep between positions if told so."""
+
+    def __init__(self, **options):
+        self.sky = True
+        self.binary = False
+        self.period_s = 0
+        self.written = []
+        self.sent = 0
+        Bench.__init__(self, self._make, configure=True, **options)
+        self.uart.on_write = self._on_write
+
+    def _on_write(self, data):
+        self.written.append(data)
+        if data == ubx_setup.binary():
+            self.binary = True
+        elif data == ubx_setup.always():
+            self.period_s = 0
+        else:
+            for period_s in (15, 60, 240):
+                if data == ubx_setup.every(period_s, period_s):
+                    self.period_s = period_s
+
+    def _make(self, since):
+        second = self.clock.ticks_ms() // 1000 + 1
+        if since == 1:
+            # Power-off forgets it all.
+            self.binary = False
+            self.period_s = 0
+        if not self.binary:
+            return epoch(second, valid=self.sky)
+        # Awake for two seconds of each period: the first without a fix.
+        if self.period_s and second % self.period_s > 1:
+            return b""
+        self.sent += 1
+        return pvt(second, self.sky and (not self.period_s or second % self.period_s == 1))
+
+
+def pvt(second, fix):
+    payload = bytearray(92)
+    struct.pack_into("<IHBBBBBB", payload, 0, second * 1000, 2026, 6, 1, 12, second // 60, second % 60, 7)
+    payload[20], payload[21], payload[23] = (3, 1, 11) if fix else (0, 0, 0)
+    struct.pack_into("<iiiiI", payload, 24, -1200000, 515016667, 0, 0, 1500)
+    return ubx.message(ubx.NAV_PVT, bytes(payload))
+
+
+async def check_sleeps_between_positions_by_itself(folder):
+    bench = Ublox()
+    times = []
+    for _ in range(20):
+        fix = await bench.gnss.fix(40000, period_s=60)
+        times.append(fix.time_s)
+    assert times[3:] == [times[2] + 60 * (1 + index) for index in range(17)], times
+    assert bench.gnss.starts == 1 and bench.pin.level == 1 and bench.sent < 2 * 20 + 8
+    # A position is wanted at once: it is woken, and told to sleep again afterwards.
+    waiting = asyncio.create_task(bench.gnss.fix(40000, period_s=60))
+    await asyncio.sleep_ms(10000)
+    before = bench.clock.ticks_ms()
+    bench.gnss.hurry()
+    fix = await waiting
+    assert bench.clock.ticks_ms() - before < 5000 and bench.gnss.period_s == 60
+    # Another interval is told to it.
+    await bench.gnss.fix(40000, period_s=15)
+    assert bench.period_s == 15 and bench.gnss.period_s == 15
+    await bench.gnss.fix(40000)
+    assert bench.pin.level == 0 and bench.gnss.period_s == 0
+
+
+async def check_no_sky_while_it_sleeps_by_itself(folder):
+    bench = Ublox()
+    await bench.gnss.fix(40000, period_s=60)
+    bench.sky = False
+    before = bench.clock.ticks_ms()
+    assert await bench.gnss.fix(40000, period_s=60) is None
+    assert 95000 <= bench.clock.ticks_ms() - before <= 105000 and not bench.gnss.fault
+    assert bench.pin.level == 0, "switched off: its owner decides when to try again"
+    bench.sky = True
+    assert await bench.gnss.fix(40000, period_s=60) is not None
+
+
+async def check_a_receiver_that_forgets_its_settings_is_told_again(folder):
+    bench = Ublox()
+    await bench.gnss.fix(40000, period_s=60)
+    await bench.gnss.fix(40000, period_s=60)
+    bench.binary = False
+    bench.period_s = 0
+    assert await bench.gnss.fix(40000, period_s=60) is not None
+    assert bench.binary and bench.gnss.period_s == bench.period_s == 60
+
+
+async def check_a_receiver_that_dies_asleep_is_a_fault(folder):
+    bench = Ublox()
+    await bench.gnss.fix(40000, period_s=60)
+    bench.make = lambda since: b""
+    assert await bench.gnss.fix(40000, period_s=60) is None
+    assert bench.gnss.fault and bench.pin.level == 0
+
+
+async def check_another_make_is_switched_off_between(folder):
+    bench = Bench(lambda s: epoch(s), configure=True)
+    assert await bench.gnss.fix(40000, period_s=60) is not None
+    assert bench.gnss.period_s == 0 and bench.pin.level == 0
