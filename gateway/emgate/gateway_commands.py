@@ -7,10 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import emgate.lean  # noqa: F401  # before anything that imports structlog
 from emgate import config as configuration
 from emgate import logs
-from emgate.backend.service import run_service
-from emgate.daemon import run_until_signal
 from emgate.errors import ConfigError, StoreError
 
 EXIT_OK, EXIT_UNUSABLE = 0, 2
@@ -27,6 +26,8 @@ def run_gateway(config_path: Path) -> int:
 
         def ready(facts: dict[str, Any]) -> None:
             _announce(facts, config.gateway.ready_file)
+
+        from emgate.daemon import run_until_signal  # a daemon of the one kind does without the other's libraries
 
         asyncio.run(run_until_signal(config, ready, config_path))
     except (ConfigError, StoreError) as error:
@@ -58,6 +59,8 @@ def _run_backend(config: configuration.BackendConfig) -> int:
 
         def ready(facts: dict[str, Any]) -> None:
             _announce(facts, config.backend.ready_file)
+
+        from emgate.backend.service import run_service
 
         asyncio.run(run_service(config.backend.database, config.mqtt, config.clock.make(), ready, config.https))
     except (ConfigError, StoreError) as error:

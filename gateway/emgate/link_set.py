@@ -51,9 +51,8 @@ class LinkSet:
         return [*fresh, *(name for name in stale if name not in fresh)]
 
     async def stop(self) -> None:
-        """All of them."""
-        running, self._running = list(self._running.values()), {}
-        await self._stop(running)
+        """All of them; what they counted can still be read."""
+        await self._stop(list(self._running.values()))
 
     @staticmethod
     def _changed(name: str, section: Section, wanted: dict[str, tuple[Section, Callable[[], Link]]]) -> bool:

@@ -97,14 +97,21 @@ def _ways(kind: str, ways: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
     """Links or uplinks: up, restarts by reason, and everything else they count."""
     up = GaugeMetricFamily(f"emtag_{kind}_up", f"1: the {kind} is up", labels=[kind])
     restarts = CounterMetricFamily(f"emtag_{kind}_restarts", f"Restarts of the {kind}", labels=[kind, "reason"])
+    listened = CounterMetricFamily(f"emtag_{kind}_listened_seconds", "Time the radio listened", labels=[kind])
+    deaf = CounterMetricFamily(f"emtag_{kind}_deaf_seconds", "Time it did not, by cause", labels=[kind, "cause"])
     counted = CounterMetricFamily(f"emtag_{kind}", f"What the {kind} counted since the start", labels=[kind, "counter"])
     for way in ways:
         up.add_metric([way["name"]], way["up"])
         for reason, count in way["restarts"].items():
             restarts.add_metric([way["name"], reason], count)
         for name, count in _numbers(way, NOT_COUNTED).items():
-            counted.add_metric([way["name"], name], count)
-    yield from (up, restarts, counted)
+            if name == "listened_ms":
+                listened.add_metric([way["name"]], count / 1000)
+            elif name.startswith("deaf_") and name.endswith("_ms"):
+                deaf.add_metric([way["name"], name[len("deaf_") : -len("_ms")]], count / 1000)
+            else:
+                counted.add_metric([way["name"], name], count)
+    yield from (family for family in (up, restarts, listened, deaf, counted) if family.samples)
 
 
 def _numbers(facts: Mapping[str, Any], without: set[str]) -> dict[str, float]:

@@ -9,7 +9,7 @@ from emgate.config import Config
 from emgate.errors import ConfigError
 from emgate.registry import Registry
 
-FIXED = ("clock", "uplink", "protection", "http")
+FIXED = ("clock", "uplink", "updates", "protection", "http")
 FIXED_IN_GATEWAY = ("id", "state_directory", "ready_file", "log_file")
 """What the whole process hangs on: a change is refused until a restart, so that file and process never disagree."""
 

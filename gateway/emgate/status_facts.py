@@ -58,6 +58,7 @@ def link_facts(supervisors: Iterable[Supervisor]) -> list[dict[str, Any]]:
             "reason": each.last_reason,
             "restarts": dict(each.restarts),
             **each.what.counters,
+            **getattr(each.what, "statistics", {}),
         }
         for each in supervisors
     ]

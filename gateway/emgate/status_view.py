@@ -90,7 +90,7 @@ def _head(facts: Mapping[str, Any], running: bool) -> Text:
 
 def _ways(facts: Mapping[str, Any]) -> Table:
     table = Table("link or uplink", "state", "restarts", "counted", box=None, header_style="bold", expand=True)
-    for way in (*facts["links"], *facts["uplinks"]):
+    for way in (*facts["links"], *facts["uplink"]):
         state = Text("up", "green") if way["up"] else Text(f"down: {way['reason'] or 'not tried yet'}", "red")
         restarts = ", ".join(f"{reason} {count}" for reason, count in way["restarts"].items())
         counted = ", ".join(

@@ -16,9 +16,7 @@ from emgate.supervisor import Supervisor
 from emgate.uplinks import Uplink
 from emgate.uplinks.asked import AskedDown
 from emgate.uplinks.drain import Drain, Marks
-from emgate.uplinks.local import LocalUplink
 from emgate.uplinks.meter import Meter
-from emgate.uplinks.mqtt import MqttUplink
 
 log = structlog.get_logger(__name__)
 
@@ -134,8 +132,8 @@ class TargetSet:
             for task in late:
                 log.warning("did not end in time", what=task.get_name())
         for target in self.targets:
-            if isinstance(target.uplink, LocalUplink):
-                await asyncio.to_thread(target.uplink.close)
+            if target.section.kind == "local":
+                await asyncio.to_thread(target.uplink.close)  # type: ignore[attr-defined]
 
     def facts(self) -> list[dict[str, Any]]:
         """For the status."""
@@ -167,11 +165,16 @@ class TargetSet:
 def _make(
     section: UplinkSection, gateway_id: str, state_directory: Path, clock: Clock, meter: Meter, asked: AskedDown
 ) -> Uplink:
+    # Each kind brings libraries of its own into memory, so that only what is configured is imported.
     if section.kind == "mqtt":
+        from emgate.uplinks.mqtt import MqttUplink
+
         return MqttUplink(section.mqtt(), gateway_id, target=section.name, meter=meter, take_down=asked.take)
     if section.kind == "https":
-        from emgate.uplinks.https import HttpsUplink  # aiohttp takes some 10 MB, and is wanted only here
+        from emgate.uplinks.https import HttpsUplink
 
         assert section.https is not None, "as the configuration was checked"
         return HttpsUplink(section.https, gateway_id, name=section.name, meter=meter, take_down=asked.take)
+    from emgate.uplinks.local import LocalUplink
+
     return LocalUplink(section.database or state_directory / "backend.sqlite", clock, asked.take)

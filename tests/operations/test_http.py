@@ -3,13 +3,17 @@
 import asyncio
 import json
 import re
-import signal
 import socket
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
+from http.client import HTTPConnection
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
+from emgate import http_server
+from emgate.config import HttpSection
 from gateway_kit import PATIENCE_S, GatewayProcess, Port, Tag, event_record, over_serial, status_record, toml
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -113,14 +117,42 @@ async def test_live_and_ready_mean_different_things(tmp_path: Path, http: aiohtt
 
     await until(not_ready)
     assert (await get(http, base + "/livez"))[0] == 200
-    assert gateway.process is not None
-    gateway.process.send_signal(signal.SIGSTOP)  # a loop that does not turn does not answer
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.5):
-            await get(http, base + "/livez")
-    gateway.process.send_signal(signal.SIGCONT)
-    assert (await get(http, base + "/livez"))[0] == 200
+    assert await get(http, base + "/else") == (404, "/livez /readyz /metrics /status\n")
     assert await gateway.stop() == 0
+
+
+async def test_a_loop_that_does_not_turn_is_not_live(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "ANSWER_S", 0.2)
+    number = free_port()
+
+    async def status() -> dict[str, Any]:
+        return {}
+
+    async def health() -> list[str]:
+        raise RuntimeError("a defect")
+
+    server = http_server.HttpServer(HttpSection(port=number), status, health)
+    serving = asyncio.create_task(server.run())
+    await asyncio.sleep(0)  # it has opened its port
+    answers: list[tuple[int, str]] = []
+
+    def ask(path: str) -> None:
+        connection = HTTPConnection("127.0.0.1", number, timeout=PATIENCE_S)
+        connection.request("GET", path)
+        response = connection.getresponse()
+        answers.append((response.status, response.read().decode()))
+        connection.close()
+
+    asking = threading.Thread(target=ask, args=("/livez",))
+    asking.start()
+    asking.join()  # this loop stands still until the answer has come
+    assert answers.pop() == (503, "the event loop does not answer\n")
+    await asyncio.to_thread(ask, "/livez")
+    assert answers.pop() == (200, "live\n")
+    await asyncio.to_thread(ask, "/readyz")
+    assert answers.pop() == (503, "cannot be told now\n")
+    serving.cancel()
+    await asyncio.wait([serving])
 
 
 async def test_a_unix_socket_and_nothing_on_the_network(tmp_path: Path) -> None:
