@@ -235,6 +235,7 @@ async def check_no_sky_while_it_sleeps_by_itself(folder):
     assert 95000 <= bench.clock.ticks_ms() - before <= 105000 and not bench.gnss.fault
     assert bench.pin.level == 0, "switched off: its owner decides when to try again"
     bench.sky = True
+    await asyncio.sleep_ms(5000)
     assert await bench.gnss.fix(40000, period_s=60) is not None
 
 
