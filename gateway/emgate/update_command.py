@@ -13,6 +13,7 @@ from typing import Any
 from emgate import config as configuration
 from emgate.down_kinds import RequestError, names
 from emgate.errors import ConfigError
+from emgate.running import read_status
 from emgate.updates import FINAL_PHASE, FOLDER, KIND, Image, check_image
 
 EXIT_OK, EXIT_FAILED, EXIT_REFUSED, EXIT_NOT_RUNNING = 0, 1, 2, 3
@@ -30,7 +31,9 @@ def update(
         image = check_image(image_path.stem, image_path.read_bytes(), manifest_path.read_bytes())
         name = _place(config.gateway.state_directory / FOLDER, image)
         with _connect(config.gateway.state_directory) as wire:
-            asked = {device: _submit(wire, device, name, days) for device in devices}
+            # By the gateway's clock: it judges the expiry.
+            expires_ms = read_status(config.gateway.state_directory)["timeMs"] + days * DAY_MS
+            asked = {device: _submit(wire, device, name, expires_ms) for device in devices}
             return _follow(wire, asked, wait_s) if wait_s else EXIT_OK
     except ConnectionError as error:
         print(f"emtag gateway update: no gateway answers ({error}): is it running?", file=sys.stderr)
@@ -95,9 +98,8 @@ def _connect(state_directory: Path) -> _Wire:
     return _Wire(connection)
 
 
-def _submit(wire: _Wire, device: int, name: str, days: int) -> str:
+def _submit(wire: _Wire, device: int, name: str, expires_ms: int) -> str:
     request_id = f"{name}-{device:08x}-{secrets.token_hex(4)}"
-    expires_ms = int(time.time() * 1000) + days * DAY_MS
     body = {"requestId": request_id, "deviceId": device, "kind": KIND, "update": name, "expiresMs": expires_ms}
     wire.ask(do="submit", request=body)
     print(f"{device:#010x}: {request_id}", flush=True)
