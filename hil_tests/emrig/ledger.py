@@ -87,7 +87,9 @@ def account(devices: dict[int, Path], gateway_folder: Path, database: Path, of: 
         all_made |= made(folder, device_id).keys()
         on_devices |= held(folder, device_id).keys()
     all_made |= on_devices
-    in_gateway, in_backend = stored(gateway_folder), delivered(database)
+    # The gateway keeps records of its own, which no device made.
+    in_gateway = {identity for identity in stored(gateway_folder) if identity[0] in devices}
+    in_backend = [identity for identity in delivered(database) if identity[0] in devices]
     if of is not None:
         all_made, on_devices, in_gateway = all_made & of, on_devices & of, in_gateway & of
         in_backend = [identity for identity in in_backend if identity in of]
