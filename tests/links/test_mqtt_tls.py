@@ -1,0 +1,313 @@
+"""A real broker with client certificates and our access list: hostile clients, gateways that share a fleet."""
+
+import asyncio
+import contextlib
+import datetime
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiomqtt
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from emgate import broker as brokers
+from emgate import config as configuration
+from emgate.broker_access import access_list, print_access_list
+from emgate.links import mqtt
+from emgate.links.mqtt import MqttLink
+from emgate.links.mqtt_group import Group
+from emwire import topics
+from gateway_kit import DEVICE, GatewayProcess, Tag, identities, status_record, toml
+from links_kit import PATIENCE_S, supervised, until, up
+from test_serial_link import Taker
+
+if "mosquitto" not in brokers.available():
+    pytest.skip("needs mosquitto", allow_module_level=True)
+
+MOSQUITTO = """\
+listener {{port}} 127.0.0.1
+cafile {folder}/ca.crt
+certfile {folder}/broker.crt
+keyfile {folder}/broker.key
+require_certificate true
+use_identity_as_username true
+allow_anonymous false
+acl_file {folder}/acl
+persistence {{persistence}}
+{{location}}
+max_queued_messages 0
+max_inflight_messages 100
+{{user}}
+"""
+
+
+@dataclass
+class Authority:
+    """Issues certificates into a folder."""
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
+        self._write("ca", self._certificate(self.name, self.key, authority=True), self.key)
+
+    def issue(self, common_name: str) -> None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+        self._write(common_name, self._certificate(name, key), key)
+
+    def _certificate(self, name: x509.Name, key: ec.EllipticCurvePrivateKey, authority: bool = False):
+        now = datetime.datetime.now(datetime.UTC)
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(self.name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=1))
+            .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+        )
+        if not authority:
+            builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        return builder.sign(self.key, hashes.SHA256())
+
+    def _write(self, name: str, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
+        (self.folder / f"{name}.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        private = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        (self.folder / f"{name}.key").write_bytes(private)
+
+    def context(self, name: str) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=str(self.folder / "ca.crt"))
+        context.load_cert_chain(self.folder / f"{name}.crt", self.folder / f"{name}.key")
+        return context
+
+    def section(self, name: str, port: int, **more: object) -> str:
+        lines = [
+            "[mqtt]", 'host = "localhost"', f"port = {port}", f'ca_file = "{self.folder}/ca.crt"',
+            f'certificate_file = "{self.folder}/{name}.crt"', f'key_file = "{self.folder}/{name}.key"',
+        ]  # fmt: skip
+        lines += [f"{key} = {value!r}".replace("'", '"') for key, value in more.items()]
+        return "\n".join(lines)
+
+
+DEVICES = [f"{DEVICE + number:08x}" for number in range(8)]
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    folder = tmp_path / "certificates"
+    folder.mkdir()
+    authority = Authority(folder)
+    for name in ("broker", "gw-a", "gw-b", *DEVICES):
+        authority.issue(name)
+    return authority
+
+
+@contextlib.contextmanager
+def guarded(authority: Authority, folder: Path, monkeypatch, *gateways: str):
+    """Mosquitto with our access list for these gateways."""
+    lists = []
+    for name in gateways:
+        config = folder / f"{name}.toml"
+        text = toml(links=authority.section(name, 1, shared_group="fleet", shared_place=0)).replace("gw-test", name)
+        config.write_text(text)
+        lists.append(access_list(configuration.load(config)))
+    (authority.folder / "acl").write_text("\n".join(lists))
+    monkeypatch.setattr(brokers, "MOSQUITTO_CONFIGURATION", MOSQUITTO.format(folder=authority.folder))
+    with brokers.start_broker("mosquitto", log_file=folder / "broker.log") as broker:
+        yield broker
+
+
+@contextlib.asynccontextmanager
+async def device_client(authority: Authority, name: str, port: int, identifier: str | None = None):
+    async with aiomqtt.Client(
+        "localhost", port, identifier=identifier or f"tag-{name}", tls_context=authority.context(name)
+    ) as client:
+        yield client
+
+
+@contextlib.asynccontextmanager
+async def over_tls(tag: Tag, authority: Authority, port: int):
+    async with device_client(authority, f"{tag.device_id:08x}", port) as client:
+        await client.subscribe(topics.down(tag.device_id), qos=1)
+
+        async def listen() -> None:
+            async for message in client.messages:
+                tag.arrived(message.payload)
+
+        pumping = [
+            asyncio.create_task(listen()),
+            asyncio.create_task(tag.pump(lambda frame: client.publish(topics.up(tag.device_id), frame, qos=1))),
+        ]
+        try:
+            yield
+        finally:
+            for task in pumping:
+                task.cancel()
+            await asyncio.wait(pumping)
+
+
+def broker_section(authority: Authority, name: str, port: int, protocol: str) -> configuration.Broker:
+    folder = authority.folder
+    return configuration.Broker(
+        host="localhost", port=port, ca_file=folder / "ca.crt", certificate_file=folder / f"{name}.crt",
+        key_file=folder / f"{name}.key", protocol=protocol,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("protocol", ["3.1.1", "5"])
+async def test_a_hostile_client_has_its_own_topics_only(authority, tmp_path: Path, monkeypatch, protocol) -> None:
+    honest, hostile = DEVICES[0], DEVICES[1]
+    with guarded(authority, tmp_path, monkeypatch, "gw-a") as broker:
+        taker = Taker()
+        link = MqttLink(broker_section(authority, "gw-a", broker.port, protocol), "gw-a", taker)
+        async with (
+            supervised(link),
+            device_client(authority, honest, broker.port) as good,
+            device_client(authority, hostile, broker.port) as bad,
+        ):
+            await up(link)
+            await until(lambda: link._probes >= 1)  # the access list lets the gateway prove that it hears
+            await good.subscribe(topics.down(int(honest, 16)), qos=1)
+            for topic in ("#", topics.UP_FILTER, topics.DOWN_FILTER, topics.down(int(honest, 16)), "emtag/v1/group/#"):
+                await bad.subscribe(topic, qos=1)
+            await bad.subscribe(topics.down(int(hostile, 16)), qos=1)
+            for topic in (topics.up(int(honest, 16)), topics.down(int(honest, 16)), "emtag/v1/gateway/gw-a/probe"):
+                # Some brokers cut who tries that: each attempt comes with a connection of its own.
+                with contextlib.suppress(aiomqtt.MqttError):
+                    async with device_client(authority, hostile, broker.port, "forger") as forger:
+                        await forger.publish(topic, b"forged", qos=1)
+            await bad.publish(topics.up(int(hostile, 16)), b"its own", qos=1)
+            await good.publish(topics.up(int(honest, 16)), b"honest", qos=1)
+            await taker.until(2)
+            assert sorted(taker.frames) == [(int(honest, 16), b"honest"), (int(hostile, 16), b"its own")]
+            assert await link.send(int(honest, 16), b"for the honest one")
+            assert await link.send(int(hostile, 16), b"for the hostile one")
+            async with asyncio.timeout(PATIENCE_S):
+                assert (await anext(aiter(good.messages))).payload == b"for the honest one"
+                assert (await anext(aiter(bad.messages))).payload == b"for the hostile one"
+            assert len(bad.messages) == 0, "and nothing of anybody else"
+
+
+async def test_without_a_certificate_nobody_gets_in(authority, tmp_path: Path, monkeypatch) -> None:
+    with guarded(authority, tmp_path, monkeypatch, "gw-a") as broker:
+        make_client = mqtt.make_client
+
+        def impatient(*arguments, **options):
+            client = make_client(*arguments, **options)
+            client.timeout = 1.0  # an answer takes milliseconds; there will be none
+            return client
+
+        monkeypatch.setattr(mqtt, "make_client", impatient)
+        section = configuration.Broker(host="localhost", port=broker.port, ca_file=authority.folder / "ca.crt")
+        link = MqttLink(section, "gw-a", Taker())
+        async with supervised(link) as supervisor:
+            await until(lambda: bool(supervisor.restarts))
+            assert supervisor.last_reason and not link.up.is_set()
+
+
+async def test_a_frame_on_another_devices_topic_is_refused_by_the_gateway_itself(tmp_path: Path) -> None:
+    """A broker without an access list: device B publishes on A's topic. Only A's key opens what is A's."""
+    tag_a, tag_b = Tag(tmp_path / "a"), Tag(tmp_path / "b", device_id=DEVICE + 1, key=bytes(16))
+    with brokers.start_broker("mosquitto") as broker:
+        gateway = GatewayProcess(tmp_path, toml(links=f'[mqtt]\nhost = "127.0.0.1"\nport = {broker.port}'))
+        await gateway.start()
+        async with aiomqtt.Client("127.0.0.1", broker.port) as client:
+            tag_b.record(status_record(1))
+            tag_b.link.opened(0)
+            while (frame := tag_b.link.poll(0)) is not None:
+                await client.publish(topics.up(tag_a.device_id), frame, qos=1)
+            await client.subscribe(topics.down(tag_a.device_id), qos=1)
+
+            async def listen() -> None:
+                async for message in client.messages:
+                    tag_a.arrived(message.payload)
+
+            tasks = [
+                asyncio.create_task(listen()),
+                asyncio.create_task(tag_a.pump(lambda frame: client.publish(topics.up(DEVICE), frame, qos=1))),
+            ]
+            made = [(DEVICE, 1, tag_a.record(status_record(2)))]
+            await tag_a.until_delivered()
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        assert await gateway.stop() == 0
+        assert identities(gateway.store) == made
+
+
+async def test_two_gateways_share_a_fleet_and_one_may_die(authority, tmp_path: Path, monkeypatch) -> None:
+    tags = [Tag(tmp_path / f"tag{n}", device_id=DEVICE + n) for n in range(6)]
+    made = []
+    with guarded(authority, tmp_path, monkeypatch, "gw-a", "gw-b") as broker:
+        gateways = []
+        for place, name in enumerate(("gw-a", "gw-b")):
+            links = authority.section(
+                name, broker.port, shared_group="fleet", shared_place=place, protocol="5", keepalive_s=5
+            )
+            text = toml(links=links, devices=6).replace("gw-test", name)
+            gateways.append(GatewayProcess(tmp_path / name, text))
+            await gateways[-1].start()
+        async with contextlib.AsyncExitStack() as connections:
+            for tag in tags:
+                await connections.enter_async_context(over_tls(tag, authority, broker.port))
+
+            def make(first: int, count: int) -> None:
+                for tag in tags:
+                    made.extend((tag.device_id, 1, tag.record(status_record(n))) for n in range(first, first + count))
+
+            make(0, 15)
+            for tag in tags:
+                await tag.until_delivered()
+            shares = [{identity[0] for identity in identities(gateway.store)} for gateway in gateways]
+            assert all(shares) and not shares[0] & shares[1], "each device has one gateway at a time"
+            make(15, 5)
+            await gateways[0].kill()
+            make(20, 10)
+            for tag in tags:
+                await tag.until_delivered()  # also those that were the dead one's: down frames still reach them
+            await gateways[0].start()
+            make(30, 5)
+            for tag in tags:
+                await tag.until_delivered()
+        for gateway in gateways:
+            assert await gateway.stop() == 0
+    found = set(identities(gateways[0].store)) | set(identities(gateways[1].store))
+    assert found == set(made)
+    assert all(tag.link.refused == 0 for tag in tags), "no down frame repeated a counter or came from the past"
+
+
+def test_a_member_that_goes_moves_only_its_own_devices() -> None:
+    group = Group("fleet", "gw-a")
+    for name in ("gw-b", "gw-c"):
+        assert group.presence(f"emtag/v1/group/fleet/member/{name}", b"1")
+    before = {device: group.owner(device) for device in range(300)}
+    assert set(before.values()) == {"gw-a", "gw-b", "gw-c"}
+    assert group.presence("emtag/v1/group/fleet/member/gw-c", b"")
+    after = {device: group.owner(device) for device in range(300)}
+    assert all(after[device] == owner for device, owner in before.items() if owner != "gw-c")
+    other = Group("fleet", "gw-b")
+    other.presence("emtag/v1/group/fleet/member/gw-a", b"1")
+    assert all(other.owner(device) == owner for device, owner in after.items()), "everybody works out the same"
+    for number in range(100):  # a flood of names
+        group.presence(f"emtag/v1/group/fleet/member/x{number}", b"1")
+    assert len(group.members) <= 16
+
+
+def test_the_command_prints_the_list_or_says_why_not(tmp_path: Path, capsys) -> None:
+    config = tmp_path / "gateway.toml"
+    config.write_text(toml(links='[mqtt]\nhost = "h"\nusername = "gateway-7"'))
+    assert print_access_list(config) == 0
+    printed = capsys.readouterr().out
+    assert "pattern write emtag/v1/up/%u\npattern read emtag/v1/down/%u" in printed
+    assert "user gateway-7\ntopic read emtag/v1/up/+\ntopic write emtag/v1/down/+" in printed
+    config.write_text(toml(links='[[serial]]\nport = "/dev/x"'))
+    assert print_access_list(config) == 2
+    assert "no [mqtt] in the configuration" in capsys.readouterr().err
