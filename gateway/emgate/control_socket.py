@@ -65,7 +65,7 @@ class ControlSocket:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         mask = os.umask(0o177)  # so that it never exists with more rights
         try:
-            listener.bind(_short(self._path))
+            listener.bind(short(self._path))
         except BaseException:
             listener.close()
             raise
@@ -168,6 +168,6 @@ def _is_ours(writer: asyncio.StreamWriter) -> bool:
     return user in (0, os.geteuid())
 
 
-def _short(path: Path) -> str:
+def short(path: Path) -> str:
     """A socket's path has at most 107 bytes: relative to where we are if that is shorter."""
     return min((str(path), os.path.relpath(path)), key=len)

@@ -41,7 +41,7 @@ GRACE_MS = 600_000
 KEEP_FINISHED_MS, KEEP_FINISHED = 30 * 86_400_000, 10_000
 """So long an id is known as taken, and so many rows of about 300 B are kept at most."""
 LOOK_BACK = 1000
-"""Records of a device looked through at start for an answer that was committed but not noted: ten group commits."""
+"""Records looked through at start for an answer that was committed but not noted: ten group commits."""
 LATE_IN_ALL = 1000
 """Expired requests, newest, whose late answer is still recognised; it reaches the backend as a record anyway."""
 SWEEP_S = 1.0
@@ -162,16 +162,17 @@ class Requests:
                 self._late.setdefault(request.device_id, {})[request.request_id] = request
             if request.reported < request.revision and request.origin != CONTROL:
                 self._unreported.setdefault(request.origin, {})[request.request_id] = request
-        for device_id in list(self._open):
-            await self._look_back(device_id)
+        if self._open:
+            await self._look_back()
 
-    async def _look_back(self, device_id: int) -> None:
+    async def _look_back(self) -> None:
         """A kill may have come between the commit of an answer and that of the request's new state."""
-        for record in await self._store.newest(device_id, LOOK_BACK):
-            try:
-                self.observed(device_id, codec.decode(record.payload))
-            except WireError:
-                continue
+        for record in await self._store.newest(LOOK_BACK):
+            if record.device_id in self._open:
+                try:
+                    self.observed(record.device_id, codec.decode(record.payload))
+                except WireError:
+                    continue
 
     # -- asking -----------------------------------------------------------------------------------------------
 

@@ -91,7 +91,8 @@ class Settings(BaseModel):
 class Device(BaseModel):
     """One device. `configuration` is sent when the device reports an older version.
 
-    `next_key` is given to the device for the slot after `key_slot`, and replaces `key` once the device uses it."""
+    `next_key` is given to the device for the slot after `key_slot`, and replaces `key` once the device uses it.
+    Nothing is taken from a `revoked` device: its frames go to quarantine."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     device_id: Uint32
@@ -99,6 +100,7 @@ class Device(BaseModel):
     key: Key
     key_slot: Annotated[int, Field(ge=0, lt=SLOTS)] = 0
     next_key: NextKey = None
+    revoked: bool = False
     configuration: Settings | None = None
 
     @model_validator(mode="after")

@@ -15,6 +15,7 @@ from emwire import codec, constants, envelope
 from emwire.errors import WireError
 from emwire.link import GatewayLink, Received, first_counter, lost_range
 
+from emgate import adoption
 from emgate.clock import Clock
 from emgate.downlink import FLUSH_MESSAGES, Downlink
 from emgate.links import Link
@@ -126,7 +127,7 @@ class Sessions:
         self._clock = clock
         self._delay_s = acknowledge_within_ms / 1000
         self._loop = asyncio.get_running_loop()
-        self._sessions = {device.device_id: Session(device) for device in registry}
+        self._sessions = {device.device_id: Session(device) for device in registry if not device.revoked}
         self._quarantine_tokens = QUARANTINE_BURST
         self._quarantine_filled = self._loop.time()
         self._closing = False
@@ -140,6 +141,8 @@ class Sessions:
         keys = await self._store.keys_in_use()
         for session in self._sessions.values():
             await self._load(session, keys, counts)
+        for device_id in self._sessions.keys() & await adoption.waiting(self._store):
+            await self._adopt(self._sessions[device_id])
 
     async def _load(
         self, session: Session, keys: dict[int, tuple[int, bytes]], counts: dict[int, tuple[int, int]]
@@ -167,6 +170,15 @@ class Sessions:
         for epoch, next_counter in sorted((await self._store.up_counters(device_id)).items()):
             link.restore_up_counter(epoch, next_counter)
 
+    async def _adopt(self, session: Session) -> None:
+        """A device that was unknown or revoked is known now: what it sent meanwhile counts."""
+        for record in await adoption.adopt(self._store, session, self.counters):
+            self._count(session, record)
+
+    def knows(self, device_id: int) -> bool:
+        """Whether this gateway answers to the device."""
+        return device_id in self._sessions
+
     def acknowledge_within(self, milliseconds: int) -> None:
         """Gather acknowledgements so long, from now on."""
         self._delay_s = milliseconds / 1000
@@ -176,6 +188,8 @@ class Sessions:
         are. A device that is no longer listed is refused from its next frame on, as a stranger."""
         changed = [device for device in registry if self._registry.get(device.device_id) != device]
         gone = [device.device_id for device in self._registry if registry.get(device.device_id) is None]
+        gone += [device.device_id for device in changed if device.revoked]
+        changed = [device for device in changed if not device.revoked]
         keys = await self._store.keys_in_use()
         counts = await self._store.counts() if changed else {}
         fresh = {}
@@ -196,6 +210,8 @@ class Sessions:
         for device_id, session in fresh.items():
             self._sessions[device_id] = session
         self._registry = registry
+        for device_id in fresh.keys() & await adoption.waiting(self._store):
+            await self._adopt(fresh[device_id])
         return [*gone, *(device.device_id for device in changed)]
 
     # -- up ---------------------------------------------------------------------------------------------------
@@ -207,7 +223,8 @@ class Sessions:
         self.counters["frames"] += 1
         session = self._sessions.get(device_id)
         if session is None:
-            self._refuse(link, device_id, "unknown_device", frame)
+            listed = self._registry.get(device_id)
+            self._refuse(link, device_id, adoption.UNKNOWN if listed is None else adoption.REVOKED, frame)
             return self._done(True)
         try:
             received = session.link.received(frame)

@@ -135,12 +135,10 @@ async def test_only_four_are_under_way_at_once_and_all_are_sent_in_order(site: S
         await tag.until(lambda: len(commands_of(tag)) == 4)
         await site.settle()
         assert len(commands_of(tag)) == 4
-        answered = 0
-        while answered < 10:
-            await tag.until(lambda: len(commands_of(tag)) > answered)
+        for answered in range(10):
+            await tag.until(lambda after=answered: len(commands_of(tag)) > after)
             number, kind, _, _ = commands_of(tag)[answered]
             tag.record(result_record(number, kind))
-            answered += 1
         assert [each[2] for each in commands_of(tag)] == list(range(10))
         await tag.until(lambda: len(tag.told) == 10)
     await site.settle()

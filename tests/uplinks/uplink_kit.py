@@ -2,8 +2,11 @@
 
 import asyncio
 import contextlib
+import os
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from emgate.down_requests import Requests
@@ -13,6 +16,31 @@ from emgate.sessions import Sessions
 from emgate.store import Store
 from emwire import codec, constants
 from gateway_kit import DEVICE, KEY, Tag
+
+
+@dataclass
+class Done:
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+async def emtag(*arguments: str) -> Done:
+    """The command, without stopping what runs here."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "emgate.cli",
+        *arguments,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "NO_COLOR": "1"},
+    )
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode is not None
+    return Done(process.returncode, out.decode(), err.decode())
 
 
 class MovableClock:

@@ -1,0 +1,161 @@
+"""The options of the commands that ask something of devices, at a gateway and at a backend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Config = Annotated[Path, typer.Option("--config", help="The gateway's TOML file.")]
+Database = Annotated[Path, typer.Option("--database", help="The backend's SQLite file.")]
+Device = Annotated[str, typer.Argument(metavar="DEVICE", help="The device's number, decimal or 0x….")]
+Wait = Annotated[str | None, typer.Option("--wait", metavar="60s", help="Wait so long for the answer.")]
+Expires = Annotated[str | None, typer.Option("--expires", metavar="1h", help="Not to be sent after; default 1 hour.")]
+Identity = Annotated[str | None, typer.Option("--id", help="A name for the request: the same name is sent once.")]
+AsJson = Annotated[bool, typer.Option("--json", help="The request as one JSON object, at its end.")]
+Kind = Annotated[str, typer.Argument(metavar="COMMAND", help="LOCATE_NOW, NOTIFY_WEARER, SELF_TEST, RANGE_TEST, …")]
+Argument = Annotated[int, typer.Option("--argument", help="Its argument; meaning by command.")]
+Pairs = Annotated[list[str], typer.Argument(metavar="NAME=VALUE…", help="Parameters as docs/protocol.md lists them.")]
+Version = Annotated[int, typer.Option("--version", min=1, max=65535, help="Of these parameters, counted up.")]
+
+
+def register(gateway: typer.Typer, backend: typer.Typer) -> None:
+    """Add the commands."""
+
+    @gateway.command("command")
+    def gateway_command(
+        device: Device,
+        command: Kind,
+        config: Config,
+        argument: Argument = 0,
+        wait: Wait = None,
+        expires: Expires = None,
+        request_id: Identity = None,
+        as_json: AsJson = False,
+    ) -> None:
+        """Have a device do something once. Exit status 0 done, 1 not, 2 refused, 3 no gateway runs, 4 no answer yet."""
+        body = {"kind": "command", "command": command, "argument": argument}
+        _submit_to_gateway(config, device, body, wait, expires, request_id, as_json)
+
+    @gateway.command("parameters")
+    def gateway_parameters(
+        device: Device,
+        pairs: Pairs,
+        config: Config,
+        version: Version,
+        wait: Wait = None,
+        expires: Expires = None,
+        request_id: Identity = None,
+        as_json: AsJson = False,
+    ) -> None:
+        """Change tunables of a device's firmware; exit statuses as for command."""
+        from emgate.request_commands import guarded, parameters_of
+
+        def work() -> int:
+            body = {"kind": "parameters", "version": version, "parameters": parameters_of(pairs)}
+            return _submit_to_gateway(config, device, body, wait, expires, request_id, as_json)
+
+        raise typer.Exit(guarded(work))
+
+    @gateway.command("order")
+    def gateway_order(
+        device: Device,
+        file: Annotated[Path, typer.Argument(metavar="ORDERS", help="Wearers, activations and orders (TOML).")],
+        config: Config,
+        version: Annotated[int, typer.Option("--version", min=1, max=65535, help="Of the order, counted up.")],
+        wait: Wait = None,
+        expires: Expires = None,
+        request_id: Identity = None,
+        as_json: AsJson = False,
+    ) -> None:
+        """Give a device the order of its wearer, where no backend does; exit statuses as for command."""
+        from emgate.backend.order_messages import of_device
+        from emgate.backend.orders import read_order_file
+        from emgate.request_commands import device_number, guarded
+
+        def work() -> int:
+            messages = of_device(read_order_file(file), device_number(device), version)
+            body = {"kind": "order", "messages": [message.hex() for message in messages]}
+            return _submit_to_gateway(config, device, body, wait, expires, request_id, as_json)
+
+        raise typer.Exit(guarded(work))
+
+    @gateway.command("requests")
+    def gateway_requests(
+        config: Config,
+        device: Annotated[str | None, typer.Argument(metavar="[DEVICE]", help="Only of this device.")] = None,
+        as_json: AsJson = False,
+    ) -> None:
+        """What devices were asked lately, and what became of it."""
+        from emgate.request_commands import list_of_gateway
+
+        raise typer.Exit(list_of_gateway(config, device, as_json))
+
+    @backend.command("command")
+    def backend_command(
+        device: Device,
+        command: Kind,
+        database: Database,
+        argument: Argument = 0,
+        wait: Wait = None,
+        expires: Expires = None,
+        request_id: Identity = None,
+        as_json: AsJson = False,
+    ) -> None:
+        """Have a device do something once, by way of the gateway that heard it last."""
+        body = {"kind": "command", "command": command, "argument": argument}
+        _submit_to_backend(database, device, body, wait, expires, request_id, as_json)
+
+    @backend.command("parameters")
+    def backend_parameters(
+        device: Device,
+        pairs: Pairs,
+        database: Database,
+        version: Version,
+        wait: Wait = None,
+        expires: Expires = None,
+        request_id: Identity = None,
+        as_json: AsJson = False,
+    ) -> None:
+        """Change tunables of a device's firmware, by way of the gateway that heard it last."""
+        from emgate.request_commands import guarded, parameters_of
+
+        def work() -> int:
+            body = {"kind": "parameters", "version": version, "parameters": parameters_of(pairs)}
+            return _submit_to_backend(database, device, body, wait, expires, request_id, as_json)
+
+        raise typer.Exit(guarded(work))
+
+    @backend.command("requests")
+    def backend_requests(
+        database: Database,
+        device: Annotated[str | None, typer.Argument(metavar="[DEVICE]", help="Only of this device.")] = None,
+        as_json: AsJson = False,
+    ) -> None:
+        """What devices were asked lately, and what became of it."""
+        from emgate.request_commands import list_of_backend
+
+        raise typer.Exit(list_of_backend(database, device, as_json))
+
+    @backend.command("orders")
+    def backend_orders(
+        file: Annotated[Path, typer.Argument(metavar="ORDERS", help="Wearers, activations and orders (TOML).")],
+        database: Database,
+    ) -> None:
+        """Make wearers, activations and orders those of a file; devices are told by the running backend."""
+        from emgate.request_commands import load_orders
+
+        raise typer.Exit(load_orders(database, file))
+
+
+def _submit_to_gateway(*arguments: Any) -> int:
+    from emgate.request_commands import submit_to_gateway
+
+    raise typer.Exit(submit_to_gateway(*arguments))
+
+
+def _submit_to_backend(*arguments: Any) -> int:
+    from emgate.request_commands import submit_to_backend
+
+    raise typer.Exit(submit_to_backend(*arguments))

@@ -1,0 +1,112 @@
+"""Changes to the registry file: read whole, checked, written anew beside it, and put in its place in one step.
+
+The file is locked while it is changed, so that two commands lose nothing of each other's; it is always 0600, because
+it holds keys. Comments in it are not kept. Keys that are sealed stay as they are, in the words of the file.
+"""
+
+import fcntl
+import os
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from emgate.errors import ConfigError
+from emgate.registry import OpenKey, Registry, read_device_file
+
+Table = dict[str, Any]
+
+
+def edit(path: Path, change: Callable[[list[Table]], None], open_key: OpenKey | None) -> None:
+    """Let `change` work on the devices as the file has them; ConfigError leaves the file as it was."""
+    with _locked(path):
+        devices = _read(path)
+        before = {device.get("device_id") for device in devices}
+        change(devices)
+        if not before <= {device.get("device_id") for device in devices}:
+            raise ConfigError(f"{path}: a device would be lost; nothing was changed")
+        text = render(devices)
+        if tomllib.loads(text) != {"devices": devices}:
+            raise ConfigError(f"{path}: it holds something that cannot be written back; edit it by hand")
+        temporary = path.with_name(f".{path.name}.new")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            os.fchmod(descriptor, 0o600)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            Registry(read_device_file(temporary, open_key))  # what the daemon will read
+            _keep_owner(path, temporary)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    try:
+        with path.with_name(f".{path.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot change the registry: {error.strerror or error}") from None
+
+
+def _read(path: Path) -> list[Table]:
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    devices = data.get("devices", [])
+    if set(data) - {"devices"} or not isinstance(devices, list):
+        raise ConfigError(f"{path}: a registry holds [[devices]] and nothing else")
+    return devices
+
+
+def _keep_owner(path: Path, temporary: Path) -> None:
+    """Root may run the command; the file stays the gateway's."""
+    try:
+        owner = path.stat()
+    except FileNotFoundError:
+        owner = path.parent.stat()
+    if os.geteuid() == 0:
+        os.chown(temporary, owner.st_uid, owner.st_gid)
+
+
+def render(devices: list[Table]) -> str:
+    """The registry as TOML."""
+    lines = ["# Written by `emtag gateway device`. Holds keys: keep it to the gateway's user (0600).", ""]
+    for device in devices:
+        lines.append("[[devices]]")
+        tables = {name: value for name, value in device.items() if isinstance(value, dict)}
+        lines += [f"{name} = {_value(value)}" for name, value in device.items() if name not in tables]
+        for name, table in tables.items():
+            lines.append(f"[devices.{name}]")
+            lines += [f"{key} = {_value(value)}" for key, value in table.items()]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in escaped) + '"'
+    if isinstance(value, list):
+        return "[" + ", ".join(_value(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_value(item)}" for key, item in value.items()) + "}"
+    raise ConfigError(f"a registry holds no {type(value).__name__}")
