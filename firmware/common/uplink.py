@@ -42,6 +42,7 @@ class Uplink:
         self._ticks_ms = clock.ticks_ms
         self._on_message = on_message
         self._settings = settings
+        self.stays = None  # stays(): whether the connection is kept between reports, so that a command finds the device
         self.interval_s = 0  # instead of settings.report_interval_s, for as long as it is not 0
         self._signal = Signal()
         self._attempts = 0
@@ -101,9 +102,11 @@ class Uplink:
         due = now
         if self._settings and not alarm and self._report_ms is not None:
             backlog = link.journal.backlog
-            if not backlog and not link.journal.undelivered and not link.time_wanted:
+            if self.stays is not None and self.stays():
+                pass
+            elif not backlog and not link.journal.undelivered and not link.time_wanted:
                 return None
-            if backlog < RECORDS_TO_REPORT and self._failed_ms is None:
+            elif backlog < RECORDS_TO_REPORT and self._failed_ms is None:
                 due = self._report_ms + (self.interval_s or self._settings.report_interval_s) * 1000
         if self._failed_ms is not None:
             due = self._failed_ms + self._back_off_ms(alarm)
@@ -139,7 +142,9 @@ class Uplink:
             now = self._ticks_ms()
             frame = self.link.poll(now)
             if frame is not None:
-                finished_ms = None
+                if finished_ms is not None:
+                    finished_ms = None
+                    self._heard_ms = now  # nobody had reason to say anything until now
                 sending = self._transport.send(frame)
                 if sending is not None:
                     await sending
@@ -152,14 +157,19 @@ class Uplink:
                         finished_ms = now
                     end = finished_ms + LINGER_MS if self.link.journal.undelivered else now
                     end = max(end, self.stay_until_ms)
-                    if now >= end:
+                    if self.stays is not None and self.stays():
+                        end = None
+                    elif now >= end:
                         return
                 else:
-                    finished_ms = None
+                    if finished_ms is not None:
+                        finished_ms = None
+                        self._heard_ms = now
                     end = self._heard_ms + SILENCE_MS
                     if now >= end:
                         raise OSError(110)  # ETIMEDOUT
-                due = end if due is None else min(due, end)
+                if end is not None:
+                    due = end if due is None else min(due, end)
             wait = None if due is None else due - now
             if self.link.journal.waiting:
                 wait = min(wait or JOURNAL_RETRY_MS, JOURNAL_RETRY_MS)

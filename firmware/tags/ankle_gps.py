@@ -86,6 +86,8 @@ class AnkleGps:
         self._cell_ms = None
         self.undated = 0  # fixes without any date, which the clock could not give either
         device.link_over(self.modem, periodic=True)
+        # Asleep the modem cannot be asked where it is within the 3 min of NIJ's draft.
+        device.uplink.stays = lambda: not device.settings.modem_sleep
         device.tamper.on_strap = self._on_strap
 
     async def run(self):
