@@ -21,6 +21,7 @@ from emgate.clock import Clock
 from emgate.down_kinds import KINDS, Answer, Asked, Kind, RequestError
 from emgate.downlink import Downlink, Due
 from emgate.store import Store
+from emgate.store_schema import PayloadCipher
 
 log = structlog.get_logger(__name__)
 
@@ -97,18 +98,36 @@ class Request:
             "revision": self.revision,
         }
 
-    def row(self) -> tuple[Any, ...]:
-        """As COLUMNS."""
+    def row(self, cipher: PayloadCipher | None) -> tuple[Any, ...]:
+        """As COLUMNS. What the request is about is sealed: an order tells where its wearer lives."""
         return (
-            self.request_id, self.device_id, self.kind, self.origin, self.asked, self.number,
-            json.dumps([message.hex() for message in self.messages]), json.dumps(self.body), self.state,
+            self.request_id, self.device_id, self.kind, self.origin, self.seal(cipher, self.asked), self.number,
+            self.seal(cipher, json.dumps([message.hex() for message in self.messages])),
+            self.seal(cipher, json.dumps(self.body)), self.state,
             self.created_ms, self.expires_ms, self.attempts, self.sent_ms, self.changed_ms,
-            None if self.result is None else json.dumps(self.result), self.revision, self.reported,
+            self.sealed_result(cipher), self.revision, self.reported,
         )  # fmt: skip
 
+    def sealed_result(self, cipher: PayloadCipher | None) -> str | bytes | None:
+        """The column `result`."""
+        return None if self.result is None else self.seal(cipher, json.dumps(self.result))
 
-def _request(row: tuple[Any, ...]) -> Request:
+    def seal(self, cipher: PayloadCipher | None, text: str) -> str | bytes:
+        """As a column keeps it."""
+        return text if cipher is None else cipher.seal_bytes(_place(self.request_id), text.encode())
+
+
+def _place(request_id: str) -> bytes:
+    return b"down_requests " + request_id.encode()
+
+
+def _request(row: tuple[Any, ...], cipher: PayloadCipher | None) -> Request:
     values = dict(zip(COLUMNS.split(", "), row, strict=True))
+    for name in ("asked", "messages", "body", "result"):
+        if isinstance(values[name], bytes):
+            if cipher is None:
+                raise ValueError("a request is sealed, and the store was opened without its key")
+            values[name] = cipher.open_bytes(_place(values["request_id"]), values[name]).decode()
     values["messages"] = tuple(bytes.fromhex(message) for message in json.loads(values["messages"]))
     values["body"] = json.loads(values["body"])
     values["result"] = None if values["result"] is None else json.loads(values["result"])
@@ -155,7 +174,7 @@ class Requests:
         rows, numbers = await self._store.read(work)
         self._numbers = dict(numbers)
         for row in rows:
-            request = _request(row)
+            request = _request(row, self._store.payload_cipher)
             if request.state in OPEN:
                 self._open.setdefault(request.device_id, {})[request.request_id] = request
             elif request.state == EXPIRED:
@@ -219,8 +238,8 @@ class Requests:
         replaced = [other for other in mine.values() if kind.replaces and other.kind == kind.name]
 
         def apply(connection: sqlite3.Connection) -> bool:
-            marks = ",".join("?" * len(request.row()))
-            connection.execute(f"INSERT INTO down_requests ({COLUMNS}) VALUES ({marks})", request.row())
+            row = request.row(self._store.payload_cipher)
+            connection.execute(f"INSERT INTO down_requests ({COLUMNS}) VALUES ({','.join('?' * len(row))})", row)
             return True
 
         if not await self._store.write(apply, refused=False):
@@ -261,7 +280,7 @@ class Requests:
                 f"SELECT {COLUMNS} FROM down_requests WHERE request_id = ?", (request_id,)
             ).fetchone()
         )
-        return None if row is None else _request(row)
+        return None if row is None else _request(row, self._store.payload_cipher)
 
     async def listed(self, device_id: int | None, limit: int = 100) -> list[dict[str, Any]]:
         """The newest requests first, of one device or all."""
@@ -271,7 +290,7 @@ class Requests:
                 (device_id, limit),
             ).fetchall()
         )
-        return [_request(row).facts() for row in rows]
+        return [_request(row, self._store.payload_cipher).facts() for row in rows]
 
     async def wait(self, request: Request, seconds: float) -> bool:
         """Until it is answered, expired or replaced; False when that takes longer."""
@@ -399,7 +418,7 @@ class Requests:
     def _save(self, request: Request) -> None:
         values = (
             request.state, request.attempts, request.sent_ms, request.changed_ms,
-            None if request.result is None else json.dumps(request.result), request.revision, request.request_id,
+            request.sealed_result(self._store.payload_cipher), request.revision, request.request_id,
         )  # fmt: skip
 
         def apply(connection: sqlite3.Connection) -> bool:

@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 from emgate import config, key_source
+from emgate.clock import SystemClock
+from emgate.down_kinds import Asked, Made
+from emgate.down_requests import Requests
+from emgate.downlink import Downlink
 from emgate.errors import ConfigError
 from emgate.registry import read_device_file
 from emgate.store import Outcome, Record, Store
@@ -230,10 +234,12 @@ async def test_a_sealed_store_gives_back_what_it_took_and_its_file_tells_nothing
         taken = {(record.sequence, record.received_time_ms, record.payload) for record in (before, *records())}
         assert {(each.sequence, each.received_time_ms, each.payload) for each in found} == taken
         assert [gap.payload for gap in await store.gap_records(DEVICE)] == [records()[4].payload]
-        assert [each.payload for each in await store.latest(DEVICE)] == [status_record(1), before.payload]
         assert await store.oldest_undelivered_ms() == RECEIVED_MS
     finally:
         await store.close()
+    store = await Store.open(path, payload_cipher=cipher)
+    assert [each.payload for each in await store.latest(DEVICE)] == [status_record(1), before.payload]
+    await store.close()
     on_disk = everything_in(tmp_path)
     for record in (*records(), other):
         assert record.payload[1:] not in on_disk
@@ -287,3 +293,39 @@ async def test_a_stolen_card_tells_no_history_and_no_key(tmp_path: Path, monkeyp
     )
     assert done.returncode == 2
     assert "no secret to open the keys at rest" in done.stderr
+
+
+async def test_what_devices_are_asked_to_do_is_sealed_too(tmp_path: Path) -> None:
+    """An order tells where its wearer lives, and a command what is thought of him."""
+    cipher = PayloadCipher(os.urandom(32))
+    words = "an-image-named-for-nobody"
+
+    class Kind:
+        name = "test"
+        replaces = False
+
+        def make(self, asked: Asked) -> Made:
+            return Made((words.encode(),), 0, dict(asked.body))
+
+        def answer(self, number: int, body: object, message: object) -> None:
+            return None
+
+    async def requests(store: Store) -> Requests:
+        made = Requests(store, SystemClock(1), Downlink(), lambda device_id: True)
+        made.add_kind(Kind())
+        await made.load()
+        return made
+
+    store = await Store.open(tmp_path / "store.sqlite", payload_cipher=cipher)
+    asked = {"requestId": "r1", "deviceId": DEVICE, "kind": "test", "where": words}
+    made = await (await requests(store)).submit("control", asked)
+    await store.close()
+    assert made.body == {"where": words}
+    on_disk = everything_in(tmp_path)
+    assert b"r1" in on_disk
+    assert words.encode() not in on_disk and words.encode().hex().encode() not in on_disk
+    store = await Store.open(tmp_path / "store.sqlite", payload_cipher=cipher)
+    found = await (await requests(store)).find("r1")
+    await store.close()
+    assert found is not None
+    assert (found.body, found.messages) == (made.body, made.messages)
