@@ -2,11 +2,12 @@
 
 | asked | answered |
 |---|---|
-| {"do": "submit", "request": {…}, "waitS": 60} | {"ok": true, "request": {…}}, and again at each change |
+| {"do": "submit", "request": {…}, "waitS": 60} | {"ok": true, "request": {…}, "more": false} |
 | {"do": "show", "requestId": "…"} | {"ok": true, "request": {…}} |
 | {"do": "list", "deviceId": 5} | {"ok": true, "requests": […]} |
 
-Whatever cannot be done is answered with {"ok": false, "reason": "…"}.
+With waitS there is an answer at every change, until "more" is false. Whatever cannot be done is answered
+with {"ok": false, "reason": "…"}.
 """
 
 import asyncio
@@ -22,7 +23,7 @@ from typing import Any
 import structlog
 
 from emgate.down_kinds import RequestError
-from emgate.down_requests import CONTROL, Requests
+from emgate.down_requests import CONTROL, OPEN, Requests
 
 log = structlog.get_logger(__name__)
 
@@ -116,10 +117,8 @@ class ControlSocket:
                 raise RequestError("a line must be one JSON object")
             what = asked.get("do")
             if what == "submit":
-                async for answer in self._submit(asked):
+                async for answer in self._submit(asked, reader):
                     yield answer
-                    if reader.at_eof():
-                        return
             elif what == "show":
                 request = await self._requests.find(str(asked.get("requestId"))[:100])
                 if request is None:
@@ -139,7 +138,7 @@ class ControlSocket:
             self.counters["not_json"] += 1
             yield {"ok": False, "reason": f"not JSON: {error}"}
 
-    async def _submit(self, asked: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    async def _submit(self, asked: dict[str, Any], reader: asyncio.StreamReader) -> AsyncIterator[dict[str, Any]]:
         body, wait_s = asked.get("request"), asked.get("waitS", 0)
         if not isinstance(body, dict):
             raise RequestError('"request" must be an object')
@@ -148,11 +147,23 @@ class ControlSocket:
         request = await self._requests.submit(CONTROL, body)
         loop = asyncio.get_running_loop()
         end = loop.time() + wait_s
-        while True:
-            seen = request.revision
-            yield {"ok": True, "request": request.facts()}
-            if not await self._requests.wait_change(request, seen, end - loop.time()):
-                return
+        gone: asyncio.Task[bytes] | None = None
+        try:
+            while True:
+                seen = request.revision
+                more = request.state in OPEN and loop.time() < end
+                yield {"ok": True, "request": request.facts(), "more": more}
+                if not more:
+                    return
+                gone = gone or loop.create_task(reader.read(1))
+                changed = loop.create_task(self._requests.wait_change(request, seen, end - loop.time()))
+                await asyncio.wait((gone, changed), return_when=asyncio.FIRST_COMPLETED)
+                changed.cancel()
+                if gone.done():  # it went away, or talks while it is to listen
+                    raise ConnectionResetError
+        finally:
+            if gone is not None:
+                gone.cancel()
 
 
 async def _say(writer: asyncio.StreamWriter, answer: dict[str, Any]) -> None:

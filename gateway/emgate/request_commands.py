@@ -94,8 +94,9 @@ def submit_to_gateway(
         last: dict[str, Any] = {}
 
         def show(answer: dict[str, Any]) -> None:
+            known = last.get("request", {}).get("revision")
             last.update(answer)
-            if answer["ok"] and not as_json:
+            if answer["ok"] and not as_json and answer["request"]["revision"] != known:
                 _say(answer["request"])
 
         asked = {"do": "submit", "request": request, "waitS": wait_s}
@@ -141,10 +142,12 @@ async def _talk(path: Path, asked: dict[str, Any], wait_s: float, show: Callable
         raise RequestError(f"{path}: {error.strerror}: run this as the gateway's user, or as root") from None
     try:
         writer.write(json.dumps(asked).encode() + b"\n")
-        writer.write_eof()
         async with asyncio.timeout(wait_s + ANSWER_S):
             while line := await reader.readline():
-                show(json.loads(line))
+                answer = json.loads(line)
+                show(answer)
+                if not answer.get("more"):
+                    break
     except TimeoutError:
         raise RequestError("the gateway does not answer; look into its log") from None
     except OSError:

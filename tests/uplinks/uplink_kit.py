@@ -15,7 +15,7 @@ from emgate.registry import Device, Registry
 from emgate.sessions import Sessions
 from emgate.store import Store
 from emwire import codec, constants
-from gateway_kit import DEVICE, KEY, Tag
+from gateway_kit import DEVICE, KEY, GatewayProcess, Tag
 
 
 @dataclass
@@ -147,3 +147,29 @@ def result_record(number: int, kind: int, outcome: int = constants.OUTCOME_DONE,
 
 def event_of(event_type: int, value: int, evidence: bytes = b"") -> bytes:
     return codec.Event(1, 100, 200_000_000, 60, event_type, 200_000_000, 0, value, evidence).encode()
+
+
+class BackendProcess:
+    """`emtag backend run --config` as a process of its own."""
+
+    def __init__(self, folder: Path, ways: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.database = folder / "backend.sqlite"
+        self.config = folder / "backend.toml"
+        self.config.write_text(f'[backend]\ndatabase = "backend.sqlite"\n{ways}')
+
+    async def start(self) -> None:
+        with (self.folder / "log").open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "emgate.cli", "backend", "run", "--config", str(self.config),
+                stdout=asyncio.subprocess.PIPE, stderr=log,
+            )  # fmt: skip
+        GatewayProcess.started.append(self.process)
+        assert self.process.stdout is not None
+        line = await asyncio.wait_for(self.process.stdout.readline(), 20)
+        assert line, (self.folder / "log").read_text()
+
+    async def stop(self) -> int:
+        self.process.terminate()
+        return await asyncio.wait_for(self.process.wait(), 20)
