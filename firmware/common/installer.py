@@ -259,6 +259,8 @@ class Installer:
         state = self._state
         state.trial = self._free_folder()
         state.trial_boots = 0
+        # What the old firmware failed at is not the new one's fault: it begins outside of safe mode.
+        state.boots = 0
         state.rolled_back = 0
         if not state.save():
             state.trial = selector.NONE

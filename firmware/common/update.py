@@ -37,7 +37,7 @@ class Update:
             device.board.name,
             identity.get("hardware_revision", 0),
             SECURITY_VERSION,
-            unhexlify(identity.get("update_key", "")),
+            self._public_key(identity.get("update_key", "")),
         )
         self.installer = Installer(
             device.board.storage_path, selector.booted, target, self._report, self._journal_reserve
@@ -47,6 +47,14 @@ class Update:
 
     def start(self):
         self._device.start("update", self._run)
+
+    def _public_key(self, text):
+        try:
+            return unhexlify(text)
+        except (ValueError, TypeError):
+            # Without a key every manifest is refused; all else works.
+            self._device.log("identity.json: update_key must be 128 hexadecimal digits")
+            return b""
 
     # -- messages -----------------------------------------------------------------------------------------
 

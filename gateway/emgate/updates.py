@@ -266,6 +266,10 @@ class Updates:
         if all(other.image is not gone.image for other in self._under_way.values()):
             self._images.pop(gone.image.name, None)
 
+    def summary(self) -> dict[str, int]:
+        """For the status: what was sent, and how many devices are being sent to."""
+        return {"underWay": len(self._under_way), **self.counters}
+
     # -- a source of the downlink -----------------------------------------------------------------------------
 
     def wants(self, device_id: int) -> bool:

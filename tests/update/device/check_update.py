@@ -5,6 +5,7 @@ import gc
 
 import selector
 import virtual
+from common import safe_mode
 from common.device import Device
 from common.installer import Installer, Target
 from common.p256 import verify_in_steps
@@ -200,7 +201,22 @@ async def check_in_safe_mode(folder):
     assert boot.board.restarts
     boot.stop()
     # The new firmware is on trial, not in safe mode.
-    assert selector.begin(folder) == folder + "/b" and selector.booted.boots <= 6
+    assert selector.begin(folder) == folder + "/b"
+    boot.board.reset_cause = constants.RESET_WATCHDOG
+    assert not safe_mode.wanted(boot.board)
+    # Nor is the old one at once, if it comes back.
+    for _ in range(selector.TRIAL_BOOTS):
+        selector.begin(folder)
+    assert selector.booted.running == 0 and not safe_mode.wanted(boot.board)
+
+
+async def check_an_unreadable_key_refuses_and_does_not_stop_the_device(folder):
+    with open(folder + "/update_key", "w") as file:
+        file.write("no key")
+    boot = Boot(folder)
+    await passed(1)
+    await boot.receive("new")
+    assert boot.states() == [(constants.UPDATE_REFUSED, constants.UPDATE_CAUSE_SIGNATURE)]
 
 
 async def check_a_link_that_hangs_up_stays_for_the_next_chunk(folder):
