@@ -99,12 +99,11 @@ def install(wish: Wish, progress: Progress = lambda *_: None) -> Installed:
         _stop(repl)
         who, kept, backup = _identity(repl, wish)
         _remove_strangers(repl, files)
-        _put(repl, {path: data for path, data in files.items() if path not in (WHOLE, START)}, progress)
+        digests = _put(repl, {path: data for path, data in files.items() if path not in (WHOLE, START)}, progress)
         progress("self-test", 1, 1)
         tested = _self_test(repl)
-        _put(repl, {WHOLE: files[WHOLE]})
-        _put(repl, {START: files[START]})
-        digests = repl.hashes(files)
+        for path in (WHOLE, START):
+            digests |= _put(repl, {path: files[path]})
         repl.reset()
     finally:
         repl.close()
@@ -201,8 +200,8 @@ def _remove_strangers(repl: Repl, files: Mapping[str, bytes]) -> None:
     repl.remove([WHOLE, *strangers])
 
 
-def _put(repl: Repl, files: Mapping[str, bytes], progress: Progress = lambda *_: None) -> None:
-    """Write what is not there already, read it back by hash, and write again what is wrong."""
+def _put(repl: Repl, files: Mapping[str, bytes], progress: Progress = lambda *_: None) -> dict[str, str]:
+    """Write what is not there already, and again what reads back wrong; the hashes that the board computed."""
     wanted = {path: sha256(data) for path, data in files.items()}
     found = repl.hashes(wanted)
     repl.make_folders_for(files)
@@ -212,13 +211,14 @@ def _put(repl: Repl, files: Mapping[str, bytes], progress: Progress = lambda *_:
             progress(path, done, len(wrong))
             repl.write(path, files[path])
         if not wrong:
-            return
+            return found
         found.update(repl.hashes(wrong))
     wrong = sorted(path for path in wanted if found.get(path) != wanted[path])
     if wrong:
         raise FlashError(
             f"{repl.port}: {', '.join(wrong)} reads back wrong {ATTEMPTS} times: the flash is worn, take another board"
         )
+    return found
 
 
 def _self_test(repl: Repl) -> dict[str, Any]:

@@ -44,15 +44,13 @@ def read(flash: bytes) -> dict[str, bytes]:
 
 
 def _filesystem(content: bytes | None) -> LittleFS:
+    """A new one of the version that this MicroPython formats with, or that of `content`, never formatted anew."""
     context = UserContext(BLOCKS * BLOCK_BYTES)
-    if content is not None:
-        context.buffer[:] = content
-    return LittleFS(
-        context,
-        block_size=BLOCK_BYTES,
-        block_count=BLOCKS,
-        prog_size=256,
-        read_size=32,
-        cache_size=BLOCK_BYTES,
-        disk_version=_DISK_VERSION,
-    )
+    geometry = {"block_size": BLOCK_BYTES, "block_count": BLOCKS, "prog_size": 256, "read_size": 32}
+    if content is None:
+        return LittleFS(context, cache_size=BLOCK_BYTES, disk_version=_DISK_VERSION, **geometry)
+    context.buffer[:] = content
+    # MicroPython raises the version as it writes: read whatever there is.
+    filesystem = LittleFS(context, mount=False, cache_size=BLOCK_BYTES, **geometry)
+    filesystem.mount()
+    return filesystem
