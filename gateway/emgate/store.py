@@ -6,9 +6,11 @@ Nothing else in the gateway writes; reads for the uplinks go through a second co
 
 import asyncio
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,6 +41,9 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
+HOLD_S = {False: 2.0, True: 0.25}
+"""How long what came over a hole waits for it, per lane (alarm: True). A device sends what was lost again as soon as
+it hears that something later is stored: within a round trip. An alarm before a backlog is over a hole too."""
 LATEST_ROWS = 200
 """How far back to look for a device's last hello or status: some hours of its records."""
 QUARANTINE_ROWS = 10_000
@@ -79,6 +84,8 @@ class Store:
         self._writer = Writer(
             path, connection, alarm_reserve_bytes, self.counters, self._log, self._note, self._found_damage
         )
+        self._commits: tuple[tuple[float, int], ...] = ()  # when what was the last row, for as long as HOLD_S
+        self._settled_row = self._log.books.row_id
         self._writer.start()
 
     @classmethod
@@ -153,6 +160,11 @@ class Store:
 
     def _note(self, records: Sequence[Record]) -> None:
         """In the event loop, after the commit of new records."""
+        now = time.monotonic()
+        if not self._commits or now > self._commits[-1][0] + 0.02:
+            old = [row_id for committed_s, row_id in self._commits if committed_s < now - max(HOLD_S.values())]
+            self._settled_row = max(old, default=self._settled_row)
+            self._commits = (*self._commits[len(old) :], (now, self._log.books.row_id))
         lanes = {record.alarm for record in records}
         for (_, lane), event in self._appended.items():
             if lane in lanes:
@@ -304,7 +316,11 @@ class Store:
             raise
 
     async def undelivered(self, consumer: str, alarm: bool, limit: int, maximum_bytes: int) -> list[Record]:
-        """The next records of a lane after the consumer's cursor, in the order they were committed."""
+        """The next records of a lane after the consumer's cursor, those of each epoch in the order of their sequences.
+
+        They end before a record that came over a hole, which the device fills within a moment; a record that came too
+        late for that is taken along from behind (and comes again in its place). The last one has the row to advance
+        to: the highest of those that are in their place."""
         after = self._log.cursors[consumer, alarm]
 
         def work(connection: sqlite3.Connection) -> list[Record]:
@@ -317,9 +333,62 @@ class Store:
                 if records and total > maximum_bytes:
                     break
                 records.append(self._record(row))
-            return records
+            return self._in_order(connection, alarm, records)
 
         return await self.read(work)
+
+    def _in_order(self, connection: sqlite3.Connection, alarm: bool, records: list[Record]) -> list[Record]:
+        books = self._log.books
+        now = time.monotonic()
+        settled = self._settled_row
+        for committed_s, row_id in self._commits:
+            if committed_s > now - HOLD_S[alarm]:
+                break
+            settled = row_id
+        epochs = {(record.device_id, record.epoch) for record in records}
+        with books.lock:
+            found = {key: books.all_held().get(key) for key in epochs}
+        for key in epochs:
+            found[key] = found[key] or books.read(connection, key)
+        highest: dict[tuple[int, int], int] = {}
+        disorder = False
+        kept: list[Record] = []
+        for record in records:
+            key = (record.device_id, record.epoch)
+            book = found[key]
+            if record.row_id > settled and book is not None and record.sequence > book.stored.through:
+                self._loop.call_soon_threadsafe(self._look_again, alarm)
+                break
+            disorder = disorder or record.sequence < highest.get(key, -1)
+            highest[key] = max(record.sequence, highest.get(key, -1))
+            kept.append(record)
+        if not kept:
+            return kept
+        last = kept[-1].row_id
+        with books.lock:
+            behind = [
+                row_id
+                for row_id, identity in books.late[alarm].items()
+                if row_id > last and identity[2] < highest.get(identity[:2], -1)
+            ]
+        for row_id in behind:
+            row = connection.execute(f"SELECT {COLUMNS} FROM records WHERE row_id = ?", (row_id,)).fetchone()
+            if row is not None:
+                kept.append(replace(self._record(row), row_id=last))
+                disorder = True
+        if disorder:
+            kept.sort(key=lambda record: (record.device_id, record.epoch, record.sequence))
+            # Whoever advances goes by the last one.
+            kept[-1] = replace(kept[-1], row_id=last)
+        return kept
+
+    def _look_again(self, alarm: bool) -> None:
+        self._loop.call_later(HOLD_S[alarm] / 4, self._wake, alarm)
+
+    def _wake(self, alarm: bool) -> None:
+        for (_, lane), event in self._appended.items():
+            if lane == alarm:
+                event.set()
 
     async def epochs(self, device_id: int) -> list[EpochState]:
         """State of every epoch of a device, from which its session goes on after a restart."""

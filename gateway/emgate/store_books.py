@@ -19,6 +19,9 @@ CHECKPOINT_ROWS = 5000
 BOOKS = 20_000
 """Epochs held in memory when nothing of theirs changes, at some 500 bytes."""
 
+LATE = 20_000
+"""Rows remembered that came behind a higher sequence of their lane: a link that loses every tenth of 200,000."""
+
 Key = tuple[int, int]  # device_id, epoch
 Identity = tuple[int, int, int]  # device_id, epoch, sequence
 
@@ -26,13 +29,14 @@ Identity = tuple[int, int, int]  # device_id, epoch, sequence
 class Book:
     """One boot epoch."""
 
-    __slots__ = ("delivered", "delivered_records", "stored", "stored_records")
+    __slots__ = ("delivered", "delivered_records", "highest", "stored", "stored_records")
 
     def __init__(self) -> None:
         self.stored = RangeSet()
         self.delivered = RangeSet()
         self.stored_records = 0
         self.delivered_records = 0
+        self.highest = [-1, -1]  # per lane, of those stored since the book was opened
 
 
 def lane_rows(alarm: bool) -> str:
@@ -51,6 +55,7 @@ class Books:
         self.stored = {False: 0, True: 0}
         self.delivered = {False: 0, True: 0}
         self.pruned = 0
+        self.late: dict[bool, dict[int, Identity]] = {False: {}, True: {}}  # per lane: rows behind a higher sequence
         self._books: dict[Key, Book] = {}
         self._dirty: set[Key] = set()
         self._changes = 0
@@ -131,6 +136,16 @@ class Books:
             self.stored[alarm] += 1
             self._dirty.add(identity[:2])
             self._changes += 1
+            if identity[2] > book.highest[alarm]:
+                book.highest[alarm] = identity[2]
+            elif len(self.late[alarm]) < LATE:
+                self.late[alarm][row_id] = identity
+
+    def pass_late(self, alarm: bool) -> None:
+        """Forget the late ones that every consumer has."""
+        late = self.late[alarm]
+        while late and (first := next(iter(late))) <= self.delivered_row[alarm]:
+            del late[first]
 
     def newly_delivered(self, connection: sqlite3.Connection, alarm: bool, through: int) -> list[Identity]:
         """What of a lane counts as delivered once every required consumer's cursor is there."""

@@ -62,7 +62,9 @@ class Log:
         self._moved.clear()
         for alarm, through, identities in self._delivered:
             books.deliver(connection, alarm, identities)
-            books.delivered_row[alarm] = max(books.delivered_row[alarm], through)
+            with books.lock:
+                books.delivered_row[alarm] = max(books.delivered_row[alarm], through)
+                books.pass_late(alarm)
         self._delivered.clear()
         with books.lock:
             books.pruned += len(self._pruned)

@@ -390,3 +390,25 @@ asyncio.run(main())
 """
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[1] == resource.RLIM_INFINITY
     subprocess.run([sys.executable, "-c", script, str(tmp_path / "store.sqlite")], check=True, timeout=60)
+
+
+async def test_what_came_over_a_hole_is_delivered_behind_what_fills_it(store: Store) -> None:
+    await asyncio.gather(*(store.append(record(n)) for n in (0, 1, 3, 4)))
+    first = await store.undelivered("uplink", False, 100, 1 << 20)
+    assert [each.sequence for each in first] == [0, 1], "3 waits for 2, which may be on its way"
+    await store.append(record(2))
+    batch = await store.undelivered("uplink", False, 4, 1 << 20)
+    assert [each.sequence for each in batch] == [0, 1, 2, 3, 4], "2 is taken along from behind"
+    assert await store.advance("uplink", False, batch[-1].row_id) == (0, 4)
+    assert [each.sequence for each in await store.undelivered("uplink", False, 100, 1 << 20)] == [2], "in its place"
+
+
+async def test_a_hole_that_nobody_fills_is_not_waited_for_long(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("emgate.store.HOLD_S", {False: 0.05, True: 0.05})
+    await store.append(record(5))
+    appended = store.appended("uplink", False)
+    async with asyncio.timeout(10):
+        while not (batch := await store.undelivered("uplink", False, 100, 1 << 20)):
+            appended.clear()
+            await appended.wait()
+    assert [each.sequence for each in batch] == [5]
