@@ -30,7 +30,7 @@ def offer(station: Station, update_id: int, image: Image) -> str:
     """Put an update's files where the gateway finds them; its name."""
     folder = station.gateway_folder / "updates"
     folder.mkdir(exist_ok=True)
-    name = f"home_unit-{update_id}"
+    name = f"{image.model}-{update_id}"
     (folder / f"{name}.image").write_bytes(image.data)
     (folder / f"{name}.manifest").write_bytes(firmware_signing.sign(image, KEY, update_id))
     return name
@@ -46,10 +46,10 @@ async def ask(station: Station, **asked: Any) -> dict[str, Any]:
     return answer
 
 
-async def request(station: Station, update_id: int, image: Image) -> None:
+async def request(station: Station, update_id: int, image: Image, name: str = NAME) -> None:
     body = {
         "requestId": f"update-{update_id}",
-        "deviceId": station.device(NAME).device_id,
+        "deviceId": station.device(name).device_id,
         "kind": "update",
         "update": offer(station, update_id, image),
         "expiresMs": station.scenario.start_unix_ms + 100 * 24 * HOUR_MS,
@@ -144,6 +144,31 @@ async def test_an_update_arrives_and_a_bad_one_is_rolled_back(
             assert phases(station, update_id)[-1] == (constants.UPDATE_ROLLED_BACK, constants.UPDATE_CAUSE_CRASHED)
             assert versions(station)[-1] == (9, 2, 0)
 
+        expected = books.made(station)
+        await books.drain(station, expected)
+        books.assert_arrived_once(expected, station)
+
+
+@pytest.mark.slow
+async def test_links_that_hang_up_carry_an_update(busy_day: Scenario, make_station: Callable[..., Station]) -> None:
+    """The ankle tag over MQTT and the bracelet over BLE, at once; each calls when it has to report, and then hangs up."""
+    numbers = {"ankle": 11, "bracelet": 12}
+    station = make_station(
+        busy_day.model_copy(update={"devices": tuple(d for d in busy_day.devices if d.name in numbers)})
+    )
+    public_key = firmware_signing.public_bytes(KEY).hex()
+    station.more_identity = {
+        name: {"update_key": public_key, "settings": {"update_confirm_s": 300}} for name in numbers
+    }
+    station.more_configuration = MORE_CONFIGURATION
+    async with station:
+        await station.rig.run(until_ms=60_000, speed=SPEED)
+        for name, update_id in numbers.items():
+            image = firmware_image.build(station.device(name).model, "sim", (9, 2, 0))
+            await request(station, update_id, image, name)
+        for update_id in numbers.values():
+            await until_told(station, update_id, constants.UPDATE_CONFIRMED)
+        assert versions(station).count((9, 2, 0)) == len(numbers)
         expected = books.made(station)
         await books.drain(station, expected)
         books.assert_arrived_once(expected, station)
