@@ -69,7 +69,7 @@ class ModemLink:
         self._configured = False
         self._failures = 0
         self._sleeps = sleeps
-        self._registration = 0
+        self._registration = None
         self._registration_changed = Signal()
         self.on_registration = None  # called when the network is lost or found
         self.restarts = 0  # by itself
@@ -118,7 +118,7 @@ class ModemLink:
     @property
     def registered(self) -> "bool | None":
         """None: off, asleep or not asked yet, so that nothing can be said about the network."""
-        return self._registration in _REGISTERED if self._configured and self._registration else None
+        return self._registration in _REGISTERED if self._configured and self._registration is not None else None
 
     async def look(self):
         """(registered or None, signal in dBm) now. Wakes nothing."""
@@ -209,7 +209,7 @@ class ModemLink:
                 self._powered = True
                 self._configured = False
                 self.asleep = False
-                self._registration = 0
+                self._registration = None
             # Ten seconds and more of silence are boot; longer than that it is hung.
             started = self._clock.ticks_ms()
             while self._clock.ticks_ms() - started < BOOT_TIMEOUT_MS:
@@ -264,7 +264,7 @@ class ModemLink:
                 self.restarts += 1
                 self._channel.abort("modem restarted")
             self._configured = False
-            self._registration = 0
+            self._registration = None
             self._end_session()
         elif line.startswith(b"+CPSMSTATUS:"):
             if b"ENTER" in line:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 
 import aiomqtt
 
+from emrig.clock import Timer
 from emrig.micropython import rig_wire as w
 from emrig.parts import OutputPin
 from emrig.rig import Rig
@@ -22,6 +23,10 @@ from emrig.target import Device
 # Power-on to registered, from the module's start-up behaviour: about 2 s to RDY, a few more to attach.
 BOOT_MS = 2_000
 REGISTER_MS = 3_000
+# Woken from PSM it is still attached: it only has to hear the cell again.
+RESUME_MS = 1_000
+# Active timer (T3324) after which it enters PSM; the firmware asks for this one.
+ACTIVE_MS = 10_000
 # Real seconds after which a broker that does not answer counts as unreachable.
 BROKER_TIMEOUT_S = 10.0
 # Longest payload of AT+SMPUB in the manual.
@@ -34,7 +39,12 @@ class Modem:
 
     def __init__(self, rig: Rig, device: Device, position: Callable[[], tuple[float, float]] | None = None) -> None:
         self.coverage = True
+        self.signal = 21
+        """+CSQ, 0 to 31 (-113 to -51 dBm) or 99."""
+        self.jammed = False
+        """Whether there is a strong carrier though no cell can be read."""
         self.counters: Counter[str] = Counter()
+        self._idle: Timer | None = None
         self._rig, self._device, self._position = rig, device, position
         self._power = OutputPin(device, "modem_power", self._on_power)
         device.parts["modem"] = self
@@ -55,6 +65,11 @@ class Modem:
         self._client: aiomqtt.Client | None = None
         self._session: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[object]] = set()
+        self._sleeps = False
+        self._asleep = False
+        if self._idle:
+            self._idle.cancel()
+            self._idle = None
 
     # -- radio link
 
@@ -80,18 +95,47 @@ class Modem:
 
     # -- power
 
+    def restart(self) -> None:
+        """It resets itself in the middle of whatever it does, as a dip of its supply makes it."""
+        if self._on:
+            self.close()
+            self._reset()
+            self._on_power(1)
+
     def _on_power(self, level: int) -> None:
         if level:
+            resumes, self._asleep = self._asleep, False
             self._on = True
-            self._rig.clock.call_later(BOOT_MS, self._booted)
-        else:
+            self._rig.clock.call_later(BOOT_MS, lambda: self._booted(RESUME_MS if resumes else REGISTER_MS))
+        elif not self._asleep:  # there the key is only let go
             self.close()
             self._reset()
 
-    def _booted(self) -> None:
+    def _booted(self, register_ms: int = REGISTER_MS) -> None:
         if self._on:
             self._send("\r\nRDY\r\n\r\n+CFUN: 1\r\n\r\n+CPIN: READY\r\n")
-            self._rig.clock.call_later(REGISTER_MS, self._register)
+            self._rig.clock.call_later(register_ms, self._register)
+
+    def _used(self) -> None:
+        """Something was said or heard: the active timer begins anew."""
+        if self._idle:
+            self._idle.cancel()
+        if self._sleeps and self._on:
+            self._idle = self._rig.clock.call_later(ACTIVE_MS, self._enter_sleep)
+
+    def _enter_sleep(self) -> None:
+        if not self._on or self._client is not None or self._payload_left:
+            return
+        self._send('\r\n+CPSMSTATUS: "ENTER PSM"\r\n')
+        self.counters["slept"] += 1
+        self.close()
+        self._reset()
+        self._asleep = True
+
+    def _set_sleep(self, arguments: list[str]) -> None:
+        self._sleeps = arguments[:1] == ["1"]
+        self._answer("OK")
+        self._used()
 
     def close(self) -> None:
         """End the session and what is under way."""
@@ -138,6 +182,7 @@ class Modem:
 
     def _command(self, line: str) -> None:
         self.counters["commands"] += 1
+        self._used()
         name, _, rest = line[2:].partition("=")
         arguments = [quoted or bare for quoted, bare in _ARGUMENT.findall(rest)]
         handler = {
@@ -150,7 +195,10 @@ class Modem:
             "+CEREG?": lambda _: self._answer(
                 f"+CEREG: {int(self._registration_urc)},{1 if self._registered else 2}", "OK"
             ),
-            "+CSQ": lambda _: self._answer(f"+CSQ: {21 if self.coverage else 99},99", "OK"),
+            "+CSQ": lambda _: self._answer(f"+CSQ: {self.signal if self.coverage or self.jammed else 99},99", "OK"),
+            "+CPSMS": self._set_sleep,
+            "+CPSMSTATUS": self._ok,
+            "+CEDRXS": self._ok,
             "+CNACT": self._activate,
             "+CNACT?": lambda _: self._answer(
                 f'+CNACT: 0,{int(self._network_active)},"{"10.0.0.2" if self._network_active else "0.0.0.0"}"', "OK"
@@ -277,6 +325,7 @@ class Modem:
     def _disconnect(self, arguments: list[str]) -> None:
         had = self._client is not None
         self._drop_session(None)
+        self._used()
         self._answer("OK" if had else "ERROR")
 
     async def _subscribe(self, arguments: list[str]) -> None:

@@ -1,0 +1,160 @@
+"""The modem sleeps, restarts in the middle, answers by halves, loses the network: what the driver makes of it."""
+
+import asyncio
+
+from common.clock import Clock
+from drivers import modem
+from modem_model import ModemModel
+from virtual import Board, now_ms
+
+DEVICE_ID = 0x1001
+FRAME = bytes(range(60))
+
+
+def _link(sleeps=False, chunk=0):
+    board = Board(".", {})
+    model = ModemModel(board, chunk)
+    link = modem.ModemLink(
+        board.uart("modem"),
+        board.pin_out("modem_power"),
+        DEVICE_ID,
+        Clock(now_ms),
+        "broker",
+        1883,
+        board.log,
+        lambda: sleeps,
+    )
+    return link, model, board
+
+
+async def _fails(awaitable):
+    try:
+        await awaitable
+    except OSError as error:
+        return str(error)
+    raise AssertionError("no OSError")
+
+
+async def check_stays_reachable_or_sleeps_as_set(folder):
+    link, model, _ = _link()
+    await link.connect()
+    assert b'AT+CEDRXS=1,4,"0010"' in model.commands and b"AT+CPSMS=0" in model.commands
+    link, model, _ = _link(sleeps=True)
+    await link.connect()
+    assert b'AT+CPSMS=1,,,"00100110","00000101"' in model.commands and b"AT+CEDRXS=0" in model.commands
+
+
+async def check_a_network_without_sleep_costs_no_connection(folder):
+    link, model, _ = _link(sleeps=True)
+    model.answers[b"AT+CPSMS"] = b"\r\n+CME ERROR: operation not supported\r\n"
+    model.answers[b"AT+CEDRXS"] = b"\r\nERROR\r\n"
+    await link.connect()
+    await link.send(FRAME)
+    assert model.published[0][1] == FRAME
+
+
+async def check_asleep_only_its_power_key_wakes_it(folder):
+    link, model, board = _link(sleeps=True)
+    await link.connect()
+    await link.close()
+    model.send(b'\r\n+CPSMSTATUS: "ENTER PSM"\r\n')
+    await asyncio.sleep_ms(10)
+    assert link.asleep and board.outputs["modem_power"].level == 0 and link.registered is None
+    assert await link.look() == (None, modem.DBM_UNKNOWN), "nothing is known, and nothing is woken"
+    assert board.outputs["modem_power"].level == 0
+    await link.connect()
+    assert not link.asleep and model.power_cycles == 2
+    await link.send(FRAME)
+
+
+async def check_a_restart_in_the_middle_is_noticed_at_once(folder):
+    for prefix in (b"AT+SMPUB", b"AT+CSQ", b"AT+CLBS"):
+        link, model, _ = _link()
+        await link.connect()
+        model.answers[prefix] = b""
+        begun = now_ms()
+        if prefix == b"AT+SMPUB":
+            work = asyncio.create_task(_fails(link.send(FRAME)))
+        elif prefix == b"AT+CLBS":
+            work = asyncio.create_task(_fails(link.cell_position()))
+        else:
+            work = asyncio.create_task(link.look())
+        await asyncio.sleep_ms(100)
+        model._on_power(1)
+        answer = await work
+        assert now_ms() - begun < 2500, "not only when its time is over"
+        assert answer == (None, modem.DBM_UNKNOWN) or "restarted" in answer
+        assert link.restarts == 1 and link.registered is None
+        model.answers = {}
+        await link.close()
+        await link.connect()
+        await link.send(FRAME)
+        assert model.published[-1][1] == FRAME and model.count(b"ATE0") == 2
+
+
+async def check_a_restart_that_says_nothing_is_noticed_by_the_registration(folder):
+    """With its rate fixed it may come up without RDY: then it answers, unregistered, and tells no change by itself."""
+    link, model, _ = _link()
+    await link.connect()
+    await link.close()
+    model._registered = model.session = False
+    model.echo = True
+    waiting = asyncio.create_task(link.connect())
+    await asyncio.sleep_ms(20000)
+    model._registered = True
+    begun = now_ms()
+    await waiting
+    assert now_ms() - begun <= modem.REGISTRATION_ASK_MS + 2000
+
+
+async def check_registration_lost_and_found_is_told(folder):
+    link, model, _ = _link()
+    told = []
+    link.on_registration = lambda: told.append(link.registered)
+    assert link.registered is None
+    await link.connect()
+    for text in (b"2", b"3", b'1,"00A1","0154B202",7', b"0", b'5,"00A1","0154B202",9', b"x", b""):
+        model.send(b"\r\n+CEREG: " + text + b"\r\n")
+        await asyncio.sleep_ms(5)
+    assert told[-4:] == [False, True, False, True] and link.registered is True
+
+
+async def check_signal(folder):
+    for text, dbm in ((b"0,99", -113), (b"6,0", -101), (b"31,7", -51), (b"99,99", -128), (b"x", -128), (b"-4", -128)):
+        link, model, _ = _link()
+        await link.connect()
+        model.answers[b"AT+CSQ"] = b"\r\n+CSQ: " + text + b"\r\n\r\nOK\r\n"
+        assert await link.look() == (True, dbm), text
+
+
+async def check_half_answers_at_every_byte(folder):
+    whole = b"\r\n+CSQ: 20,99\r\n\r\nOK\r\n"
+    link, model, _ = _link()
+    await link.connect()
+    for length in range(len(whole)):
+        model.answers[b"AT+CSQ"] = whole[:length]
+        registered, dbm = await link.look()
+        # What came before the end is an answer; before that there is none, and no word about the network.
+        assert (registered, dbm) in ((None, -128), (True, -73)), length
+        model.answers = {b"AT+CSQ": whole}
+        assert await link.look() == (True, -73), length
+        await link.send(FRAME)
+
+
+async def check_garbage_between_and_within_answers(folder):
+    link, model, _ = _link(chunk=1)
+    await link.connect()
+    for noise in (
+        b"\xff\x00\xfe",
+        b"\r\n\r\n",
+        b"+CEREG\r\n",
+        b"OKAY\r\n",
+        b"\r\n+SMSTATE\r\n",
+        b"> > >\r\n",
+        b"A" * 3000,
+    ):
+        model.noise = noise + b"\r\n"
+        assert (await link.look())[0] in (True, None), noise
+        model.noise = b""
+        assert await link.look() == (True, modem.DBM_UNKNOWN), "this model has no +CSQ line"
+        await link.send(FRAME)
