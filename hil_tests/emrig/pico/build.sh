@@ -92,6 +92,9 @@ freeze("\$(PORT_DIR)/modules")
 include("\$(MPY_DIR)/extmod/asyncio")
 freeze("$frozen", ("rig_wire.py", "ble_wire.py", "bluetooth.py"))
 MANIFEST
+# Modules in this part of the flash run where they are; anywhere else they would have to be copied to RAM, which is too
+# small for a whole model. It lies between MicroPython (330 KiB) and the file system (from 640 KiB).
+echo "#define MICROPY_HW_ROMFS_BYTES (256 * 1024)" >>"${micropython}ports/rp2/boards/RPI_PICO/mpconfigboard.h"
 
 # The version is the sources' own, not that of a repository around them.
 export GIT_CEILING_DIRECTORIES=$out
