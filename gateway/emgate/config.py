@@ -154,6 +154,13 @@ class MqttSection(Broker):
         return self
 
 
+class LimitsSection(Section):
+    """Frames a second that are looked at, with four seconds' worth at once; more is dropped and counted."""
+
+    link_frames_per_s: Annotated[float, Field(gt=0)] = 10_000.0
+    device_frames_per_s: Annotated[float, Field(gt=0)] = 1_000.0  # LTE-M's 1 Mbit/s up is 1,250 frames of 100 B
+
+
 class BleSection(Section):
     """The BLE adapter: one of BlueZ's (hci0), or an HCI transport in bumble's notation."""
 
@@ -290,6 +297,7 @@ class Config(Section):
     serial: tuple[SerialSection, ...] = ()
     mqtt: MqttSection | None = None
     ble: BleSection | None = None
+    limits: LimitsSection = LimitsSection()
     uplink: Uplinks = (UplinkSection(),)
     protection: ProtectionSection = ProtectionSection()
     http: HttpSection | None = None

@@ -108,7 +108,13 @@ class Gateway:
             )
             await self._targets.load()
             self._control = ControlSocket(self._state / "control.sock", self._requests)
-            self._links = LinkSet(self._config, self._sessions.received, self._clock, self._own)
+            self._links = LinkSet(
+                self._config,
+                self._sessions.received,
+                self._clock,
+                self._own,
+                lambda device_id: self._registry.get(device_id) is not None,
+            )
             await self._serve(stop, ready)
         finally:
             await self._own.close()
@@ -217,6 +223,8 @@ class Gateway:
             "store": await status_facts.store_facts(self._store),
             "uplink": self._targets.facts(),
             "requests": self._requests.summary(),
+            "updates": self._updates.summary(),
+            "control": dict(self._control.counters),
             "links": status_facts.link_facts(self._links),
             "devices": [status_facts.device_facts(session) for session in self._sessions],
         }

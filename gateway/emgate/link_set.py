@@ -9,6 +9,7 @@ import structlog
 from emgate.clock import Clock
 from emgate.config import Config, Section
 from emgate.links import Events, Link, Received
+from emgate.links.limits import Gate
 from emgate.supervisor import Supervisor
 
 log = structlog.get_logger(__name__)
@@ -20,8 +21,11 @@ LET_GO_S = 5.0
 class LinkSet:
     """Everything that a configuration names as a link. `start`, then `apply` as often as it changes, then `stop`."""
 
-    def __init__(self, config: Config, received: Received, clock: Clock, events: Events) -> None:
-        self._received = received
+    def __init__(
+        self, config: Config, received: Received, clock: Clock, events: Events, known: Callable[[int], bool]
+    ) -> None:
+        """`known`: whether a device is registered."""
+        self._received = self._gate = Gate(received, known, config.limits, events)
         self._clock = clock
         self._events = events
         self._maximum_s = config.gateway.restart_maximum_s
@@ -39,6 +43,7 @@ class LinkSet:
     async def apply(self, config: Config) -> list[str]:
         """Go by another configuration; the names of the links that were started, stopped or restarted for it."""
         self._config = config
+        self._gate.limits = config.limits
         self._maximum_s = config.gateway.restart_maximum_s
         wanted = self._wanted(config)
         stale = [name for name, (section, _, _) in self._running.items() if self._changed(name, section, wanted)]
