@@ -9,4 +9,5 @@
 #   watchdog(timeout_ms): .feed(); resets the device when it is not fed for so long, however it hangs
 #   restart(): reset now; does not return
 # and may offer record_made(epoch, sequence, alarm, payload), called after each append to the journal;
+#   retain_time(utc_ms, uncertainty_ms), retained_time() -> the same or None: a clock that goes on over a reset;
 #   temperature() -> 0.01 °C inside; fuel_gauge() -> drivers.fuel_gauge.FuelGauge

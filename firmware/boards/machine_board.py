@@ -10,6 +10,12 @@ from emwire import constants
 from machine import Pin
 
 READ_BYTES = 256
+# A real-time clock that nobody set begins in 2000 or 2021.
+EARLIEST_YEAR = 2025
+# Of a real-time clock over a reset: whole seconds, and 20 ppm over the weeks since it may have been set.
+RETAINED_UNCERTAINTY_MS = 60000
+# MicroPython counts from 2000 on some ports and from 1970 on others.
+_EPOCH_UNIX_S = 946684800 if time.gmtime(0)[0] == 2000 else 0
 # From MicroPython's names to the wire's; a port has only some of them.
 _RESET_CAUSES = {
     "PWRON_RESET": constants.RESET_POWER_ON,
@@ -180,6 +186,19 @@ class MachineBoard:
         if timeout_ms <= limit_ms:
             return machine.WDT(timeout=timeout_ms)
         return LongWatchdog(machine.WDT(timeout=limit_ms), limit_ms, timeout_ms)
+
+    def retain_time(self, utc_ms, uncertainty_ms):
+        moment = time.gmtime(utc_ms // 1000 + constants.TIME_EPOCH_UNIX_S - _EPOCH_UNIX_S)
+        machine.RTC().datetime(moment[:3] + (moment[6],) + moment[3:6] + (0,))
+
+    def retained_time(self):
+        if self.reset_cause in (constants.RESET_POWER_ON, constants.RESET_BROWNOUT):
+            return None
+        year, month, day, _, hour, minute, second, _ = machine.RTC().datetime()
+        if year < EARLIEST_YEAR:
+            return None
+        seconds = time.mktime((year, month, day, hour, minute, second, 0, 0)) + _EPOCH_UNIX_S
+        return (seconds - constants.TIME_EPOCH_UNIX_S) * 1000, RETAINED_UNCERTAINTY_MS
 
     def restart(self):
         machine.reset()

@@ -37,6 +37,7 @@ class Clock:
         """on_jump(old_time_s, new_time_s, source, correction_ms) is called after a jump has been made."""
         self.ticks_ms = ticks_ms
         self.on_jump = on_jump
+        self.on_set: "Callable[[], None] | None" = None  # called whenever the clock was moved
         self.source = constants.CLOCK_UNKNOWN
         self.last_correction_ms = 0
         self.rejected = 0
@@ -125,6 +126,8 @@ class Clock:
         self._set_uncertainty_ms = min(uncertainty_ms, UNCERTAINTY_UNKNOWN_MS)
         self._contradictions = 0
         self.last_correction_ms = correction
+        if self.on_set:
+            self.on_set()
         if abs(correction) > JUMP_MS:
             self._given_ms = 0
             if self.on_jump:

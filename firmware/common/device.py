@@ -5,7 +5,7 @@ import struct
 from emwire import constants
 from emwire.device_link import DeviceLink
 
-from common import safe_mode
+from common import safe_mode, space
 from common.clock import Clock
 from common.commands import Commands
 from common.epoch import begin_epoch
@@ -14,6 +14,7 @@ from common.journal import Journal
 from common.keys import Keys
 from common.order import Orders
 from common.records import Records
+from common.retained_time import RetainedTime
 from common.settings import Settings, newer
 from common.supervisor import Supervisor
 from common.tamper import Tamper
@@ -44,9 +45,11 @@ class Device:
         self.epoch = begin_epoch(board.storage_path, first_epoch=board.identity.get("first_epoch", 1))
         self.clock = Clock(self.ticks_ms, self._on_clock_jump)
         self.records = Records(self.clock)
+        self._retained = RetainedTime(board, self.clock)
         self.journal = Journal(
             board.storage_path,
             self.epoch,
+            space.journal_bytes(board.storage_path),
             stamp=self.records.stamp,
             on_append=getattr(board, "record_made", None),
         )
@@ -134,7 +137,7 @@ class Device:
         self.link = DeviceLink(self.device_id, self.epoch, keys, self.journal)
         settings = self.settings if periodic else None
         self.uplink = Uplink(self.link, transport, self.board.clock, self._on_message, settings)
-        self.timekeeper = Timekeeper(self.clock, self.link, self.uplink)
+        self.timekeeper = Timekeeper(self.clock, self.link, self.uplink, self.settings)
         self.records.wake = self.uplink.wake
 
     def _on_message(self, message):

@@ -5,8 +5,6 @@ from emwire import constants
 
 from common.wait import Signal
 
-# Half of the 5 s within which a strap cut must be stamped.
-BOUND_MS = 2500
 # How often to look at a good clock: at 20 ppm it loses 1.2 s in 17 h.
 LOOK_MS = 3600000
 # An answer that was too long on its way to be of use: ask again, ever more patiently.
@@ -16,7 +14,9 @@ AGAIN_MS = 60000
 class Timekeeper:
     """Task of a device with a link. The link asks when it opens, and repeats a question until it is answered."""
 
-    def __init__(self, clock, link, uplink):
+    def __init__(self, clock, link, uplink, settings):
+        """settings: clock_bound_ms."""
+        self._settings = settings
         self._clock = clock
         self._link = link
         self._uplink = uplink
@@ -25,15 +25,19 @@ class Timekeeper:
     async def run(self):
         pause = AGAIN_MS
         while True:
-            vague = self._clock.uncertainty_ms() > BOUND_MS
+            vague = self._vague
             if vague and not self._link.time_wanted:
                 self._link.ask()
                 self._uplink.wake()
-            if await self._told.wait(LOOK_MS) and self._clock.uncertainty_ms() > BOUND_MS:
+            if await self._told.wait(LOOK_MS) and self._vague:
                 await asyncio.sleep_ms(pause)
                 pause = min(pause * 2, LOOK_MS)
             else:
                 pause = AGAIN_MS
+
+    @property
+    def _vague(self):
+        return self._clock.uncertainty_ms() > self._settings.clock_bound_ms
 
     def told(self, time_s, millisecond, uncertainty_ms):
         """A time message came in."""

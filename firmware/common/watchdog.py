@@ -3,6 +3,8 @@ import asyncio
 
 from emwire import constants
 
+from common import safe_mode
+
 # Looked at three times within the watchdog's own time; a board may bound that (boards/__init__.py).
 FEEDS = 3
 # Records wait, nobody hangs up, and no attempt to connect was begun for so long: back-off ends at 5 min, and the
@@ -49,6 +51,10 @@ class Watchdog:
         for name, due in self._due.items():
             if now > due:
                 self.stuck = name
+        if device.link is not None and device.link.reboot_wanted:
+            # Sequences or counters run out: a new boot epoch has new ones.
+            safe_mode.forgive()
+            device.board.restart()
         uplink = device.uplink
         if uplink is not None and uplink.stuck_ms(now) > UPLINK_STUCK_MS:
             self.stuck = "uplink"

@@ -15,7 +15,7 @@ class Contact:
         """settings: contact_lost_s."""
         self._settings = settings
         self._slots = Slots(storage_path + "/contact.")
-        self._since_ms = None
+        self._since_ms: "int | None" = None
         self._since_s = 0
         self.told = False
         value = self._slots.value

@@ -79,7 +79,7 @@ class Curfew:
         self._watching_s = watching_since_s
         self._window = None
         self._clear()
-        self.saved = None  # what restore() needs after a reset; None = nothing to keep
+        self.saved: "tuple[int, int, int] | None" = None  # what restore() needs after a reset; None = nothing to keep
 
     def _clear(self):
         self._home_seen = False

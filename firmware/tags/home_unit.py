@@ -135,7 +135,10 @@ class HomeUnit:
         try:
             while True:
                 now = device.ticks_ms()
-                device.watchdog.expect("presence", 3000 * device.settings.presence_window_s)
+                if self._windows:
+                    device.watchdog.expect("presence", 3000 * device.settings.presence_window_s)
+                else:
+                    device.watchdog.done("presence")  # nothing to listen for yet
                 due = None
                 for window in self._windows.values():
                     end = window.start_ms + device.settings.presence_window_s * 1000

@@ -30,12 +30,13 @@ class Whereabouts:
         self.state = UNKNOWN
         self.cause = CAUSE_DEAF
         self.interval_ms = INTERVAL_MS
-        self.last_ms = None  # last heard in range
+        self.last_ms: "int | None" = None  # last heard in range
         self.rssi_dbm = RSSI_UNKNOWN
         self._since_ms = now_ms
         self._since_listened_ms = listened_ms
-        self._far_ms = self._doubt_ms = None
-        self._counter = None
+        self._far_ms: "int | None" = None
+        self._doubt_ms: "int | None" = None
+        self._counter: "int | None" = None
         self._counter_ms = 0
 
     def _threshold_dbm(self):

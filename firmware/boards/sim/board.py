@@ -107,6 +107,15 @@ class Board:
     def restart(self):
         self._reset(constants.RESET_SOFT)
 
+    def retain_time(self, utc_ms, uncertainty_ms):
+        reset_cause.write_clock(self.storage_path, virtual_clock.now_ms(), utc_ms, uncertainty_ms)
+
+    def retained_time(self):
+        # The real-time clock's supply goes with the device's.
+        if self.reset_cause in (constants.RESET_POWER_ON, constants.RESET_BROWNOUT):
+            return None
+        return reset_cause.read_clock(self.storage_path, virtual_clock.now_ms())
+
     def _reset(self, cause):
         # The rig powers a device whose process has ended on again.
         reset_cause.keep(self.storage_path, cause)

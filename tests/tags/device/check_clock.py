@@ -96,3 +96,38 @@ async def check_nonsense_is_refused(folder):
     for utc_ms in (0, -5, (1 << 32) * 1000):
         assert not clock.observe(constants.CLOCK_GNSS, utc_ms, 20)
     assert not clock.known and clock.rejected == 3
+
+
+class _Rtc:
+    def __init__(self, found):
+        self.found = found
+        self.kept = []
+
+    def retained_time(self):
+        if self.found == "broken":
+            raise OSError(5)
+        return self.found
+
+    def retain_time(self, utc_ms, uncertainty_ms):
+        self.kept.append((utc_ms, uncertainty_ms))
+
+
+def check_time_over_a_reset(folder):
+    from common.retained_time import RetainedTime
+
+    from virtual import now_ms
+
+    utc_ms = 500000000000
+    for found in (None, "broken"):
+        clock = Clock(now_ms)
+        RetainedTime(_Rtc(found), clock)
+        assert not clock.known
+    clock = Clock(now_ms)
+    rtc = _Rtc((utc_ms, 60000))
+    RetainedTime(rtc, clock)
+    assert clock.source == constants.CLOCK_RETAINED and clock.utc_ms() == utc_ms and clock.uncertainty_ms() == 60000
+    assert clock.observe(constants.CLOCK_NETWORK, utc_ms + 20000, 2000), "anybody knows better"
+    assert rtc.kept == [(utc_ms + 20000, 2000)]
+    assert clock.observe(constants.CLOCK_GATEWAY, utc_ms + 20100, 20) and len(rtc.kept) == 1, "not worth a write"
+    assert clock.observe(constants.CLOCK_GATEWAY, utc_ms + 30000, 20) and len(rtc.kept) == 2
+    assert not clock.observe(constants.CLOCK_RETAINED, utc_ms - 10**9, 10)

@@ -19,7 +19,7 @@ async def check_hello_and_status(folder):
         await asyncio.sleep_ms(5000)
         records = work.records()
         assert records[0][0] == constants.MESSAGE_HELLO and records[0][BODY] == number
-        assert [record[0] for record in records[1:]] == [constants.MESSAGE_STATUS]
+        assert [record[0] for record in records[1:]] == [constants.MESSAGE_STATUS], (model, records)
 
 
 async def check_next_boot_tells_of_the_last(folder):

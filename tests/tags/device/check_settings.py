@@ -2,7 +2,8 @@
 
 import os
 
-from common.settings import DEFAULTS, Settings
+from common.settings import DEFAULTS, TABLE, Settings
+from emwire import constants
 
 KEY = bytes(range(16))
 FIRST = (1, (120, 30, 60, 900, 600), ((7, KEY),))
@@ -60,3 +61,57 @@ def check_torn_at_every_byte(folder):
         file.write(whole[:20])
     assert Settings(folder).apply(3, (0, 50, 0, 0, 0), ())
     assert Settings(folder).version == 3
+
+
+def check_table_and_catalogue_agree(folder):
+    names = {name[10:].lower() for name in dir(constants) if name.startswith("PARAMETER_")}
+    rows = [row[0] for row in TABLE]
+    assert set(rows) == names and len(rows) == len(names)
+    numbers = [getattr(constants, "PARAMETER_" + name.upper()) for name in rows]
+    assert len(set(numbers)) == len(numbers)
+    for name, default, lowest, highest in TABLE:
+        assert lowest <= default <= highest and getattr(Settings(folder), name) == default, name
+
+
+def check_parameters_all_or_none_and_kept(folder):
+    settings = Settings(folder)
+    window, address = constants.PARAMETER_PRESENCE_WINDOW_S, constants.PARAMETER_CURFEW_ADDRESS
+    assert settings.apply_parameters(1, ((window, 600), (250, 1), (address, 9))) == bytes((250, address))
+    assert settings.presence_window_s == 300 and settings.parameters_version == 0
+    assert settings.apply_parameters(7, ((window, 600), (address, 2))) == b""
+    again = Settings(folder)
+    assert (again.presence_window_s, again.curfew_address, again.parameters_version) == (600, 2, 7)
+    assert again.version == 0 and again.apply(1, (0, 0, 0, 0, 0), ()), "configuration counts for itself"
+    assert Settings(folder).presence_window_s == 600
+    assert settings.set("range_profile", 2) and not settings.set("range_profile", 4)
+    assert Settings(folder).range_profile == 2
+
+
+def check_older_firmware_ignores_what_it_does_not_know(folder):
+    settings = Settings(folder)
+    settings._set = {"from_the_future": 5, "range_profile": 77, "presence_window_s": 900}
+    settings._keep()
+    again = Settings(folder)
+    assert again.presence_window_s == 900 and again.range_profile == DEFAULTS["range_profile"]
+
+
+async def check_parameters_over_the_air(folder):
+    import asyncio
+
+    from common.device import Device
+
+    from at_work import AtWork
+
+    work = AtWork(folder, "home_unit")
+    made = Device(work.board, constants.MODEL_HOME_UNIT, 0)
+    wait = constants.PARAMETER_WAN_LOST_S
+    for version, value in ((3, 600), (2, 700), (3, 600), (4, 5), (65535, 800), (4, 900)):
+        made._on_message((constants.MESSAGE_PARAMETERS, version, ((wait, value),)))
+        await asyncio.sleep_ms(10)
+    applied, refused = constants.EVENT_PARAMETERS_APPLIED, constants.EVENT_PARAMETERS_REFUSED
+    told = [(event[0], event[3], bytes(event[4])) for event in work.events()]
+    assert told == [(applied, 3, b""), (applied, 3, b""), (refused, 4, bytes((wait,))), (applied, 4, b"")], told
+    assert made.settings.wan_lost_s == 900
+    made._on_message((250, 1, 2))
+    made._on_message((constants.MESSAGE_PARAMETERS,))
+    assert made.unknown_messages == 1 and made.failed_messages == 1, "what fails here does not cost the link"

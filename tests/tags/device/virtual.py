@@ -147,10 +147,15 @@ class Board:
             "motion": PinIn(0),
         }
         self.outputs = {name: PinOut() for name in _OUTPUTS}
+        self.outputs["cell_check"].on_level = self._on_cell_check
         self.radio = BLE()
         self.logged = []
         self.hardware_watchdog = None
         self.restarts = 0
+
+    def _on_cell_check(self, level):
+        # A sound cell shows the whole test current.
+        self.adcs["alcohol_cell"].counts += 20000 if level else -20000
 
     def random_bytes(self, count):
         return os.urandom(count)
