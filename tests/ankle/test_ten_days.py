@@ -17,7 +17,7 @@ DAYS = 10
 
 
 def _walk(seconds: int, seed: int) -> list[tuple]:
-    """One who never rests, each fix with its receiver's scatter and all its columns: more bits than real trails have."""
+    """One who never rests, each fix with a receiver's scatter and all columns: more bits than real trails have."""
     choice = random.Random(seed)
     time_s, latitude, longitude, fixes = 500_000_000, 51_500_000, -120_000, []
     for _ in range(DAYS * 86400 // seconds):
