@@ -112,7 +112,13 @@ class Writer:
             batch = self._next_batch()
             if not batch:
                 break
-            self._commit(batch)
+            try:
+                self._commit(batch)
+            except Exception:  # a defect must not end the one thread that writes
+                log.exception("the writer failed")
+                self._tables.rolled_back()
+                self._doubtful = True
+                self._refuse(batch, lambda _: True, "writer_failed")
         self._last_checkpoint()
         self._reserve.close()
         self._connection.close()  # the last connection to close checkpoints the log
@@ -304,7 +310,7 @@ class Reserve:
             finally:
                 os.close(descriptor)
         except OSError:
-            self._path.unlink(missing_ok=True)
+            self._remove()
             self.spent = True
             self._next_try = time.monotonic() + RESERVE_RETRY_S
             return False
@@ -326,14 +332,20 @@ class Reserve:
         """Give the space to whoever needs it; False when there is none to give."""
         if self.spent or not self.size:
             return False
-        self._path.unlink(missing_ok=True)
+        self._remove()
         self.spent = True
         self._next_try = time.monotonic() + RESERVE_RETRY_S
         return True
 
     def close(self) -> None:
         """The space is needed by nobody while the gateway does not run."""
-        self._path.unlink(missing_ok=True)
+        self._remove()
+
+    def _remove(self) -> None:
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError as error:  # a file system that has turned read-only
+            log.warning("the alarm reserve cannot be removed", error=str(error))
 
 
 def _is_routine(item: Item) -> bool:
