@@ -78,6 +78,7 @@ class Curfew:
         # Since when this unit could have told: before that it was off, or had no order or time.
         self._watching_s = watching_since_s
         self._window = None
+        self._restored: "tuple[int, int, int] | None" = None
         self._clear()
         self.saved: "tuple[int, int, int] | None" = None  # what restore() needs after a reset; None = nothing to keep
 
@@ -92,8 +93,6 @@ class Curfew:
     def restore(self, window_start_s: int, flags: int, out_s: int):
         """What was told before a reset, of the curfew that began then."""
         self._restored = window_start_s, flags, out_s
-
-    _restored = None
 
     def watch(self, now_s: int):
         """Only from now on can be told."""

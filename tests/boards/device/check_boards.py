@@ -69,7 +69,14 @@ async def check_pins(folder, name):
     vibration.value(1)
     assert machine.Pin.made[board.pins.PIN_OUT["vibration"][0]].level == 1
     assert board.reset_cause == constants.RESET_WATCHDOG
-    assert board.watchdog(1 << 40).timeout == board.pins.WATCHDOG_LIMIT_MS
+    assert board.watchdog(1000).timeout == 1000
+    long = board.watchdog(1 << 40)
+    assert long._hardware.timeout == board.pins.WATCHDOG_LIMIT_MS and long._timer.period < long._hardware.timeout
+    board.retain_time(500000000000, 20)
+    assert machine.RTC.moment == (2025, 11, 5, 2, 0, 53, 20, 0), machine.RTC.moment
+    assert board.retained_time() == (500000000000, 60000)
+    board.reset_cause = constants.RESET_POWER_ON
+    assert board.retained_time() is None
 
 
 async def check_uart(folder, name):

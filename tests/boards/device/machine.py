@@ -91,7 +91,7 @@ class I2C:
 
 
 class Timer:
-    ONE_SHOT = 0
+    ONE_SHOT, PERIODIC = 0, 1
     made = []
 
     def __init__(self, number):
@@ -100,6 +100,16 @@ class Timer:
     def init(self, mode, period, callback):
         self.period = period
         self.callback = callback
+
+
+class RTC:
+    moment = (2021, 1, 1, 4, 0, 0, 0, 0)
+
+    def datetime(self, moment=None):
+        if moment is None:
+            return RTC.moment
+        assert len(moment) == 8
+        RTC.moment = tuple(moment)
 
 
 class WDT:
