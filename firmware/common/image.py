@@ -164,9 +164,3 @@ def file_size(path: str) -> int:
         return os.stat(path)[6]
     except OSError:
         return 0
-
-
-def free_bytes(path: str) -> int:
-    """Left on the file system that holds this path."""
-    found = os.statvfs(path)
-    return found[0] * found[4]

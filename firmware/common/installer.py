@@ -10,7 +10,7 @@ import selector
 from emwire import constants, device_codec
 from emwire.errors import WireError
 
-from common import image, p256
+from common import image, p256, space
 from common.slots import Slots, sync
 
 try:
@@ -32,8 +32,6 @@ _RECORD_SIZE = struct.calcsize(_RECORD)
 ATTEMPTS = 2
 # Reported after so many chunks: the catalogue's word for update_state.
 CHUNKS_PER_REPORT = 64
-# What unpacking wastes: half a block for each of the some 50 files, and their folders.
-UNPACKED_WASTE_BYTES = 50 * image.BLOCK_BYTES // 2 + 8 * image.BLOCK_BYTES
 # Left over beyond journal and update: settings, orders, slots.
 SPARE_BYTES = 8 * image.BLOCK_BYTES
 _ENOSPC = 28
@@ -153,7 +151,7 @@ class Installer:
             for _ in image.remove_tree(self._folder()):
                 yield
             self._drop_image()
-            lacking = self._lacking(2 * message[_IMAGE_BYTES] + UNPACKED_WASTE_BYTES)
+            lacking = self._lacking(2 * message[_IMAGE_BYTES] + space.TREE_WASTE_BYTES)
         except OSError as error:
             self._report(update_id, constants.UPDATE_REFUSED, constants.UPDATE_CAUSE_FLASH, 0, error.args[0])
             return
@@ -323,7 +321,7 @@ class Installer:
         return self._state.folder(self._free_folder())
 
     def _lacking(self, needed):
-        return needed + self._reserve() + SPARE_BYTES - image.free_bytes(self._storage_path)
+        return needed + self._reserve() + SPARE_BYTES - space.free_bytes(self._storage_path)
 
     def _room(self, size):
         if self._lacking(-(-size // image.BLOCK_BYTES) * image.BLOCK_BYTES) > 0:

@@ -25,6 +25,8 @@ MAGIC = b"emI1"
 MARKER = "image.json"
 """Last file of an installed folder (firmware/selector.py)."""
 LONGEST_PATH = 63
+BLOCK_BYTES = 4096
+"""An erase block of the usual flash, and so littlefs' unit."""
 MODELS = {
     "ankle_gps": constants.MODEL_ANKLE_GPS,
     "home_unit": constants.MODEL_HOME_UNIT,
@@ -63,6 +65,13 @@ class Image:
     def sha256(self) -> bytes:
         """As the manifest has it."""
         return hashlib.sha256(self.data).digest()
+
+    @property
+    def flash_bytes(self) -> int:
+        """What a folder of it takes on littlefs: whole blocks for each file and the marker, two for each folder."""
+        folders = {path.rpartition("/")[0] for path in self.tree} | {""}
+        blocks = sum(-(-len(contents) // BLOCK_BYTES) for contents in self.tree.values())
+        return (blocks + 1 + 2 * len(folders)) * BLOCK_BYTES
 
     @property
     def marker(self) -> bytes:
@@ -252,6 +261,7 @@ def describe(image: Image) -> str:
             "version": ".".join(map(str, image.version)),
             "securityVersion": image.security_version,
             "imageBytes": len(image.data),
+            "flashBytes": image.flash_bytes,
             "sha256": image.sha256.hex(),
             "files": {path: len(contents) for path, contents in image.tree.items()},
         },

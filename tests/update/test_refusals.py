@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import selector
+from common import space
 from common.slots import Slots
 from cryptography.hazmat.primitives.asymmetric import ec
 from emrig import firmware_image, firmware_signing
@@ -346,3 +347,28 @@ def test_half_removed_firmware_is_never_taken_for_whole(tag: Tag, cut_at: int) -
     tag.boot()
     assert tag.folder is not None
     assert whole(tag.folder) in (NEW.tree, OLD.tree)
+
+
+@pytest.mark.parametrize(
+    ("total", "updates"),
+    [
+        (256 * 1024, False),
+        (848 * 1024, False),  # a Pico W's file system
+        (1408 * 1024, True),  # a Pico's
+        (2 * 1024 * 1024, True),  # an ESP32-S3's with 4 MB
+        (6 * 1024 * 1024, True),  # with 8 MB
+    ],
+)
+def test_records_and_firmware_share_the_flash(total: int, updates: bool) -> None:
+    share = space.journal_share(total)
+    assert space.SMALLEST_JOURNAL_BYTES <= share <= space.LARGEST_JOURNAL_BYTES
+    # With the journal full, is there room for what an offer of the largest image asks for?
+    free = total - share - space.TREE_BYTES - space.OTHER_BYTES
+    assert (free >= 2 * space.IMAGE_BYTES + space.TREE_WASTE_BYTES) == updates
+
+
+@pytest.mark.parametrize("model", ["ankle_gps", "home_unit"])
+def test_the_largest_image_is_within_what_the_flash_is_shared_by(model: str) -> None:
+    image = firmware_image.build(model, "esp32s3")
+    assert len(image.data) <= space.IMAGE_BYTES
+    assert image.flash_bytes <= space.TREE_BYTES

@@ -1,0 +1,38 @@
+# How the flash is shared between records and firmware, so that an update finds room without taking any from records.
+import os
+
+from common.image import BLOCK_BYTES
+
+# The largest image of a board (`emtag firmware show`): ankle_gps for the ESP32-S3 has 157 kB in 78 files.
+IMAGE_BYTES = 176 * 1024
+# What a folder of it takes beyond that (277 kB): on average half a block for each file, and littlefs' two for each of
+# 7 folders.
+TREE_WASTE_BYTES = 288 * 1024
+TREE_BYTES = IMAGE_BYTES + TREE_WASTE_BYTES
+# Identity, keys, settings, orders, epoch, watermarks, selector, each in blocks of their own.
+OTHER_BYTES = 24 * BLOCK_BYTES
+# The journal is no larger than this: its segments are remembered in RAM (common/journal.py).
+LARGEST_JOURNAL_BYTES = 1048576
+# Twice the space that alarms have to themselves.
+SMALLEST_JOURNAL_BYTES = 131072
+
+
+def journal_bytes(storage_path: str) -> int:
+    """What the journal may take of the file system that this folder is on."""
+    found = os.statvfs(storage_path)
+    return journal_share(found[1] * found[2])
+
+
+def journal_share(total_bytes: int) -> int:
+    # Two folders, and the image on its way.
+    left = total_bytes - OTHER_BYTES - 2 * TREE_BYTES - IMAGE_BYTES
+    if left < SMALLEST_JOURNAL_BYTES:
+        # Too small for both: records come first, and new firmware by `emtag flash` alone.
+        left = total_bytes - OTHER_BYTES - TREE_BYTES
+    return max(SMALLEST_JOURNAL_BYTES, min(LARGEST_JOURNAL_BYTES, left))
+
+
+def free_bytes(path: str) -> int:
+    """Left on the file system that holds this path."""
+    found = os.statvfs(path)
+    return found[1] * found[4]
