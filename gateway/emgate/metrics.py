@@ -41,6 +41,10 @@ class _Facts:
         yield from _ways("uplink", [{**each, "name": each["target"]} for each in facts["uplink"]])
         yield _counters("emtag_sessions", "What sessions counted since the start", "counter", facts["sessions"])
         yield _counters("emtag_frames_refused", "Frames that were not believed", "reason", facts["refused"])
+        requests = {**facts["requests"], **_numbers(facts["updates"], {"underWay"})}
+        yield _gauge("emtag_requests_open", "Requests to devices that are not answered yet", requests.pop("open"))
+        yield _counters("emtag_requests", "Requests to devices, and updates", "counter", requests)
+        yield _counters("emtag_control", "The control socket", "counter", facts["control"])
         yield _counters("emtag_own_records", "The gateway's own records", "counter", facts["ownRecords"])
         devices = facts["devices"]
         yield _gauge("emtag_devices", "Devices in the registry", len(devices))
