@@ -112,6 +112,33 @@ async def test_a_burst_of_notifications_arrives_whole_and_in_order(world) -> Non
         assert [struct.unpack_from("<I", frame)[0] for _, frame in taker.frames] == list(range(60))
 
 
+async def test_an_answer_goes_where_its_question_came_from(world) -> None:
+    """Another tag that names itself like this one gets nothing of its answers, and keeps none back."""
+    real, liar, taker = world.add(1), world.add(2), Taker()
+    links = []
+
+    def received(link, device_id, frame):
+        links.append(link)
+        return taker(link, device_id, frame)
+
+    got = {real: [], liar: []}
+    for device, into in got.items():
+        device.arrived = into.append
+    async with linked(received):
+        await ready(real)
+        await ready(liar)
+        real.send(7, b"authentic")
+        await taker.until(1)
+        liar.send(7, b"forged")
+        await taker.until(2)
+        assert await links[0].send(7, b"the answer")
+        await until(lambda: bool(got[real]))
+        assert got == {real: [struct.pack("<I", 7) + b"the answer"], liar: []}
+        real.drop()
+        await until(lambda: not links[0].up.is_set())
+        assert not await links[0].send(7, b"gone")
+
+
 async def test_more_frames_than_may_wait_for_their_commit_are_counted(world) -> None:
     device, taker = world.add(1), Taker(holding=True)
     async with linked(taker) as (link, _):

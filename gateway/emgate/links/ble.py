@@ -240,16 +240,7 @@ class BleLink:
     async def send(self, device_id: int, frame: bytes) -> bool:
         """Queue a frame for a connected device."""
         connection = self._routes.get(device_id)
-        if connection is None:
-            return False
-        if len(connection.outbox) >= MAXIMUM_OUTBOX:
-            self.counters["send_queue_full"] += 1
-            return False
-        if len(frame) > MAXIMUM_FRAME:
-            self.counters["too_long"] += 1
-            return False
-        connection.put(device_id, frame)
-        return True
+        return connection is not None and await connection.send(device_id, frame)
 
     @property
     def pairs(self) -> bool:
@@ -389,18 +380,24 @@ class BleLink:
             self.counters["short"] += 1
             return None
         (device_id,) = DEVICE_ID.unpack_from(datagram)
-        # Not authenticated: a liar diverts what goes down until the device itself speaks again, and cannot read it.
+        # What goes down follows the session, by the connection that its last authentic frame came from. This is only
+        # for who asks the link itself, and a liar may divert it.
         self._routes[device_id] = connection
-        return self._received(self, device_id, datagram[DEVICE_ID.size :])
+        return self._received(connection, device_id, datagram[DEVICE_ID.size :])
 
 
 class _Connection:
-    """One connected tag."""
+    """One connected tag. A Link of its own to sessions: an answer goes where its question came from."""
+
+    kind = "ble"
 
     def __init__(
         self, link: BleLink, device: BLEDevice, backend: type[BaseBleakClient] | None, adapter: Adapter
     ) -> None:
         self.address = device.address
+        self.name = link.name
+        self.up = asyncio.Event()
+        self.counters = link.counters
         self._adapter = adapter
         self.outbox: deque[bytes] = deque()
         self._link = link
@@ -444,6 +441,7 @@ class _Connection:
         """Subscribe, say so, then write what goes down until the device is silent or gone."""
         try:
             await self._client.start_notify(TX_UUID, self._notified)
+            self.up.set()
             # The tag's stack does not tell it of the subscription: an empty write does.
             await self._write(b"")
             self._active_ms = self._link.clock.now_ms()
@@ -460,6 +458,7 @@ class _Connection:
             self._link.counters["connection_lost"] += 1
             log.info("connection lost", link=self._link.name, address=self.address, error=repr(error))
         finally:
+            self.up.clear()
             if self.outbox:
                 self._link.counters["unsent"] += len(self.outbox)
             for reason in ("stray", "interrupted", "damaged", "oversize"):
@@ -467,10 +466,23 @@ class _Connection:
             self._link.ended(self.address, carried=self._carried)
             await self._close()
 
-    def put(self, device_id: int, frame: bytes) -> None:
+    async def run(self) -> None:
+        """The link runs it."""
+        raise NotImplementedError
+
+    async def send(self, device_id: int, frame: bytes) -> bool:
         """Queue a frame."""
+        if not self.up.is_set():
+            return False
+        if len(self.outbox) >= MAXIMUM_OUTBOX:
+            self.counters["send_queue_full"] += 1
+            return False
+        if len(frame) > MAXIMUM_FRAME:
+            self.counters["too_long"] += 1
+            return False
         self.outbox.append(DEVICE_ID.pack(device_id) + frame)
         self._wake.set()
+        return True
 
     async def _close(self) -> None:
         with contextlib.suppress(BleakError, OSError, EOFError):
