@@ -52,12 +52,10 @@ class HttpsReceiver:
         """Serve until cancelled; OSError when the address cannot be had."""
         # Bodies are unpacked by batch_bytes, which is bounded; aiohttp's own unpacking is not.
         server = web.Server(self._handle, auto_decompress=False, access_log=None)
-        runner = web.ServerRunner(server)
+        runner = web.ServerRunner(server, shutdown_timeout=STOP_S)
         await runner.setup()
         try:
-            site = web.TCPSite(
-                runner, self._section.host, self._section.port, ssl_context=self._context, shutdown_timeout=STOP_S
-            )
+            site = web.TCPSite(runner, self._section.host, self._section.port, ssl_context=self._context)
             await site.start()
             self.port = runner.addresses[0][1]
             self.up.set()

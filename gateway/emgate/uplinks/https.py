@@ -140,10 +140,10 @@ class HttpsUplink:
                 answer = await self._answer(response, batch_id)
         except _ReasonError:
             raise
+        except TimeoutError:  # an OSError as well
+            raise self._failed("timeout", "no whole answer in time") from None
         except OSError as error:
             raise self._failed("connection", _words(error)) from None
-        except TimeoutError:
-            raise self._failed("timeout", "no whole answer in time") from None
         except aiohttp.ClientError as error:
             raise self._failed("broken_answer", f"the answer broke off or is not HTTP: {error or error!r}") from None
         self.last_problem = None

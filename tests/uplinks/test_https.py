@@ -1,0 +1,348 @@
+"""The HTTPS uplink against the real receiver, and against servers that do everything wrong."""
+
+import asyncio
+import contextlib
+import datetime
+import ipaddress
+import json
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from emgate.backend.ingest import Backend
+from emgate.backend.receive_https import HttpsReceiver
+from emgate.backend.service import Housekeeping
+from emgate.clock import SystemClock
+from emgate.config import HttpsTarget, ReceiveGateway, ReceiveSection
+from emgate.supervisor import Supervisor
+from emgate.uplinks import BatchTooLargeError
+from emgate.uplinks.https import HttpsUplink
+
+aiohttp = pytest.importorskip("aiohttp", reason="needs aiohttp")
+from aiohttp import web  # noqa: E402
+from cryptography import x509  # noqa: E402
+from cryptography.hazmat.primitives import hashes, serialization  # noqa: E402
+from cryptography.hazmat.primitives.asymmetric import ec  # noqa: E402
+from cryptography.x509.oid import NameOID  # noqa: E402
+
+TOKEN = "a-token-of-some-length"
+
+
+class Authority:
+    """A certificate authority of the test's own."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        folder.mkdir(exist_ok=True)
+        self.folder = folder
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        self.file = folder / f"{name}.pem"
+        certificate = self._certificate(self._name, self._key, authority=True)
+        self.file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+
+    def _certificate(self, name: x509.Name, key: ec.EllipticCurvePrivateKey, authority: bool = False) -> Any:
+        now = datetime.datetime.now(datetime.UTC)
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(self._name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=1))
+            .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
+        )
+        if not authority:
+            names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        return builder.sign(self._key, hashes.SHA256())
+
+    def issue(self, common_name: str) -> tuple[Path, Path]:
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+        paths = self.folder / f"{common_name}.crt", self.folder / f"{common_name}.key"
+        paths[0].write_bytes(self._certificate(name, key).public_bytes(serialization.Encoding.PEM))
+        paths[1].write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+        return paths
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path, "authority")
+
+
+def batch(number: int = 1, gateway: str = "gw", records: int = 3) -> dict[str, Any]:
+    return {
+        "batchId": f"{gateway}-routine-{number}-{number}",
+        "gatewayId": gateway,
+        "uploadedDateMs": 1_780_000_000_000,
+        "records": [
+            {
+                "deviceId": 5,
+                "epoch": 1,
+                "sequence": number * 100 + n,
+                "alarm": False,
+                "receivedTimeMs": 1_780_000_000_000,
+                "link": "serial",
+                "payload": "3f",
+            }
+            for n in range(records)
+        ],
+    }
+
+
+@contextlib.asynccontextmanager
+async def supervised(*ways: Any) -> AsyncIterator[None]:
+    supervisors = [Supervisor(way, maximum_s=0.2) for way in ways]
+    tasks = [asyncio.create_task(each.run()) for each in supervisors]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+def token_file(folder: Path) -> Path:
+    path = folder / "token"
+    path.write_text(TOKEN + "\n")
+    return path
+
+
+def target(port: int, authority: Authority, **more: Any) -> HttpsTarget:
+    return HttpsTarget(
+        url=f"https://localhost:{port}", ca_file=authority.file, poll_interval_s=0.1,
+        **(more or {"token_file": token_file(authority.folder)}),
+    )  # fmt: skip
+
+
+class Receiving:
+    """The real receiver with a real backend."""
+
+    def __init__(self, folder: Path, authority: Authority, gateways: tuple[ReceiveGateway, ...]) -> None:
+        certificate, key = authority.issue("localhost")
+        self.backend = Backend(folder / "backend.sqlite", SystemClock(1))
+        self.house = Housekeeping(self.backend, SystemClock(1))
+        section = ReceiveSection(
+            host="localhost", port=0, certificate_file=certificate, key_file=key, client_ca_file=authority.file,
+            gateways=gateways,
+        )  # fmt: skip
+        self.receiver = HttpsReceiver(section, self.house)
+
+    def close(self) -> None:
+        self.house.close()
+        self.backend.close()
+
+    def count(self) -> int:
+        return self.backend.within(lambda database: database.execute("SELECT count(*) FROM records").fetchone()[0])
+
+
+async def test_batches_arrive_once_by_token_and_by_certificate_and_requests_come_down(
+    tmp_path: Path, authority: Authority
+) -> None:
+    known = (ReceiveGateway(id="gw", token_file=token_file(tmp_path)), ReceiveGateway(id="gw-two"))
+    far = Receiving(tmp_path, authority, known)
+    certificate, key = authority.issue("gw-two")
+    down: list[Any] = []
+    arrived = asyncio.Event()
+
+    def take(asked: object) -> None:
+        down.append(asked)
+        arrived.set()
+
+    async with asyncio.timeout(30), supervised(far.receiver):
+        await far.receiver.up.wait()
+        assert far.receiver.port is not None
+        one = HttpsUplink(target(far.receiver.port, authority), "gw", take_down=take)
+        two = HttpsUplink(target(far.receiver.port, authority, certificate_file=certificate, key_file=key), "gw-two")
+        async with supervised(one, two):
+            await one.deliver(batch(1))
+            await one.deliver(batch(1))  # its acknowledgement was lost, say
+            await two.deliver(batch(2, "gw-two"))
+            assert far.count() == 6
+            from emgate.backend import requests
+
+            asked = {"requestId": "r", "deviceId": 5, "kind": "command", "command": "REBOOT"}
+            far.backend.within(lambda database: requests.submit(database, SystemClock(1).now_ms(), asked))
+            waiting = asyncio.create_task(arrived.wait())  # device 5 was heard by gw-two last: gw gets nothing
+            await one.deliver(batch(3))  # now by gw
+            await waiting
+            assert down[0]["requestId"] == "r" and down[0]["commandNumber"] % 2 == 0
+        assert one.counters["bytes_packed"] < one.counters["bytes_plain"]
+    far.close()
+
+
+async def test_a_gateway_is_not_believed_to_be_another_one(tmp_path: Path, authority: Authority) -> None:
+    far = Receiving(tmp_path, authority, (ReceiveGateway(id="gw", token_file=token_file(tmp_path)),))
+    (tmp_path / "wrong").write_text("another-token-of-some-length")
+    async with asyncio.timeout(30), supervised(far.receiver):
+        await far.receiver.up.wait()
+        port = far.receiver.port
+        assert port is not None
+        stranger = HttpsUplink(target(port, authority, token_file=tmp_path / "wrong"), "gw")
+        with pytest.raises(OSError, match="401: check token_file"):
+            await stranger.run()
+        certificate, key = authority.issue("gw")  # a certificate does not stand in where a token is asked for
+        with pytest.raises(OSError, match="401"):
+            await HttpsUplink(target(port, authority, certificate_file=certificate, key_file=key), "gw").run()
+        with pytest.raises(OSError, match="gatewayId is not that"):
+            await HttpsUplink(target(port, authority), "gw-two").run()
+    assert far.count() == 0
+    far.close()
+
+
+async def test_the_receiver_survives_hostile_bodies(tmp_path: Path, authority: Authority) -> None:
+    import gzip
+
+    far = Receiving(tmp_path, authority, (ReceiveGateway(id="gw", token_file=token_file(tmp_path)),))
+    bomb = gzip.compress(b" " * (20 << 20))
+    async with asyncio.timeout(30), supervised(far.receiver):
+        await far.receiver.up.wait()
+        context = ssl.create_default_context(cafile=str(authority.file))
+        url = f"https://localhost:{far.receiver.port}"
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context), headers=headers) as session:
+            for body, status in (
+                (b"", 400), (b"{", 400), (b"[]", 400), (b"[" * 100_000, 400), (bomb, 400), (bomb[:50], 400),
+                (b"\x1f\x8bnonsense", 400), (b'{"batchId": 5}', 200), (b'{"batchId": "b", "gatewayId": "gw"}', 200),
+            ):  # fmt: skip
+                async with session.post(url + "/v1/batch", data=body) as response:
+                    assert (response.status, "refused" in await response.json()) == (status, True), body[:20]
+            async with session.post(url + "/v1/batch", data=b"x" * (17 << 20)) as response:
+                assert response.status == 413
+            async with session.get(url + "/v1/batch") as response:
+                assert response.status == 405
+            async with session.post(url + "/", data=b"") as response:
+                assert response.status == 404
+    assert far.count() == 0
+    far.close()
+
+
+Answer = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+@contextlib.asynccontextmanager
+async def serving(authority: Authority, answer: Answer, name: str = "localhost") -> AsyncIterator[int]:
+    """An HTTPS server that answers so."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.issue(name))
+    runner = web.ServerRunner(web.Server(answer, access_log=None), shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "localhost", 0, ssl_context=context)
+    await site.start()
+    try:
+        yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()
+
+
+async def status_500(request: web.BaseRequest) -> web.StreamResponse:
+    return web.Response(status=500)
+
+
+async def elsewhere(request: web.BaseRequest) -> web.StreamResponse:
+    return web.Response(status=307, headers={"Location": "https://example.org/"})
+
+
+async def not_json(request: web.BaseRequest) -> web.StreamResponse:
+    return web.Response(text="<html>")
+
+
+async def another_batch(request: web.BaseRequest) -> web.StreamResponse:
+    return web.json_response({"batchId": "another"})
+
+
+async def half_an_answer(request: web.BaseRequest) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Length": "100"})
+    await response.prepare(request)
+    await response.write(b'{"batchId"')
+    assert request.transport is not None
+    request.transport.abort()
+    return response
+
+
+async def nothing_ever(request: web.BaseRequest) -> web.StreamResponse:
+    await asyncio.sleep(2)  # longer than anybody waits here
+    return web.Response()
+
+
+async def without_end(request: web.BaseRequest) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(request)
+    with contextlib.suppress(OSError):
+        while True:
+            await response.write(b" " * 65536)
+    return response
+
+
+@pytest.mark.parametrize(
+    ("answer", "words", "counter"),
+    [
+        (status_500, "answered 500", "status_500"),
+        (elsewhere, "redirected to 'https://example.org/'", "redirected"),
+        (not_json, "not JSON: is the url", "wrong_answer"),
+        (another_batch, "not about this batch", "wrong_answer"),
+        (half_an_answer, "broke off", "broken_answer"),
+        (nothing_ever, "no whole answer in time", "timeout"),
+        (without_end, "has no end", "wrong_answer"),
+    ],
+)
+async def test_a_server_that_answers_wrongly_is_named(
+    authority: Authority, answer: Answer, words: str, counter: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("emgate.uplinks.https.SILENCE_S", 0.5)
+    async with asyncio.timeout(30), serving(authority, answer) as port:
+        uplink = HttpsUplink(target(port, authority), "gw")
+        with pytest.raises(OSError, match=words):
+            await uplink.run()
+        assert uplink.counters[counter] == 1
+        assert words.split("'")[0].strip() in (uplink.last_problem or "")
+        assert not uplink.up.is_set()
+
+
+async def test_a_certificate_that_is_not_trusted_is_named(tmp_path: Path, authority: Authority) -> None:
+    other = Authority(tmp_path / "other", "other")
+    async with asyncio.timeout(30), serving(other, status_500) as port:
+        with pytest.raises(OSError, match="certificate is not trusted"):
+            await HttpsUplink(target(port, authority), "gw").run()
+
+
+async def test_a_batch_that_is_too_large_is_said_to_be(authority: Authority) -> None:
+    async def small(request: web.BaseRequest) -> web.StreamResponse:
+        body = json.loads(await request.read())  # unpacked by aiohttp
+        if len(body["records"]) > 2:
+            return web.Response(status=413)
+        return web.json_response({"batchId": body["batchId"]})
+
+    async with asyncio.timeout(30), serving(authority, small) as port:
+        uplink = HttpsUplink(target(port, authority), "gw")
+        async with supervised(uplink):
+            with pytest.raises(BatchTooLargeError):
+                await uplink.deliver(batch(1, records=3))
+            await uplink.deliver(batch(1, records=2))
+
+
+async def test_a_delivery_that_fails_is_tried_again_until_it_is_taken(authority: Authority) -> None:
+    calls: list[str] = []
+
+    async def sometimes(request: web.BaseRequest) -> web.StreamResponse:
+        body = json.loads(await request.read())
+        if body["records"]:
+            calls.append(body["batchId"])
+            if len(calls) < 3:
+                return web.Response(status=503)
+        return web.json_response({"batchId": body["batchId"]})
+
+    async with asyncio.timeout(30), serving(authority, sometimes) as port:
+        uplink = HttpsUplink(target(port, authority), "gw")
+        async with supervised(uplink):
+            await uplink.deliver(batch(1))
+    assert len(calls) == 3 and len(set(calls)) == 1
