@@ -118,7 +118,7 @@ class Device:
         )
         if not self.safe_mode:
             self.tamper.start()
-            self.start("healthy", safe_mode.stay_healthy)
+            self.start("healthy", safe_mode.stay_healthy, self.watchdog)
         self.health.start()
         self.commands.register(constants.COMMAND_SELF_TEST, self._self_test)
         self.commands.register(constants.COMMAND_REBOOT, self._reboot)

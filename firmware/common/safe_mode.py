@@ -31,10 +31,11 @@ def forgive():
         selector.booted.healthy()
 
 
-async def stay_healthy():
-    """Task: call this boot healthy after a while."""
+async def stay_healthy(watchdog):
+    """Task: call this boot healthy after a while, unless a task hangs by then."""
     await asyncio.sleep_ms(HEALTHY_MS)
-    forgive()
+    if watchdog.stuck is None:
+        forgive()
 
 
 async def run(board):

@@ -7,6 +7,7 @@ import main
 import selector
 from common import safe_mode, self_test
 from common.device import Device
+from common.watchdog import Watchdog
 from emwire import constants
 
 import virtual
@@ -108,7 +109,13 @@ async def check_healthy_boot_forgets_failures(folder):
     await _boot(folder, constants.RESET_WATCHDOG)
     await _boot(folder, constants.RESET_WATCHDOG)
     selector.begin(folder)
-    task = asyncio.create_task(safe_mode.stay_healthy())
+    watchdog = Watchdog(None)
+    watchdog.stuck = "uplink"
+    task = asyncio.create_task(safe_mode.stay_healthy(watchdog))
+    await asyncio.sleep_ms(safe_mode.HEALTHY_MS + 1000)
+    assert task.done() and selector.BootState(folder).boots == 3, "not while a task hangs"
+    watchdog.stuck = None
+    task = asyncio.create_task(safe_mode.stay_healthy(watchdog))
     await asyncio.sleep_ms(safe_mode.HEALTHY_MS + 1000)
     assert task.done() and selector.BootState(folder).boots == 0
 
