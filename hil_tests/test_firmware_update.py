@@ -81,6 +81,12 @@ def phases(station: Station, update_id: int) -> list[tuple[int, int]]:
     return [entry for index, entry in enumerate(said) if index == 0 or said[index - 1] != entry]
 
 
+def mains_lost(station: Station) -> bool:
+    """Whether the backend knows."""
+    messages = [codec.decode(payload) for payload in ledger.payloads(station.database).values()]
+    return any(isinstance(m, codec.Event) and m.event_type == constants.EVENT_MAINS_LOST for m in messages)
+
+
 def versions(station: Station) -> list[tuple[int, int, int]]:
     """Of every boot that said hello."""
     messages = [codec.decode(payload) for _, payload in sorted(ledger.payloads(station.database).items())]
@@ -117,6 +123,10 @@ async def test_an_update_arrives_and_a_bad_one_is_rolled_back(
         await roll_out(station, 2, good)
         partial_image = folder / "update.image"
         await station.rig.run(until=lambda: _size(partial_image) > len(good.data) // 3, speed=SPEED)
+        # An alarm in the middle of it is at the backend before the image is at the device.
+        station.pins[NAME, "mains"].set(0)
+        await station.rig.run(until=lambda: mains_lost(station), speed=SPEED)
+        assert _size(partial_image) < len(good.data)
         station.kill_device(NAME)
         before = _size(partial_image)
         station.power_on(NAME)

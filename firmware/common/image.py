@@ -12,8 +12,6 @@ MAGIC = b"emI1"
 MARKER = "image.json"
 # RAM for one piece; a flash page of most chips goes into it twice.
 PIECE_BYTES = 512
-# A file system gives out whole blocks (littlefs on 4 KiB erase blocks).
-BLOCK_BYTES = 4096
 LONGEST_PATH = 63
 _FIXED = "<4sBBBBHHB"
 _FIXED_SIZE = 13

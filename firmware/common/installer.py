@@ -3,14 +3,15 @@
 #
 # On flash, outside of the folders that an update replaces: `update.0` and `update.1` (slots: how far it is, and the
 # manifest), `update.image` (the chunks so far; they come in order, so that its length says which is missing). The
-# journal's space is never touched: what an update needs must be there beyond it.
+# journal's space is never touched: what an update needs must be there beyond it. Modules that only an update needs are
+# imported when there is one: together some 3 kB of RAM.
 from hashlib import sha256
 
 import selector
 from emwire import constants, device_codec
 from emwire.errors import WireError
 
-from common import image, p256, space
+from common import space
 from common.slots import Slots, sync
 
 try:
@@ -33,7 +34,7 @@ ATTEMPTS = 2
 # Reported after so many chunks: the catalogue's word for update_state.
 CHUNKS_PER_REPORT = 64
 # Left over beyond journal and update: settings, orders, slots.
-SPARE_BYTES = 8 * image.BLOCK_BYTES
+SPARE_BYTES = 8 * space.BLOCK_BYTES
 _ENOSPC = 28
 _ENODEV = 19
 _UNDER_WAY = (constants.UPDATE_RECEIVING, constants.UPDATE_VERIFIED, constants.UPDATE_INSTALLED)
@@ -126,6 +127,8 @@ class Installer:
 
     def offer(self, message):
         """Generator: judge an update_manifest message, and begin. The same one again asks how far it is."""
+        from common import image, p256
+
         update_id = message[_ID]
         signed = device_codec.encode_update_manifest(*message[1:])[:-SIGNATURE_BYTES]
         same = self.manifest is not None and signed == _signed(self.manifest)
@@ -217,6 +220,8 @@ class Installer:
 
     def verify(self):
         """Generator: compare the complete image with its manifest."""
+        from common import image
+
         digest = b""
         try:
             for digest in image.digest_of(self._image_path):
@@ -242,6 +247,8 @@ class Installer:
 
     def install(self):
         """Generator: unpack the verified image and put it on trial from the next boot on; see `installed`."""
+        from common import image
+
         folder = self._folder()
         try:
             for _ in image.remove_tree(folder):
@@ -274,6 +281,8 @@ class Installer:
 
     def confirm(self) -> bool:
         """The firmware on trial is kept. False if flash refused: it stays on trial."""
+        from common import image
+
         state = self._state
         before = state.active
         state.active, state.trial = state.running, selector.NONE
@@ -324,10 +333,12 @@ class Installer:
         return needed + self._reserve() + SPARE_BYTES - space.free_bytes(self._storage_path)
 
     def _room(self, size):
-        if self._lacking(-(-size // image.BLOCK_BYTES) * image.BLOCK_BYTES) > 0:
+        if self._lacking(-(-size // space.BLOCK_BYTES) * space.BLOCK_BYTES) > 0:
             raise OSError(_ENOSPC)
 
     def _contents_objection(self):
+        from common import image
+
         manifest, target = self.manifest, self._target
         try:
             header = image.read_header(self._image_path)
@@ -381,6 +392,8 @@ class Installer:
         if self.manifest is None:
             self.phase = 0
         elif self.phase == constants.UPDATE_RECEIVING:
+            from common import image
+
             # A chunk that was cut short is written again.
             size = image.file_size(self._image_path)
             whole = size >= self.manifest[_IMAGE_BYTES]
@@ -389,6 +402,8 @@ class Installer:
             self.first_missing = self.chunks
 
     def _drop_image(self):
+        from common import image
+
         image.remove(self._image_path)
 
 

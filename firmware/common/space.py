@@ -1,8 +1,8 @@
 # How the flash is shared between records and firmware, so that an update finds room without taking any from records.
 import os
 
-from common.image import BLOCK_BYTES
-
+# A file system gives out whole blocks (littlefs on 4 KiB erase blocks).
+BLOCK_BYTES = 4096
 # The largest image of a board (`emtag firmware show`): ankle_gps for the ESP32-S3 has 157 kB in 78 files.
 IMAGE_BYTES = 176 * 1024
 # What a folder of it takes beyond that (277 kB): on average half a block for each file, and littlefs' two for each of
