@@ -40,6 +40,7 @@ class ControlSocket:
 
     def __init__(self, path: Path, requests: Requests) -> None:
         self.counters: Counter[str] = Counter()
+        self.up = asyncio.Event()
         self._path = path
         self._requests = requests
         self._clients: set[asyncio.Task[Any]] = set()
@@ -55,6 +56,7 @@ class ControlSocket:
                     await asyncio.sleep(IDLE_S)
                     continue
                 async with server:
+                    self.up.set()
                     await server.serve_forever()
         finally:
             for task in list(self._clients):
@@ -164,6 +166,7 @@ class ControlSocket:
         finally:
             if gone is not None:
                 gone.cancel()
+                await asyncio.wait([gone])  # only then may another read begin
 
 
 async def _say(writer: asyncio.StreamWriter, answer: dict[str, Any]) -> None:

@@ -195,13 +195,12 @@ class OrderKind:
         )
 
     def answer(self, number: int, body: Mapping[str, Any], message: codec.Message) -> Answer | None:
-        """In force, refused, or (an order without conditions) ended."""
+        """Taken, or refused. An order that only ends the one before is taken like any other."""
         if not isinstance(message, codec.Event) or message.value != number:
             return None
         outcomes = {
             constants.EVENT_ORDER_APPLIED: "APPLIED",
             constants.EVENT_ORDER_REFUSED: "REFUSED",
-            constants.EVENT_ORDER_ENDED: "ENDED",
         }
         outcome = outcomes.get(message.event_type)
         evidence = bytes(message.evidence)

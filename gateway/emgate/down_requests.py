@@ -216,7 +216,7 @@ class Requests:
             if known.origin == origin:
                 self._tell(known)  # whoever repeats it did not hear
             return known
-        kind = self._kinds.get(body.pop("kind", None) or "")
+        kind = self._kinds.get(str(body.pop("kind", None)))
         if kind is None:
             raise RequestError(f"kind must be one of {', '.join(self._kinds)}")
         if type(device_id) is not int or not self._known(device_id):

@@ -18,7 +18,7 @@ from emgate.down_kinds import RequestError
 from emgate.errors import ConfigError, StoreError
 
 EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, EXIT_NOT_RUNNING, EXIT_NO_ANSWER = 0, 1, 2, 3, 4
-GOOD_OUTCOMES = ("DONE", "APPLIED", "ENDED")
+GOOD_OUTCOMES = ("DONE", "APPLIED")
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 ANSWER_S = 30.0
 """The daemon answers at once, or its store is stuck."""

@@ -66,7 +66,7 @@ def submit(database: sqlite3.Connection, now_ms: int, asked: dict[str, Any]) -> 
     known = find(database, request_id)
     if known is not None:
         return known
-    kind = _KINDS.get(body.pop("kind", None) or "")
+    kind = _KINDS.get(str(body.pop("kind", None)))
     if kind is None:
         raise RequestError(f"kind must be one of {', '.join(_KINDS)}")
     waiting = f"device_id = ? AND state IN {OPEN}"

@@ -109,8 +109,8 @@ class Housekeeping:
         while True:
             try:
                 await self.work(self._backend.evaluate, self._clock.now_ms())
-                await self.work(self._orders.look_after)
                 await self.work(self.intake.look_after)
+                await self.work(self._orders.look_after)
                 for hand_down in self.hand_down:
                     await hand_down()
             except OSError:

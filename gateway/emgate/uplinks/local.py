@@ -62,8 +62,8 @@ class LocalUplink:
         return backend
 
     def _look_after(self) -> list[tuple[str, dict[str, Any]]]:
-        self._orders.look_after()
         self._intake.look_after()
+        self._orders.look_after()
         return self._intake.due()
 
     async def deliver(self, batch: dict[str, Any]) -> None:
