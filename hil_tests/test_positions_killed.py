@@ -18,7 +18,7 @@ from emrig.station import Station
 from emwire import codec
 from emwire.positions import decode_block
 
-KILLS = 25
+KILLS = 15
 FIX_INTERVAL_S = 15
 # Restarted after 5 s; receiver on, ready, and three positions until they are settled.
 RESTART_S = 5 + 8

@@ -121,12 +121,11 @@ class ModemLink:
         return self._registration in _REGISTERED if self._configured and self._registration is not None else None
 
     async def look(self):
-        """(registered or None, signal in dBm) now. Wakes nothing."""
+        """(registered or None, signal in dBm): the module tells changes of the one, and is asked for the other."""
         if self.registered is None:
             return None, DBM_UNKNOWN
         dbm = DBM_UNKNOWN
         try:
-            await self._channel.command("AT+CEREG?")
             for line in await self._channel.command("AT+CSQ"):
                 if line.startswith(b"+CSQ:"):
                     dbm = signal_dbm(line)

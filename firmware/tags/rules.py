@@ -9,6 +9,8 @@ from tags.motion import MotionWithoutFix
 
 # Positions of a tag that lies still wander by this much beyond their confidence circles (multipath at a window).
 STILL_METRES = 100
+# How the cell was before it was lost is known from the last look: so often, and at every attempt without a fix.
+LOOK_MS = 900000
 
 
 class Rules:
@@ -23,6 +25,7 @@ class Rules:
         self._cell_jamming = shielding.Suspicion(1)
         self._without = MotionWithoutFix(device.ticks_ms())
         self._place = None
+        self._looked_ms = None
         self._dbm = DBM_UNKNOWN
 
     def fixed(self, now_ms: int, kph: int, satellites: int):
@@ -34,8 +37,13 @@ class Rules:
     async def failed(self, now_ms: int, cause: int):
         """No fix, and no fault: what about the cell?"""
         self._shielding.failed(now_ms, cause)
-        _, self._dbm = await self._modem.look()
+        await self._look(now_ms)
         self.cell(self._device.ticks_ms())
+
+    async def _look(self, now_ms):
+        registered, self._dbm = await self._modem.look()
+        if registered:
+            self._looked_ms = now_ms
 
     def receiver_faulty(self):
         self._shielding.faulty()
@@ -88,8 +96,9 @@ class Rules:
     async def check(self):
         device = self._device
         now = device.ticks_ms()
-        if self._modem.registered is False:
-            _, self._dbm = await self._modem.look()
+        registered = self._modem.registered
+        if registered is False or (registered and (self._looked_ms is None or now - self._looked_ms >= LOOK_MS)):
+            await self._look(now)
         self.cell(now)
         change = self._shielding.check(now, device.settings)
         if change is not None:

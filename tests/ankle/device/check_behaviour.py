@@ -125,11 +125,6 @@ async def check_shielding(folder):
         work.modem.answers[b"AT+CSQ"] = b"\r\n+CSQ: %d,99\r\n\r\nOK\r\n" % dbm
         work.start()
         await asyncio.sleep_ms(30 * MINUTE)
-        # The signal is known from a moment without satellites before.
-        work.receiver.sky = False
-        await asyncio.sleep_ms(2 * MINUTE)
-        work.receiver.sky = True
-        await asyncio.sleep_ms(20 * MINUTE)
         if sky_first_min is not None:
             work.receiver.sky = False
             await asyncio.sleep_ms(sky_first_min * MINUTE)
