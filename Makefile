@@ -10,7 +10,7 @@ DEMO ?=
 # Tests run on every core; give PYTEST='-x -q tests/wire' for a part.
 PYTEST ?= -n auto --dist loadgroup
 
-.PHONY: pico pico-memory demo test install lint format types generated bench fuzz asyncapi docs lock clean
+.PHONY: pico pico-memory demo test install lint format types generated bench flood fuzz asyncapi docs lock clean
 
 demo: install
 	$(BIN)/emtag demo $(DEMO)
@@ -48,6 +48,11 @@ generated: install
 
 bench: install
 	@for bench in tests/bench_*.py; do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
+
+# Garbage at line rate on every link at once; needs mosquitto and dbus-daemon.
+MINUTES ?= 10
+flood: install
+	$(BIN)/python tests/links/flood.py $(MINUTES)
 
 # Bounded: each target gets its share of FUZZ_SECONDS.
 FUZZ_SECONDS ?= 120
