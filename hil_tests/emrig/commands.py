@@ -27,6 +27,7 @@ def register(app: typer.Typer) -> None:
 
     app.command("demo")(demo)
     app.command("flash")(flash)
+    app.command("sim")(sim)
     app.add_typer(replay, name="replay")
     app.add_typer(firmware, name="firmware")
 
@@ -73,6 +74,23 @@ def demo(
         return asyncio.run(player.play(options, Console()))
 
     raise typer.Exit(_guarded("demo", work))
+
+
+def sim(
+    model: Annotated[str, typer.Argument(help="ankle_gps, home_unit, alcohol or pid.")],
+    repl: Annotated[bool, typer.Option("--repl", help="A prompt into the running device.")] = False,
+    speed: Annotated[float, typer.Option(min=0.1, help="Times real time.")] = 1.0,
+    duration: Annotated[
+        str | None, typer.Option("--for", metavar="DURATION", help="Stop after so much of its time: 90s, 20m, 2h.")
+    ] = None,
+    folder: Annotated[Path | None, typer.Option(help="Where its flash and logs go. Default: var/sim-<model>.")] = None,
+) -> None:
+    """Run one model of the firmware in the simulator, with a real gateway; its log, and on request a prompt into it."""
+    from emrig.simulate import simulate
+
+    duration_ms = parse_duration(duration) if duration else None
+    target = (folder or Path("var") / f"sim-{model}").resolve()
+    raise typer.Exit(_guarded("sim", lambda: asyncio.run(simulate(model, target, speed, duration_ms, repl))))
 
 
 @replay.command("gnss")

@@ -14,6 +14,10 @@ def start(folder):
         from boards.sim.board import Board
 
         board = Board(folder)
+        if board.identity.get("repl"):
+            from boards.sim.repl import Repl
+
+            Repl(board)
         import main
 
         asyncio.run(main.run(board))

@@ -46,6 +46,7 @@ CHANNELS = (
     "fibre",
     "fibre_light",
     "cell_check",
+    "repl",
 )
 
 # Operation of CALL on ADC and pin channels
