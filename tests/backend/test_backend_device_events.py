@@ -23,8 +23,7 @@ def test_devices_own_judgements_are_ingested_and_raise_no_alert_of_their_own(
     records = [unit.event(kind, start + 60_000 * number, PID, 600) for number, kind in enumerate(OWN)]
     if not alone:
         # Out from 20:00 on, as the unit says too.
-        for minute in range(-30, 180):
-            records.append(unit.presence(PID, start + 60_000 * minute, heard=minute < 60))
+        records += [unit.presence(PID, start + 60_000 * minute, heard=minute < 60) for minute in range(-30, 180)]
     assert backend.ingest(batch(records)) == len(records)
     clock.ms = start + 4 * 3_600_000
     backend.evaluate(clock.ms)
