@@ -9,11 +9,12 @@ import stat
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from emgate import config as configuration
 from emgate import key_source, vault
 from emgate.clock import UNKNOWN_UNCERTAINTY_MS
-from emgate.config import Broker, Config
+from emgate.config import Broker, Config, HttpsTarget
 from emgate.errors import ConfigError
 from emgate.store_schema import SCHEMA_VERSION
 
@@ -58,11 +59,17 @@ def _findings(path: Path) -> Iterator[Finding]:
     yield from _state_directory(config)
     yield from _registry(config)
     yield from _protection(config)
+    yield from _local_backend(config)
     for section in config.serial:
         if section.port is not None:
             yield from _serial(section.port)
     if config.mqtt is not None:
         yield from _broker("mqtt", config.mqtt)
+    for target in config.uplink:
+        if target.kind == "mqtt":
+            yield from _broker(f"uplink {target.name}", target.mqtt())
+        elif target.https is not None:
+            yield from _https(f"uplink {target.name}", target.https)
     yield from _http(config)
     yield from _clock(config)
 
@@ -161,7 +168,10 @@ def _protection(config: Config) -> Iterator[Finding]:
         yield from _exposed(protection.passphrase_file or Path("/nonexistent"), "the passphrase's file", secret=True)
     if opened is not None:
         yield from _exposed(config.gateway.state_directory / vault.FILE, "keys.json", secret=True)
-    sealed = opened is not None or protection.at_rest == "required"
+
+
+def _local_backend(config: Config) -> Iterator[Finding]:
+    sealed = config.protection.at_rest == "required" or (config.gateway.state_directory / vault.FILE).exists()
     if sealed and any(target.kind == "local" for target in config.uplink):
         yield Finding(
             "warning", "uplink.kind", "the local backend's database is not sealed", "put it on an encrypted file system"
@@ -206,11 +216,32 @@ def _broker(place: str, broker: Broker) -> Iterator[Finding]:
         return
     if context is None and broker.host not in ("localhost", "127.0.0.1", "::1"):
         yield Finding("warning", place, "no TLS to a broker on another machine", "give ca_file")
+    yield from _answers(place, broker.host, broker.port)
+
+
+def _https(place: str, target: HttpsTarget) -> Iterator[Finding]:
+    from emgate.uplinks.https import make_context, read_token
+
     try:
-        socket.create_connection((broker.host, broker.port), timeout=CONNECT_S).close()
+        for path in (target.token_file, target.key_file):
+            if path is not None:
+                yield from _exposed(path, "the file", secret=True)
+        if target.token_file is not None:
+            read_token(target.token_file)
+        make_context(target)
+    except ConfigError as error:
+        yield Finding("error", place, str(error), "")
+        return
+    url = urlsplit(target.url)
+    yield from _answers(place, url.hostname or "", url.port or 443)
+
+
+def _answers(place: str, host: str, port: int) -> Iterator[Finding]:
+    try:
+        socket.create_connection((host, port), timeout=CONNECT_S).close()
     except OSError as error:
         remedy = "see that it runs; the gateway tries for ever"
-        yield Finding("warning", place, f"{broker.host}:{broker.port} does not answer ({error})", remedy)
+        yield Finding("warning", place, f"{host}:{port} does not answer ({error})", remedy)
 
 
 def _http(config: Config) -> Iterator[Finding]:

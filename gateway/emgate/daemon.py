@@ -280,6 +280,8 @@ class Gateway:
         if config.store != before.store:
             self._store.limit(config.store.maximum_bytes)
             changed.append("store")
+        if config.limits != before.limits:
+            changed.append("limits")
         changed += await self._links.apply(config)
         log.info("reloaded", changed=changed)
         return changed

@@ -23,6 +23,8 @@ def read(path: Path, present: Config) -> tuple[Config, Registry]:
         for name in FIXED_IN_GATEWAY
         if getattr(wanted.gateway, name) != getattr(present.gateway, name)
     ]
+    if wanted.counter_share != present.counter_share:
+        fixed.append("mqtt.shared_place")  # which down counters are ours: sessions have some in hand
     if fixed:
         raise ConfigError(
             f"{path}: {', '.join(fixed)} cannot change while the gateway runs: restart it, or change back"

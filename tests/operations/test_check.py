@@ -181,6 +181,24 @@ def test_a_missing_secret_and_an_unreadable_registry(tmp_path: Path, capsys: pyt
     assert any("cannot read the device registry" in each for each in errors(findings))
 
 
+def test_uplinks_are_looked_at_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        closed = gone.getsockname()[1]
+    text = toml(links='[[serial]]\nport = "/dev/null"') + (
+        f'[[uplink]]\nname = "a"\nkind = "mqtt"\nhost = "127.0.0.1"\nport = {closed}\n'
+        f'[[uplink]]\nname = "b"\nkind = "https"\n[uplink.https]\nurl = "https://127.0.0.1:{closed}/x"\n'
+        'token_file = "token"\n[[uplink]]\nname = "c"\n[protection]\nat_rest = "required"\n'
+    )
+    path = write(tmp_path, text)
+    status, findings = found(path, capsys)
+    assert status == 2
+    assert any("uplink b" in each and "cannot read the token" in each for each in errors(findings))
+    (tmp_path / "token").write_text("0123456789abcdef\n")
+    warned = [f"{each['place']}: {each['problem']}" for each in found(path, capsys)[1] if each["level"] == "warning"]
+    for words in ("uplink a: 127.0.0.1", "uplink b: 127.0.0.1", "the file holds secrets", "database is not sealed"):
+        assert any(words in each for each in warned), (words, warned)
+
+
 async def test_a_running_gateways_port_is_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         number = free.getsockname()[1]
@@ -202,10 +220,6 @@ BROKERS = toml(
 )
 
 
-def uplink_of(loaded: config.Config) -> config.UplinkSection:
-    return loaded.uplink[0] if isinstance(loaded.uplink, tuple) else loaded.uplink
-
-
 def test_passwords_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path, BROKERS)
     (tmp_path / "file").write_text("from a file\nmore")
@@ -213,12 +227,12 @@ def test_passwords_come_from_the_environment(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("EMTAG_UPLINK_PASSWORD_FILE", str(tmp_path / "file"))
     loaded = config.load(path)
     assert loaded.mqtt is not None and loaded.mqtt.read_password() == "from the environment"
-    assert uplink_of(loaded).mqtt().read_password() == "from a file"
+    assert loaded.uplink[0].mqtt().read_password() == "from a file"
     for text in (repr(loaded), str(loaded), loaded.model_dump_json()):
         assert "from the environment" not in text
     monkeypatch.setenv("EMTAG_UPLINK_PASSWORD_FILE", str(tmp_path / "absent"))
     with pytest.raises(ConfigError, match="absent: cannot read the password"):
-        uplink_of(config.load(path)).mqtt().read_password()
+        config.load(path).uplink[0].mqtt().read_password()
 
 
 def test_a_password_does_not_stand_in_the_file(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """The operator's page names every counter, and the threat model every test that it leans on."""
 
-import ast
 import re
 from pathlib import Path
 
@@ -41,11 +40,8 @@ def test_every_counter_is_explained() -> None:
 
 def test_every_metric_is_explained_and_every_alarm_is_on_one() -> None:
     source = (ROOT / "gateway" / "emgate" / "metrics.py").read_text(encoding="utf-8")
-    made = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("emtag_"):
-            made.add(node.value)
-    made.discard("emtag_")
+    made = set(re.findall(r'"(emtag_[a-z_]+)"', source))
+    assert "emtag_store_commit_seconds" in made
     named = set(re.findall(r"emtag_[a-z_]+", OPERATIONS))
     bare = {name.removesuffix("_total") for name in named}
     assert {name for name in made if name not in bare} == set()
@@ -81,6 +77,4 @@ def test_the_threat_model_is_about_everybody() -> None:
 
 @pytest.mark.parametrize(("path", "name"), sorted(set(leaned_on())))
 def test_a_test_that_the_threat_model_leans_on_exists(path: str, name: str) -> None:
-    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
-    found = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
-    assert name in found
+    assert re.search(rf"^(async )?def {name}\(", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE)

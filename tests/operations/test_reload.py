@@ -1,10 +1,10 @@
 """A new configuration reaches a running gateway: what changed is changed, and nothing else notices."""
 
 import asyncio
+import contextlib
+import io
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +33,13 @@ async def status_when(gateway: GatewayProcess, condition: Any) -> dict[str, Any]
 
 
 async def reload(gateway: GatewayProcess, text: str | None = None) -> tuple[int, str]:
-    """As an operator does."""
+    """As an operator does, by what the command calls."""
     if text is not None:
         gateway.config.write_text(text)
-    done = await asyncio.to_thread(
-        subprocess.run,
-        [sys.executable, "-m", "emgate.cli", "gateway", "reload", "--config", str(gateway.config)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    return done.returncode, done.stdout + done.stderr
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        status = await asyncio.to_thread(running.reload, gateway.config)
+    return status, said.getvalue()
 
 
 async def test_only_the_changed_link_restarts_and_registry_limits_and_log_level_are_applied(tmp_path: Path) -> None:
@@ -87,6 +83,7 @@ async def test_only_the_changed_link_restarts_and_registry_limits_and_log_level_
     [
         ('"gw-test"', '"gw/test"', "line 3: gateway.id"),
         ("status_interval_s = 0.2", "status_interval_s = -1", "line 5: gateway.status_interval_s"),
+        ("host = ", 'shared_group = "a"\nshared_place = 1\nhost = ', "mqtt.shared_place cannot change"),
         ('"gw-test"', '"another"', "gateway.id cannot change while the gateway runs: restart it, or change back"),
     ],
 )
@@ -94,7 +91,7 @@ async def test_a_wrong_file_is_refused_with_its_reason_and_the_old_one_stays(
     tmp_path: Path, old: str, new: str, words: str
 ) -> None:
     port, tag = Port(), Tag(tmp_path / "tag")
-    good = toml(links=serial(port))
+    good = toml(links=serial(port) + '[mqtt]\nhost = "127.0.0.1"\nport = 1\n')
     gateway = GatewayProcess(tmp_path, good)
     await gateway.start()
     async with over_serial(tag, port):
