@@ -161,7 +161,7 @@ async def test_an_update_arrives_and_a_bad_one_is_rolled_back(
 
 @pytest.mark.slow
 async def test_links_that_hang_up_carry_an_update(busy_day: Scenario, make_station: Callable[..., Station]) -> None:
-    """The ankle tag over MQTT and the bracelet over BLE, at once; each calls when it has to report, and then hangs up."""
+    """The ankle tag over MQTT and the bracelet over BLE, at once; each calls when it reports, and then hangs up."""
     numbers = {"ankle": 11, "bracelet": 12}
     station = make_station(
         busy_day.model_copy(update={"devices": tuple(d for d in busy_day.devices if d.name in numbers)})

@@ -5,6 +5,7 @@
 # manifest), `update.image` (the chunks so far; they come in order, so that its length says which is missing). The
 # journal's space is never touched: what an update needs must be there beyond it. Modules that only an update needs are
 # imported when there is one: together some 3 kB of RAM.
+from binascii import hexlify
 from hashlib import sha256
 
 import selector
@@ -101,8 +102,12 @@ class Installer:
             state.rolled_back = 0
             state.save()
         elif self.phase == constants.UPDATE_INSTALLED and state.trial == selector.NONE:
-            # The power was cut between the confirmation and this record of it.
-            self._confirmed()
+            if self._runs_it():
+                # The power was cut between the confirmation and this record of it.
+                self._confirmed()
+            else:
+                # Other firmware was written by cable meanwhile, or the selector has lost both of its slots.
+                self._enter(constants.UPDATE_REFUSED, constants.UPDATE_CAUSE_WITHDRAWN)
 
     @property
     def update_id(self) -> int:
@@ -322,6 +327,18 @@ class Installer:
         self._report(self.update_id, self.phase, self.cause, self.first_missing, detail)
 
     # -- inside -------------------------------------------------------------------------------------------
+
+    def _runs_it(self):
+        from common import image
+
+        folder = self._state.folder(self._state.running)
+        if folder is None:
+            return False
+        try:
+            with open(folder + "/" + image.MARKER, "rb") as file:
+                return hexlify(self.manifest[_SHA256]) in file.read()
+        except OSError:
+            return False
 
     def _free_folder(self):
         return 1 if self._state.running == 0 else 0

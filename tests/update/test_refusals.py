@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +228,21 @@ def test_a_bad_offer_does_not_disturb_one_under_way(tag: Tag) -> None:
     tag.send_chunks(NEW, message)
     run(tag.installer.verify())
     assert tag.installer.phase == VERIFIED
+
+
+def test_flashing_by_cable_ends_a_trial(tag: Tag) -> None:
+    update(tag, NEW, manifest(NEW, 1))
+    tag.boot()
+    assert tag.installer.phase == constants.UPDATE_INSTALLED
+    # As `emtag flash` does.
+    for name in ("boot.0", "boot.1"):
+        (tag.root / name).unlink()
+    shutil.rmtree(tag.root / "b")
+    tag.boot()
+    assert tag.folder == tag.root / "a"
+    assert tag.phases()[-1] == (REFUSED, constants.UPDATE_CAUSE_WITHDRAWN)
+    update(tag, NEW, manifest(NEW, 2))
+    assert tag.installer.installed
 
 
 def test_nothing_replaces_firmware_on_trial(tag: Tag) -> None:
