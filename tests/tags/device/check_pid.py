@@ -87,3 +87,31 @@ async def check_flash_that_refuses_stops_the_beacon_not_the_device(folder):
     os.mkdir(folder + "/missing")
     await asyncio.sleep_ms(600000)
     assert _tokens(work)
+
+
+async def check_wakes_once_a_token(folder):
+    import virtual
+
+    work = AtWork(folder, "pid").start()
+    await asyncio.sleep_ms(1000)
+    before = virtual.wakes
+    await asyncio.sleep_ms(24 * 3600000)
+    assert virtual.wakes - before <= 24 * 360 + 2, "a day of tokens, and nothing else"
+    work.board.inputs["strap"].set(0)
+    before = virtual.wakes
+    await asyncio.sleep_ms(2200)
+    token = _tokens(work)[-1]
+    assert token[1] == beacon.STATUS_STRAP_OPEN, "within the 5 s of a time stamp, not at the next token"
+    assert virtual.wakes - before <= 4
+
+
+async def check_coin_cell_to_its_end(folder):
+    work = AtWork(folder, "pid")
+    shown = []
+    for millivolts in (3200, 3000, 2900, 2800, 2700, 2600, 2400, 2000, 1900):
+        work.board.adcs["battery"].counts = millivolts * 10
+        if not shown:
+            work.start()
+        await asyncio.sleep_ms(310000)
+        shown.append(_tokens(work)[-1][2])
+    assert shown == [100, 100, 70, 40, 30, 20, 10, 0, 0], shown

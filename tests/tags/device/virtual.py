@@ -10,11 +10,14 @@ from bluetooth import BLE
 # MicroPython's C code stamps "run now" with real ticks; a clock far ahead of them keeps such tasks always due.
 BASE = 1 << 50
 _now = BASE
+wakes = 0  # how often the processor woke from a sleep
 
 
 class _Queue:
     def wait_io_event(self, timeout_ms):
-        global _now
+        global _now, wakes
+        if timeout_ms > 0:
+            wakes += 1
         if timeout_ms < 0:
             raise RuntimeError("every task waits for ever")
         _now += timeout_ms
