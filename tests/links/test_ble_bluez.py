@@ -340,6 +340,22 @@ async def test_bluetoothd_goes_and_comes(bus) -> None:
                 await taker.until(1)
 
 
+async def test_a_bus_that_dies_is_a_lost_link_and_not_silence(monkeypatch) -> None:
+    async with contextlib.AsyncExitStack() as first:
+        address = await first.enter_async_context(private_bus())
+        monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", address)
+        world = await first.enter_async_context(bluez(address))
+        device, heard = world.add(1), Heard()
+        async with linked(Taker(), heard=heard) as (link, supervisor):
+            await ready(device)
+            await first.aclose()
+            await until(lambda: bool(supervisor.restarts) and not link.up.is_set())
+            assert heard.of(constants.EVENT_GATEWAY_LINK_LOST)
+            async with private_bus() as another, bluez(another) as second:
+                monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", another)
+                await ready(second.add(1))
+
+
 async def test_an_adapter_that_somebody_switches_off_is_switched_on_again(world) -> None:
     heard, device = Heard(), world.add(1)
     async with linked(Taker(), heard=heard):

@@ -41,6 +41,7 @@ class BluezAdapter:
         self._changed = changed
         self._path = ""
         self._bus: MessageBus | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._resetting = False
 
     @property
@@ -59,6 +60,7 @@ class BluezAdapter:
             async with asyncio.timeout(CALL_S):
                 await bus.connect()
             self._bus = bus
+            self._watching = asyncio.create_task(self._watch(bus))
             bus.add_message_handler(self._signal)
             for rule in RULES:
                 await self._call(
@@ -76,8 +78,14 @@ class BluezAdapter:
         bus, self._bus = self._bus, None
         if bus is not None:
             bus.disconnect()
-            with contextlib.suppress(Exception):  # replays what ended it
-                await bus.wait_for_disconnect()
+        if self._watching is not None:
+            await asyncio.wait([self._watching])
+            self._watching = None
+
+    async def _watch(self, bus: MessageBus) -> None:
+        with contextlib.suppress(Exception):  # replays what ended it
+            await bus.wait_for_disconnect()  # type: ignore[no-untyped-call]
+        self._lose("the connection to D-Bus is gone")
 
     async def reset(self) -> None:
         """Switch it off and on; OSError when it does not come back."""

@@ -60,7 +60,8 @@ class MqttLink:
         """Connect, subscribe and pass frames on until the connection is lost (OSError) or the task cancelled."""
         group = self.group
         will = aiomqtt.Will(group.my_presence, b"", qos=1, retain=True) if group else None
-        client = make_client(self._broker, self._client_id, persistent=True, will=will)
+        # In a group others take over at once; what the broker kept for an absent member would only come late.
+        client = make_client(self._broker, self._client_id, persistent=group is None, will=will)
         paho = client._client
         paho.manual_ack_set(True)
         paho.on_message = self._message
@@ -76,7 +77,12 @@ class MqttLink:
                 _still_wanted()
                 self.up.set()
                 tasks.create_task(self._probe(client))
-                await asyncio.wait([client._disconnected])
+                try:
+                    await asyncio.wait([client._disconnected])
+                except asyncio.CancelledError:
+                    if group is not None:  # an orderly goodbye sends no will; in the same stream ahead of it
+                        paho.publish(group.my_presence, b"", qos=1, retain=True)
+                    raise
                 reason = client._disconnected.exception() or aiomqtt.MqttError("the broker closed the connection")
                 raise OSError(str(reason))
         except* aiomqtt.MqttError as lost:
