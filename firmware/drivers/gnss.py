@@ -178,6 +178,8 @@ IDLE_MS = 100
 # The first fixes after power-on lie further out while satellites are still being added.
 SETTLED_FIXES = 3
 SETTLE_MS = 10000
+# A receiver in power save goes back to sleep within so long of its fix (u-blox M8: onTime 0, orbits read meanwhile).
+AWAKE_AFTER_MS = 10000
 # What counts as good enough not to wait for better: usual masks for navigation are HDOP 2 to 2.5.
 GOOD_HDOP_HUNDREDTHS = 250
 # Reads of stale bytes before power-on; a receiver that cannot be switched off would send for ever.
@@ -310,8 +312,8 @@ class Gnss:
                     self._fresh = []
             for fix, ticks_ms in self._fresh:
                 if self.period_s:
-                    # It stays awake for some seconds after a fix and tells each; one a period is wanted.
-                    if _good(fix) and ticks_ms - self.fix_ticks_ms > self.period_s * 500:
+                    # It may stay awake for some seconds after a fix and tell each; one a period is wanted.
+                    if _good(fix) and ticks_ms - self.fix_ticks_ms > min(self.period_s * 500, AWAKE_AFTER_MS):
                         best, best_ticks_ms = fix, ticks_ms
                         deadline_ms = ticks_ms
                         break
