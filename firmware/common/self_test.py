@@ -54,7 +54,7 @@ def run(board) -> dict:
 
 async def check(board, others=None) -> dict:
     """others: {part: async function() -> None or what is wrong} instead of the test here, of parts that are in use."""
-    others = others or {}
+    others = {} if others is None else others
     model = board.identity["model"]
     parts = {}
     mask = 0

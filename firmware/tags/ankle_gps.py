@@ -90,6 +90,13 @@ class AnkleGps:
         device.uplink.stays = lambda: not device.settings.modem_sleep
         device.tamper.on_strap = self._on_strap
 
+    async def _test_gnss(self):
+        return "gives no sense" if self.gnss.fault else None
+
+    async def _test_modem(self):
+        registered, _ = await self.modem.look()
+        return None if registered is not None else "does not answer, or is off"
+
     async def run(self):
         device = self.device
         pin = device.board.pin_in("motion")
@@ -100,6 +107,9 @@ class AnkleGps:
         device.health.on_charging = self._on_charging
         self.modem.on_registration = self._on_registration
         device.commands.register(constants.COMMAND_LOCATE_NOW, self._locate.command)
+        # In use by their own tasks, which nobody may disturb.
+        device.self_tests["gnss"] = self._test_gnss
+        device.self_tests["modem"] = self._test_modem
         device.start("trail", self._follow)
         device.start("settings", device.settings.on_change, self.hasten)
         await device.run()

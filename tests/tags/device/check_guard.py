@@ -207,3 +207,19 @@ def check_long_watchdog_on_short_hardware(folder):
     for _ in range(1000):
         long._timer.callback(long._timer)
     assert hardware.fed == 600 + 225, "900 s after the last feed the hardware gets none"
+
+
+async def check_self_test_at_work_disturbs_nobody(folder):
+    work = AtWork(folder, "ankle_gps")
+    from tags.ankle_gps import AnkleGps
+
+    tag = AnkleGps(work.board)
+    running = asyncio.create_task(tag.run())
+    await asyncio.sleep_ms(1000)
+    work.board.uart = None  # whoever wants one now fails
+    before = {name: work.board.outputs[name].level for name in ("gnss_power", "modem_power")}
+    result = await self_test.check(work.board, tag.device.self_tests)
+    assert before == {name: work.board.outputs[name].level for name in before}
+    assert result["parts"]["modem"] == "does not answer, or is off"
+    assert result["parts"]["gnss"] == "ok" and result["parts"]["flash"] == "ok"
+    running.cancel()
