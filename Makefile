@@ -54,6 +54,11 @@ MINUTES ?= 10
 flood: install
 	$(BIN)/python tests/links/flood.py $(MINUTES)
 
+# Breaks gateway, broker and backend at random instants; the verdict is the devices'. Half an hour for 200 rounds.
+ROUNDS ?= 200
+crash: install
+	$(BIN)/python tests/crash/run.py --rounds $(ROUNDS)
+
 # Bounded: each target gets its share of FUZZ_SECONDS.
 FUZZ_SECONDS ?= 120
 fuzz: install
@@ -71,6 +76,10 @@ docs: install
 # MicroPython for the emulated Raspberry Pi Pico: two minutes, Debian only, root where the compiler is missing.
 pico:
 	hil_tests/emrig/pico/build.sh var/pico
+
+# What each model allocates on it over 60 reporting cycles: an hour or more.
+pico-memory: install pico
+	$(BIN)/python -m emrig.pico.memory
 
 # Hashed, and naming no host: pip takes them from wherever it is set up to.
 LOCK := $(BIN)/pip-compile --quiet --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-emit-find-links \

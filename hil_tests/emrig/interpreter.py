@@ -74,6 +74,9 @@ def _version(start: list[str]) -> str:
 class Spawner:
     """Starts and kills device processes; close() ends them all."""
 
+    step_limit_s: float | None = None
+    """How long a step may take, where the target is slower than a simulated board."""
+
     def __init__(self, interpreter: Interpreter) -> None:
         self._interpreter = interpreter
         self._children: dict[int, subprocess.Popen[bytes]] = {}

@@ -87,7 +87,7 @@ class Device:
         finally:
             theirs.close()
             os.close(log)
-        ours.settimeout(STEP_LIMIT_S)
+        ours.settimeout(self._spawner.step_limit_s or STEP_LIMIT_S)
         self._socket = ours
         self.boots += 1
         self.inbox.clear()
@@ -161,7 +161,7 @@ class Device:
             except TimeoutError:
                 # A busy loop: on a board the watchdog ends it.
                 (self.folder / "reset_cause").write_text(str(RESET_WATCHDOG))
-                raise self._died(f"it did not answer for {STEP_LIMIT_S:.0f} s") from None
+                raise self._died(f"it did not answer for {self._spawner.step_limit_s or STEP_LIMIT_S:.0f} s") from None
             except OSError as error:
                 raise self._died(f"its wire broke: {error}") from None
             if not part:

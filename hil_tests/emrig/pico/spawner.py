@@ -22,20 +22,27 @@ from emrig.pico import flash_image
 from emrig.pico.target import find_image
 
 BOARD = "pico_emulated"
+# The root of the flash comes before it on the module path, and this file is not the firmware's `main`.
+ROM_FIRST = b'import sys\n\nsys.path.insert(0, "/rom")\n'
 
 
 def provisioned_flash(identity: dict[str, object], extra: Mapping[str, bytes] | None = None) -> bytes:
-    """A flash as `emtag flash` leaves it, for this identity; `extra` files replace or join those."""
+    """A flash with this identity and its model's firmware, run from flash; `extra` files join or replace those."""
+    root = firmware_image.root_files(BOARD)
     files = {
-        **firmware_image.installation(str(identity["model"]), BOARD),
+        "main.py": ROM_FIRST + root["main.py"],
         "data/identity.json": json.dumps({**identity, "board": BOARD}).encode(),
         **(extra or {}),
     }
-    return flash_image.make(find_image(), files)
+    # Beside the modules, so that it runs from flash as well; no folders a and b: it takes what is on the module path.
+    rom = {**firmware_image.build(str(identity["model"]), BOARD).tree, "selector.mpy": root["selector.mpy"]}
+    return flash_image.make(find_image(), files, rom)
 
 
 class PicoSpawner(Spawner):
     """One emulator process per device that has power."""
+
+    step_limit_s = 1800.0  # a start takes a second of the board's time, and each of those most of a minute here
 
     def __init__(self, extra: Mapping[str, bytes] | None = None) -> None:
         self._extra = extra
