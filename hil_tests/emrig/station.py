@@ -88,6 +88,8 @@ class Station:
         self.out_of_range: set[int] = set()
         self.more_identity: dict[str, dict[str, object]] = {}
         """By the device's name: what its identity.json says besides who it is."""
+        self.uplink = ["[uplink]", 'kind = "local"', 'database = "backend.sqlite"']
+        """Of the gateway's file: where it delivers."""
         self.more_configuration: list[str] = []
         """Further lines of the gateway's file."""
         self.on_wired: Callable[[], None] = lambda: None
@@ -208,9 +210,7 @@ class Station:
             "[clock]",
             'source = "shared"',
             'path = "clock"',
-            "[uplink]",
-            'kind = "local"',
-            'database = "backend.sqlite"',
+            *self.uplink,
             *self.more_configuration,
         ]
         for cable in self.cables.values():

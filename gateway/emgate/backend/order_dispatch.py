@@ -181,7 +181,8 @@ class OrderDispatch:
         if newest == cursor["record_id"]:
             return
         rows = database.execute(
-            "SELECT device_id, payload FROM records WHERE record_id > ? AND record_id <= ? AND message_type IN (?, ?)",
+            "SELECT device_id, payload FROM records WHERE record_id > ? AND record_id <= ? AND message_type IN (?, ?)"
+            " ORDER BY record_id",
             (cursor["record_id"], newest, constants.MESSAGE_EVENT, constants.MESSAGE_HELLO),
         ).fetchall()
         for row in rows:
@@ -199,28 +200,29 @@ class OrderDispatch:
         except WireError:
             return
         for row in told:
-            if _lacks(message, order_messages.activation_number(row["device_activation_id"]), row["version"]):
+            lacks = _lacks(message, order_messages.activation_number(row["device_activation_id"]), row["version"])
+            if lacks is not None:
                 database.execute(
-                    "UPDATE device_orders SET send_again = 1 WHERE device_activation_id = ?",
-                    (row["device_activation_id"],),
+                    "UPDATE device_orders SET send_again = ? WHERE device_activation_id = ?",
+                    (lacks, row["device_activation_id"]),
                 )
-                self.counters["shown_another_version"] += 1
+                self.counters["shown_another_version"] += lacks
 
 
-def _lacks(message: codec.Message, activation: int, version: int) -> bool:
-    """Whether the record shows that the device does not have this version in force."""
+def _lacks(message: codec.Message, activation: int, version: int) -> bool | None:
+    """Whether the record shows that the device does not have this version in force; None = it does not say."""
     if isinstance(message, codec.Hello):
-        return message.previous_epoch == 0 and message.previous_epoch_records == 0  # its flash is new
+        return True if message.previous_epoch == 0 and message.previous_epoch_records == 0 else None  # its flash is new
     if not isinstance(message, codec.Event):
-        return False
+        return None
     evidence = bytes(message.evidence)
     if message.event_type == constants.EVENT_ORDER_APPLIED:
         return evidence[:4] != activation.to_bytes(4, "little") or message.value < version
     if message.event_type == constants.EVENT_ORDER_ENDED:
-        return evidence[:4] == activation.to_bytes(4, "little") and message.value == version
-    if message.event_type in (constants.EVENT_ZONE_ENTERED, constants.EVENT_ZONE_LEFT):
-        return len(evidence) >= 2 and int.from_bytes(evidence[:2], "little") < version
-    return False
+        return True if evidence[:4] == activation.to_bytes(4, "little") and message.value == version else None
+    if message.event_type in (constants.EVENT_ZONE_ENTERED, constants.EVENT_ZONE_LEFT) and len(evidence) >= 2:
+        return int.from_bytes(evidence[:2], "little") < version
+    return None
 
 
 def listed(database: sqlite3.Connection) -> list[dict[str, Any]]:
