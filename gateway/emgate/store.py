@@ -41,7 +41,7 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-HOLD_S = {False: 2.0, True: 0.25}
+HOLD_S = {False: 5.0, True: 1.0}
 """How long what came over a hole waits for it, per lane (alarm: True). A device sends what was lost again as soon as
 it hears that something later is stored: within a round trip. An alarm before a backlog is over a hole too."""
 LATEST_ROWS = 200
@@ -84,8 +84,10 @@ class Store:
         self._writer = Writer(
             path, connection, alarm_reserve_bytes, self.counters, self._log, self._note, self._found_damage
         )
-        self._commits: tuple[tuple[float, int], ...] = ()  # when what was the last row, for as long as HOLD_S
-        self._settled_row = self._log.books.row_id
+        # When what was the last row, for as long as HOLD_S. Holes that an earlier run left may be filled only now.
+        self._commits: tuple[tuple[float, int], ...] = ((time.monotonic(), self._log.books.row_id),)
+        self._settled_row = 0
+        self._last_commit_s = time.monotonic()
         self._writer.start()
 
     @classmethod
@@ -160,7 +162,7 @@ class Store:
 
     def _note(self, records: Sequence[Record]) -> None:
         """In the event loop, after the commit of new records."""
-        now = time.monotonic()
+        now = self._last_commit_s = time.monotonic()
         if not self._commits or now > self._commits[-1][0] + 0.02:
             old = [row_id for committed_s, row_id in self._commits if committed_s < now - max(HOLD_S.values())]
             self._settled_row = max(old, default=self._settled_row)
@@ -345,6 +347,8 @@ class Store:
             if committed_s > now - HOLD_S[alarm]:
                 break
             settled = row_id
+        if self._last_commit_s <= now - HOLD_S[alarm]:
+            settled = 1 << 62
         epochs = {(record.device_id, record.epoch) for record in records}
         with books.lock:
             found = {key: books.all_held().get(key) for key in epochs}

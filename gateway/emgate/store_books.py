@@ -115,6 +115,9 @@ class Books:
         book = Book()
         book.stored, book.delivered = unpack(row[0]), unpack(row[1])
         book.stored_records, book.delivered_records = row[2:]
+        above = book.stored.ranges()
+        # Of which lane they are is not written down: some are then taken for late that are not, which costs little.
+        book.highest = [above[-1][1] if above else book.stored.through - 1] * 2
         return book
 
     def held(self, device_id: int) -> dict[int, Book]:
