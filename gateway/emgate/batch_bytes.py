@@ -9,7 +9,7 @@ MAXIMUM_BYTES = 16 * 1024 * 1024
 """Of a batch as JSON: 256 KiB of payload are 600 kB, 5,000 records of no payload 700 kB, 100 orders 14 MB."""
 MAGIC = b"\x1f\x8b"  # RFC 1952 §2.3.1; JSON begins with a brace
 LEVEL = 1
-"""Batches of the demo: level 1 leaves 21 % at 150 MB/s, level 6 leaves 18 % at 50 MB/s."""
+"""500 status and alcohol records as JSON: level 1 leaves 21 % at 21 MB/s on a busy core, level 6 17 % at 7 MB/s."""
 
 
 class BatchBytesError(ValueError):
