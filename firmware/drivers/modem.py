@@ -189,6 +189,9 @@ class ModemLink:
         except OSError:
             self._session = False
             raise
+        if not self._configured:
+            self._session = False
+            raise ModemError("modem restarted")
 
     async def _set_sleep(self):
         sleeps = self._sleeps is not None and self._sleeps()

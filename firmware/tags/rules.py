@@ -105,8 +105,10 @@ class Rules:
             begins, seconds, evidence = change
             event = constants.EVENT_SHIELDING_SUSPECTED if begins else constants.EVENT_SHIELDING_ENDED
             device.records.event(event, seconds, evidence=evidence)
-        seen = shielding.cell_jammed(self._modem.registered, self._dbm)
-        change = self._cell_jamming.judge(now, seen, device.settings.cellular_jamming_s * 1000 if seen else 0)
+        change = None
+        if self._modem.registered is not None:  # else it restarts, or sleeps
+            seen = shielding.cell_jammed(self._modem.registered, self._dbm)
+            change = self._cell_jamming.judge(now, seen, device.settings.cellular_jamming_s * 1000 if seen else 0)
         if change is not None:
             begins, seconds = change
             event = constants.EVENT_CELLULAR_JAMMING_SUSPECTED if begins else constants.EVENT_CELLULAR_JAMMING_ENDED

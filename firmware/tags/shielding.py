@@ -52,10 +52,14 @@ class Shielding:
             if self._cell_ms is None:
                 self._cell_ms = now_ms
             return
-        self._cell_ms = None
         if registered is None:
-            self._dbm = DBM_UNKNOWN
-        elif dbm != DBM_UNKNOWN:
+            # Under suspicion the driver may restart the modem: that ends nothing.
+            if self._begun_ms is None:
+                self._cell_ms = None
+                self._dbm = DBM_UNKNOWN
+            return
+        self._cell_ms = None
+        if dbm != DBM_UNKNOWN:
             self._dbm = dbm
 
     def due_ms(self, settings) -> "int | None":

@@ -52,6 +52,7 @@ class Modem:
 
     def _reset(self) -> None:
         self._on = False
+        self._ready = False  # booted, and so listening
         self._echo = True
         self._registered = False
         self._network_active = False
@@ -113,6 +114,7 @@ class Modem:
 
     def _booted(self, register_ms: int = REGISTER_MS) -> None:
         if self._on:
+            self._ready = True
             self._send("\r\nRDY\r\n\r\n+CFUN: 1\r\n\r\n+CPIN: READY\r\n")
             self._rig.clock.call_later(register_ms, self._register)
 
@@ -148,7 +150,7 @@ class Modem:
 
     def output(self, kind: int, payload: bytes) -> None:
         """Bytes from the device: command lines, or the payload that SMPUB asked for."""
-        if not self._on:
+        if not self._ready:
             self.counters["bytes_while_off"] += len(payload)
             return
         for byte in payload:

@@ -39,6 +39,8 @@ def test_both_lost_together_for_two_minutes() -> None:
     assert begins and seconds == 120
     assert struct.unpack(EVIDENCE_FORMAT, evidence) == (120, 155, -71, 4, 9, 2)
     assert shielding.check(30 * MINUTE, SETTINGS) is None, "once"
+    shielding.cell(31 * MINUTE, None)
+    assert shielding.check(31 * MINUTE, SETTINGS) is None, "the modem is restarted meanwhile"
     shielding.cell(40 * MINUTE, True)
     assert shielding.check(40 * MINUTE, SETTINGS) == (False, (40 * 60 - 10 * 60 - 40), b"")
     assert shielding.check(41 * MINUTE, SETTINGS) is None
