@@ -211,8 +211,8 @@ def records() -> list[Record]:
     payloads = [hello_record(), status_record(1), event_record(2), b"\x7f" + b"unknown message of a wearer"]
     payloads.append(codec.Gap(1, 100, 0, 0, 1, 0, 3, 1).encode())
     return [
-        Record(DEVICE, 1, number, number == 2, RECEIVED_MS + number, "serial", payload)
-        for number, payload in enumerate(payloads)
+        Record(DEVICE, 1, number, number == 3, RECEIVED_MS + number, "serial", payload)
+        for number, payload in enumerate(payloads, start=1)
     ]
 
 
@@ -220,7 +220,7 @@ async def test_a_sealed_store_gives_back_what_it_took_and_its_file_tells_nothing
     cipher = PayloadCipher(os.urandom(32))
     path = tmp_path / "store.sqlite"
     plain = await Store.open(path)
-    before = Record(DEVICE, 1, 100, False, RECEIVED_MS, "ble", event_record(100))
+    before = Record(DEVICE, 1, 0, False, RECEIVED_MS, "ble", event_record(100))
     assert await plain.append(before) is Outcome.STORED
     await plain.close()
     store = await Store.open(path, payload_cipher=cipher)
@@ -228,7 +228,7 @@ async def test_a_sealed_store_gives_back_what_it_took_and_its_file_tells_nothing
         for record in records():
             assert await store.append(record) is Outcome.STORED
             assert await store.append(record) is Outcome.DUPLICATE
-        other = Record(DEVICE, 1, 1, False, RECEIVED_MS, "serial", status_record(77))
+        other = Record(DEVICE, 1, 2, False, RECEIVED_MS, "serial", status_record(77))
         assert await store.append(other) is Outcome.CONFLICT
         found = [each for alarm in (False, True) for each in await store.undelivered("uplink", alarm, 100, 1 << 20)]
         taken = {(record.sequence, record.received_time_ms, record.payload) for record in (before, *records())}
@@ -238,7 +238,7 @@ async def test_a_sealed_store_gives_back_what_it_took_and_its_file_tells_nothing
     finally:
         await store.close()
     store = await Store.open(path, payload_cipher=cipher)
-    assert [each.payload for each in await store.latest(DEVICE)] == [status_record(1), before.payload]
+    assert [each.payload for each in await store.latest(DEVICE)] == [status_record(1), records()[4].payload]
     await store.close()
     on_disk = everything_in(tmp_path)
     for record in (*records(), other):
