@@ -273,7 +273,7 @@ async def check_contact_rule_counts_over_resets(folder):
 async def check_daily_check_finds_a_dying_cell(folder):
     for fault, why in (("rails", 1), ("zero", 2), ("deaf", 3), ("wild", 3)):
         os.mkdir(folder + "/" + fault)
-        work, cell = _tag(folder + "/" + fault)
+        work, cell = _tag(folder + "/" + fault, settings={"cell_check_interval_s": 3600})
         response = {"sound": 20000, "deaf": 9000, "wild": 40000}
         state = ["sound"]
         adc = work.board.adcs["alcohol_cell"]
@@ -283,18 +283,18 @@ async def check_daily_check_finds_a_dying_cell(folder):
 
         work.board.outputs["cell_check"].on_level = on_check
         work.start()
-        await asyncio.sleep_ms(25 * HOUR)
+        await asyncio.sleep_ms(3 * HOUR)
         assert not work.events(constants.EVENT_CELL_FAULT)
         state[0] = fault
         adc.counts = {"rails": 20, "zero": 450}.get(fault, 1000)
-        await asyncio.sleep_ms(50 * HOUR)
+        await asyncio.sleep_ms(5 * HOUR)
         ((_, _, _, _, evidence),) = work.events(constants.EVENT_CELL_FAULT)
         assert evidence[0] == why, (fault, evidence)
         assert _readings(work)[-1][4] & constants.QUALITY_CELL_FAULT
         assert not work.events(constants.EVENT_STRAP_CUT, constants.EVENT_CONTACT_LOST), "a fault is no tamper"
         state[0] = "sound"
         adc.counts = 1000
-        await asyncio.sleep_ms(25 * HOUR)
+        await asyncio.sleep_ms(3 * HOUR)
         assert len(work.events(constants.EVENT_CELL_RESTORED)) == 1 and _readings(work)[-1][4] == 0
         work.stop()
 
@@ -341,7 +341,7 @@ async def check_front_end_that_misbehaves(folder):
 
 def check_thirty_days_without_a_gateway(folder):
     # The most a tag makes: a reading every 15 min, status hourly, and five events a day; nothing is lost.
-    journal = Journal(folder, 1)
+    journal = Journal(folder, 1, durable=False)
     body = (4, 65535, 500000000, 400000)
     made = 0
     for day in range(31):
