@@ -1,6 +1,7 @@
-"""Frames a second that reach the disk: group commit against one commit a frame, in the same run. Run by `make bench`.
+"""The store: frames a second that reach the disk, bytes written per byte of payload, time to open. For `make bench`.
 
-The writer waits a few milliseconds for company before each commit, so that one frame alone is slower than SQLite alone.
+Group commit against one commit a frame, in the same run. Bytes written are those that the kernel sent to the disk for
+this process (/proc/self/io). Opening is timed with an empty store and with one of --rows undelivered records.
 Every frame is committed (WAL, synchronous=FULL) before it counts. Rounds are interleaved on one store each, the median
 counts; it is wall time, since the disk is what is waited for. The store lies in the folder given, by default the
 checkout's var/, so that a tmpfs does not flatter it.
@@ -93,20 +94,75 @@ async def measure(folder: Path) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in rates.items()}
 
 
+def disk_bytes() -> int:
+    """What this process has had written to disk."""
+    for line in Path("/proc/self/io").read_text(encoding="ascii").splitlines():
+        if line.startswith("write_bytes:"):
+            return int(line.split()[1])
+    raise OSError("no write_bytes in /proc/self/io")
+
+
+async def written(folder: Path, flight: int, count: int, devices: int) -> float:
+    """Bytes written to disk for a byte of payload, `flight` frames under way, until all is in the file itself."""
+    payload = os.urandom(PAYLOAD_BYTES)
+    before = disk_bytes()
+    store = await Store.open(folder / f"written-{flight}-{devices}.sqlite")
+    records = [Record(n % devices, 1, n // devices, False, 1000, "serial", payload) for n in range(count)]
+    for at in range(0, count, flight):
+        await asyncio.gather(*map(store.append, records[at : at + flight]))
+    await store.close()
+    os.sync()
+    return (disk_bytes() - before) / (count * PAYLOAD_BYTES)
+
+
+async def opening(folder: Path, rows: int) -> float:
+    """Milliseconds to open a store of so many undelivered records, and to read the state of its 50 devices."""
+    path = folder / f"opening-{rows}.sqlite"
+    store = await Store.open(path)
+    for at in range(0, rows, 5000):
+        some = range(at, min(rows, at + 5000))
+        await asyncio.gather(
+            *(store.append(Record(n % 50, 1, n // 50, False, 1000, "serial", b"\x06" * PAYLOAD_BYTES)) for n in some)
+        )
+    await store.close()
+    spent = []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        store = await Store.open(path)
+        for device in range(50):
+            await store.epochs(device)
+        await store.counts()
+        spent.append(time.perf_counter() - start)
+        await store.close()
+    return statistics.median(spent) * 1000
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", type=Path, default=ROOT / "var", help="where the stores are made and deleted")
-    folder = parser.parse_args().folder
+    parser.add_argument("--rows", type=int, default=200_000, help="records of the store whose opening is timed")
+    arguments = parser.parse_args()
+    folder = arguments.folder
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix="bench-store-") as made:
         rates = asyncio.run(measure(Path(made)))
+        costs = {
+            (flight, devices): asyncio.run(written(Path(made), flight, count, devices))
+            for flight, count, devices in ((1, 1000, 3), (8, 4000, 3), (100, 40_000, 50))
+        }
+        opened = {rows: asyncio.run(opening(Path(made), rows)) for rows in (0, arguments.rows)}
     table = Table(title=f"frames committed a second, {PAYLOAD_BYTES} B each; median of {ROUNDS} rounds")
     table.add_column("way")
     table.add_column("frames/s", justify="right")
     table.add_column("of a commit a frame", justify="right")
     for name, rate in rates.items():
         table.add_row(name, f"{rate:,.0f}", f"{rate / rates[BARE]:.1f}x")
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(table)
+    for (flight, devices), cost in costs.items():
+        console.print(f"bytes written for a byte of payload, {flight} under way, {devices} devices: {cost:.1f}")
+    for rows, milliseconds in opened.items():
+        console.print(f"opened with {rows:,} records waiting: {milliseconds:.0f} ms")
 
 
 if __name__ == "__main__":
