@@ -10,7 +10,7 @@ from tags.motion import MotionWithoutFix
 # Positions of a tag that lies still wander by this much beyond their confidence circles (multipath at a window).
 STILL_METRES = 100
 # How the cell was before it was lost is known from the last look: so often, and at every attempt without a fix.
-LOOK_MS = 900000
+LOOK_MS = 1800000
 
 
 class Rules:
