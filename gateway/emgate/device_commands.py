@@ -197,7 +197,7 @@ def _keys_in_use(config: Config) -> dict[int, tuple[int, bytes]]:
 
 
 def _quarantined(config: Config) -> dict[int, int]:
-    return dict(_query(config, "SELECT device_id, count(*) FROM quarantine GROUP BY device_id"))  # type: ignore[arg-type]
+    return dict(_query(config, "SELECT device_id, count(*) FROM quarantine GROUP BY device_id"))
 
 
 def _apply(config_path: Path, config: Config) -> int:
