@@ -3,13 +3,14 @@
 What rp2040py 0.3.6 does otherwise than the hardware is mended from outside. The UART's transmit interrupt is an edge
 that software clears by UARTICR; there it comes again at once, so that `machine.UART` never gets out of its handler. A
 USB host that has nothing to send lets the device wait; there it sends empty packets without a pause, and the firmware
-spends most of its time on them. And flash is memory only: here every erased sector and programmed page goes to the
-file too, as it happens.
+spends most of its time on them. The ring oscillator, where `os.urandom` comes from, gives no random bits. And flash is
+memory only: here every erased sector and programmed page goes to the file too, as it happens.
 """
 
 from __future__ import annotations
 
 import random
+import secrets
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from rp2040py.execute_batch import execute_batch
 from rp2040py.memory_map import FLASH_START_ADDRESS
 from rp2040py.peripherals import ssi as flash_chip
 from rp2040py.peripherals import uart as pl011
+from rp2040py.peripherals.peripheral import UnimplementedPeripheral
 from rp2040py.peripherals.usb import RPUSBController
 from rp2040py.rp2040 import RP2040
 from rp2040py.usb.cdc import USBCDC
@@ -30,6 +32,9 @@ from rp2040py.utils.logging import ConsoleLogger, LogLevel
 FLASH_BYTES = 2 * 1024 * 1024  # the Pico's W25Q16JV
 # Instructions between two looks at the emulated timers; they are thousands apart, so this only saves time.
 CLOCK_BATCH = 64
+# RP2040 data sheet, 2.17.8. The emulator's table of peripherals has addresses without their last three digits.
+RING_OSCILLATOR = 0x40060
+RANDOM_BIT = 0x1C
 _ERASED = b"\xff"
 
 
@@ -128,6 +133,13 @@ class _Usb:
         self._controller.endpoint_read_done(self._cdc._out_endpoint, part)
 
 
+class _RingOscillator(UnimplementedPeripheral):
+    """Only its random bit."""
+
+    def read_uint32(self, offset: int) -> int:
+        return secrets.randbits(1) if offset == RANDOM_BIT else int(super().read_uint32(offset))
+
+
 class Chip:
     """One power-on of the chip over a flash file; run() until it is cut or no longer wanted."""
 
@@ -148,6 +160,7 @@ class Chip:
         self._chance = random.Random(0)
         # The emulator looks at both PIO blocks after every instruction, at half of its time; nothing uses them.
         self.rp2040.pio = []
+        self.rp2040.peripherals[RING_OSCILLATOR] = _RingOscillator(self.rp2040, "ROSC")
         self.rp2040.ssi._apply_command = self._flash_command  # type: ignore[method-assign]
         self.usb = _Usb(self.rp2040.usb_ctrl, on_usb)
         self.uart = _Uart(self.rp2040.uart[0], on_uart)
