@@ -139,6 +139,20 @@ async def test_an_answer_goes_where_its_question_came_from(world) -> None:
         assert not await links[0].send(7, b"gone")
 
 
+async def test_a_peer_that_sends_rubbish_is_hung_up_and_left_alone(world) -> None:
+    liar, good, taker = world.add(1), world.add(2), Taker()
+    async with linked(taker, timing=Timing(back_off_ms=60_000, watch_s=0.02)) as (link, _):
+        await ready(liar)
+        await ready(good)
+        for _ in range(150):
+            liar.tx.notify(b"\x05no fragment of anything")
+        await until(lambda: not liar.connected)
+        assert link.counters["rubbish"] == 1
+        good.send(7, b"works on")
+        await taker.until(1)
+        assert liar.connections == 1 and good.connected
+
+
 async def test_more_frames_than_may_wait_for_their_commit_are_counted(world) -> None:
     device, taker = world.add(1), Taker(holding=True)
     async with linked(taker) as (link, _):

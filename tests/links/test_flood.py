@@ -15,7 +15,6 @@ from flood import flood, report
 async def test_real_traffic_arrives_through_a_flood_in_bounded_memory(tmp_path: Path) -> None:
     outcome = await flood(tmp_path, quiet_s=1.0, flood_s=6.0)
     assert outcome.stored == outcome.delivered == sorted(outcome.made)
-    assert all(len(latencies) >= 3 for latencies in outcome.flooded_ms.values()), report(outcome)
     assert all(outcome.garbage.values())
     assert max(outcome.rss_kib) <= 128 * 1024, report(outcome)
     links = {link["name"].split(":")[0]: link for link in outcome.status["links"]}

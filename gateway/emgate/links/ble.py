@@ -51,6 +51,8 @@ MAXIMUM_PENDING = 64
 # A reset costs every connection: for two missed starts in a row, or one tag out of reach, it would be too much.
 STUCK_STARTS = 3
 STUCK_ADDRESSES = 4
+# The radio's own CRC lets no damaged fragment through: so many between two whole datagrams are no tag.
+MAXIMUM_RUBBISH = 100
 # A disconnection takes a connection interval; a stack that needs longer is stuck.
 CLOSE_TIMEOUT_S = 5.0
 DEVICE_ID = struct.Struct("<I")
@@ -407,6 +409,7 @@ class _Connection:
         self._pending = 0
         self._active_ms = self._began_ms = link.clock.now_ms()
         self._reassembler = fragments.Reassembler()
+        self._rubbish_before = 0  # fragments of no use when the last datagram was whole
         self._rx: BleakGATTCharacteristic | None = None
         self._client = BleakClient(
             device,
@@ -525,15 +528,24 @@ class _Connection:
 
     def _notified(self, characteristic: BleakGATTCharacteristic, data: bytearray) -> None:
         self._active_ms = self._link.clock.now_ms()
-        datagram = self._reassembler.feed(bytes(data))
+        reassembler = self._reassembler
+        datagram = reassembler.feed(bytes(data))
+        rubbish = reassembler.stray + reassembler.interrupted + reassembler.damaged + reassembler.oversize
         if datagram is None:
+            if rubbish - self._rubbish_before >= MAXIMUM_RUBBISH and not self._gone:
+                # Hung up, and left alone ever longer: it holds a slot, and the radio's time.
+                self.counters["rubbish"] += 1
+                self._carried = False
+                self._gone = True
+                self._wake.set()
             return
+        self._rubbish_before = rubbish
         if self._pending >= MAXIMUM_PENDING:
             self._link.counters["receive_overrun"] += 1
             return
         dealt_with = self._link.datagram(self, datagram)
         if dealt_with is not None:
-            self._carried = True
+            self._carried = not self._gone
             self._pending += 1
             dealt_with.add_done_callback(self._dealt_with)
 
