@@ -1,0 +1,221 @@
+"""On an emulated RP2040, with 31-bit integers: what the firmware computes there is what it computes here."""
+
+import io
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import replay_gnss
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from emrig.pico import flash_image
+from emrig.pico.target import Pico
+from emwire.positions import ALL, CORE, encode_block
+
+from conftest import Repl
+
+pytestmark = pytest.mark.xdist_group("pico")
+ROOT = Path(__file__).resolve().parents[2]
+VECTORS = ROOT / "protocol" / "vectors"
+# Sentences of a receiver: some seconds of the board's time.
+LOG_BYTES = 2000
+
+
+def test_boots_and_is_what_the_firmware_needs(repl: Repl) -> None:
+    facts = repl.run("import sys, gc, os\nprint(sys.platform, gc.mem_free() > 200000, (1 << 30) - 1, os.listdir('/'))")
+    assert facts.startswith("rp2 True 1073741823")
+    assert "rom" in facts
+
+
+def test_unmodified_mpremote_copies_lists_and_runs(board: Pico, tmp_path: Path) -> None:
+    board.reset()
+    mpremote = [sys.executable, "-m", "mpremote", "connect", board.port]
+    (tmp_path / "note.py").write_text("print('ran', 6 * 7)\n")
+    copied = subprocess.run(
+        [*mpremote, "fs", "cp", str(tmp_path / "note.py"), ":note.py"], capture_output=True, text=True
+    )
+    assert copied.returncode == 0, copied.stderr
+    listed = subprocess.run([*mpremote, "exec", "import note", "fs", "ls"], capture_output=True, text=True)
+    assert "ran 42" in listed.stdout
+    assert "note.py" in listed.stdout
+
+
+@pytest.mark.parametrize("model", ["ankle_gps", "home_unit", "alcohol", "pid"])
+def test_every_model_is_imported(repl: Repl, model: str) -> None:
+    names = f"import main, boards.pico_emulated.board\nfrom tags import {model}\nprint(callable({model}.run))"
+    assert repl.run(names) == "True"
+
+
+def test_self_test_of_what_needs_no_rig(repl: Repl) -> None:
+    told = repl.run(
+        """
+import asyncio, json, os, time
+from common import self_test
+class Clock:
+    ticks_ms = staticmethod(time.ticks_ms)
+class Board:
+    storage_path = "/data"
+    clock = Clock
+    random_bytes = staticmethod(os.urandom)
+async def check():
+    faults = []
+    for name in ("flash", "clock", "random", "sealing"):
+        faults.append(await self_test._TESTS[name](Board(), name))
+    return faults
+print(json.dumps(asyncio.run(check())))
+"""
+    )
+    assert json.loads(told) == [None] * 4
+
+
+def test_frames_are_sealed_and_opened_as_published(repl: Repl) -> None:
+    frames = json.loads((VECTORS / "envelope.json").read_text())["frames"]
+    repl.run("from binascii import hexlify, unhexlify\nfrom common.ccm import Ccm\nfrom emwire import envelope")
+    for vector in frames:
+        where = (vector["deviceId"], vector["control"], vector["epoch"], vector["counter"])
+        told = repl.run(
+            f"a = Ccm(unhexlify({vector['key']!r}))\np = unhexlify({vector['plaintext']!r})\n"
+            f"f = envelope.seal(a, *{where}, p)\n"
+            f"print(hexlify(f).decode(), envelope.open_frame(a, {where[0]}, f, {where[2]}) == {where[1:]} + (p,))"
+        )
+        assert told == f"{vector['frame']} True", vector["name"]
+
+
+def test_refused_frames_are_refused_with_the_same_words(repl: Repl) -> None:
+    cases = json.loads((VECTORS / "refused_frames.json").read_text())
+    repl.run(
+        "from binascii import unhexlify\nfrom common.ccm import Ccm\nfrom emwire import envelope\n"
+        "from emwire.errors import WireError"
+    )
+    for case in [case for case in cases if len(case["frame"]) < 400][:6]:
+        told = repl.run(
+            f"try:\n envelope.open_frame(Ccm(unhexlify({case['key']!r})), {case['device_id']},"
+            f" unhexlify({case['frame']!r}))\n print('opened')\n"
+            "except WireError as error:\n print(error.args[0], error.args[1])"
+        )
+        assert told == f"{case['reason']} {case['offset']}", case["case"]
+
+
+def walk(seed: int, count: int) -> list[tuple[int, ...]]:
+    """Fixes as a walking wearer gives them, with gaps and the largest values that the wire has."""
+    chance = random.Random(seed)
+    time_s, latitude, longitude = 500_000_000, 51_500_000, -120_000
+    fixes = []
+    for _ in range(count):
+        time_s += chance.choice((1, 60, 60, 3600))
+        latitude += chance.randrange(-900, 900)
+        longitude += chance.randrange(-900, 900)
+        fixes.append((time_s, latitude, longitude, 45, 271, 8, 9, 11, 1))
+    fixes.append((2_000_000_000, 90_000_000, -180_000_000, -1, -1, -1, -1, -1, 1))
+    return fixes
+
+
+@pytest.mark.parametrize(("columns", "width"), [(CORE, 3), (ALL, 9)])
+def test_position_blocks_are_the_same_bytes(repl: Repl, columns: int, width: int) -> None:
+    fixes = [fix[:width] for fix in walk(columns, 12)]
+    block = encode_block(fixes, columns)
+    told = repl.run(
+        f"from emwire.positions import encode_block, decode_block\nfixes = {fixes!r}\nblock = {block!r}\n"
+        f"print(encode_block(fixes, {columns}) == block,"
+        f" [tuple(fix)[:{width}] for fix in decode_block(block)] == fixes)"
+    )
+    assert told == "True True"
+
+
+def test_a_recorded_receiver_gives_the_same_fixes(repl: Repl, shared_data: Path) -> None:
+    log = (shared_data / "gnss" / "quectel-L70.log").read_bytes()
+    piece = log[log.index(b"$") :][:LOG_BYTES]
+    here = replay_gnss.replay(io.BytesIO(piece), 512, lambda line: None)
+    source = (ROOT / "firmware" / "replay_gnss.py").read_text().rpartition("if __name__")[0]
+    repl.run(source)
+    for at in range(0, len(piece), 600):
+        repl.run(f"piece = (piece if {at} else b'') + {piece[at : at + 600]!r}")
+    told = repl.run("import io\nprint(summary(replay(io.BytesIO(piece), 512, lambda line: None)))")
+    assert told == replay_gnss.summary(here)
+    assert "fixes=0" not in told
+
+
+def test_signatures_are_verified(repl: Repl) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    public = b"".join(
+        part.to_bytes(32, "big") for part in (key.public_key().public_numbers().x, key.public_key().public_numbers().y)
+    )
+    message = bytes(range(100))
+    signature = b"".join(
+        n.to_bytes(32, "big") for n in decode_dss_signature(key.sign(message, ec.ECDSA(hashes.SHA256())))
+    )
+    told = repl.run(
+        f"from common import p256\nprint(p256.verify({public!r}, {signature!r}, {message!r}),"
+        f" p256.verify({public!r}, {bytes(32) + signature[32:]!r}, {message!r}))"
+    )
+    assert told == "True False"
+
+
+JOURNAL = """
+import os, sys
+from common.epoch import begin_epoch
+from common.journal import Journal
+try:
+    os.mkdir("/j")
+except OSError:
+    pass
+epoch = begin_epoch("/j", first_epoch=1)
+journal = Journal("/j", epoch, stamp=lambda: (0, 65535, 0, 0))
+"""
+APPENDING = """
+number = 0
+while True:
+    payload = b"%d %d " % (epoch, number) + bytes(40)
+    print("A", epoch, journal.append(number % 5 == 0, payload))
+    number += 1
+"""
+READING = """
+def all_records(alarm):
+    after = None
+    while True:
+        entry = journal.next_to_send(alarm, after)
+        if entry is None:
+            return
+        print("R", entry[0], entry[1], journal.read(entry)[:12])
+        after = entry
+print("E", epoch, journal.damaged_bytes)
+all_records(False)
+all_records(True)
+"""
+
+
+def test_the_journal_recovers_from_power_cuts_in_the_middle_of_writes(
+    tmp_path: Path, flash: Callable[[dict[str, bytes]], bytes]
+) -> None:
+    """Every record whose append() returned is there after power went in any flash operation, torn at any byte."""
+    chance = random.Random(11)
+    (tmp_path / "flash.bin").write_bytes(flash({"main.py": (JOURNAL + APPENDING).encode()}))
+    console = tmp_path / "console.log"
+    pico = Pico(tmp_path)
+    try:
+        for _ in range(6):
+            pico.power_on(cut_after=chance.randrange(4, 40), share=chance.random(), seed=chance.randrange(256))
+            assert pico.wait_for_cut(600)
+        made = {
+            tuple(line.split()[1:3])
+            for line in console.read_text().splitlines()
+            if line.startswith("A ") and len(line.split()) == 3
+        }
+        assert len(made) > 6, "the cuts hit no traffic"
+        # What a computer finds that reads the chip: the file system is whole.
+        assert any(path.startswith("j/journal/") for path in flash_image.read((tmp_path / "flash.bin").read_bytes()))
+        pico.power_on()
+        repl = Repl(pico)  # interrupts main.py
+        told = repl.run(JOURNAL + READING)
+        repl.close()
+    finally:
+        pico.close()
+    found = {tuple(line.split()[1:3]) for line in told.splitlines() if line.startswith("R ")}
+    epochs = [int(line.split()[1]) for line in told.splitlines() if line.startswith("E ")]
+    assert made <= found
+    assert epochs[0] > max(int(epoch) for epoch, _ in made), "an epoch came twice"
