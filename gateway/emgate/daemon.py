@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import signal
+import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +36,8 @@ STOP_S = 1.5
 """What a stop may take: the commit of what came in, its acknowledgements, and goodbyes to the brokers."""
 WRITABLE_S = 5.0
 """A store that has committed nothing for so long is not writable; the writer tries a full disk as often."""
+LOSSES_TOLD = 500
+"""Ranges told after a damage: half of what waits in memory at most (own_records)."""
 PRUNE_S = 60.0
 """How often to look for old delivered records."""
 
@@ -79,6 +82,7 @@ class Gateway:
         self._own = OwnRecords(self._config.gateway.id, self._store, self._clock)
         try:
             await self._own.open()
+            self._tell_damage()
             downlink = Downlink()
             self._requests = Requests(
                 self._store, self._clock, downlink, lambda device_id: self._sessions.knows(device_id)
@@ -120,6 +124,20 @@ class Gateway:
             await self._own.close()
             await self._store.close()
         return self._store.damage is not None and not stop.is_set()
+
+    def _tell_damage(self) -> None:
+        """What a damaged store had and its successor lacks; the devices are asked for it."""
+        report = self._store.salvaged
+        if report is None:
+            return
+        for device_id, epoch, first, last in report.missing[:LOSSES_TOLD]:
+            evidence = struct.pack("<HIIB", epoch, first, last, constants.GAP_STORAGE_DAMAGED)
+            self._own.event(
+                constants.EVENT_GATEWAY_RECORDS_LOST,
+                subject_id=device_id,
+                value=last - first + 1,
+                evidence=evidence[:5] + evidence[6:9] + evidence[10:],
+            )
 
     async def _serve(self, stop: asyncio.Event, ready: Callable[[dict[str, Any]], None]) -> None:
         self._targets.start()

@@ -5,10 +5,10 @@ has succeeded (`committed`), and forgotten when it has not (`rolled_back`).
 """
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from emgate.store_books import Books, Identity, lane_rows
+from emgate.store_books import Books, Identity
 from emgate.store_schema import COLUMNS, INSERT, Outcome, PayloadCipher, Record, check_sum, verify
 
 IDENTITY_CONFLICT = "identity_conflict"
@@ -17,7 +17,6 @@ PRUNE_ROWS = 2000
 CURSOR = "INSERT INTO cursors VALUES (?,?,?) ON CONFLICT DO UPDATE SET row_id = max(row_id, excluded.row_id)"
 
 Cursors = dict[tuple[str, bool], int]
-Lost = tuple[int, int, int, int]  # device_id, epoch, first, last (inclusive)
 
 
 class Log:
@@ -194,22 +193,6 @@ class Log:
         self._delete(connection, gone, "row_id <= ?", [(last,)])
         return len(gone)
 
-    def lose(self, connection: sqlite3.Connection, alarm: bool, limit: int, before_ms: int) -> list[Lost]:
-        """Give up the oldest undelivered records of a lane (received before); what they were, as ranges."""
-        rows = connection.execute(
-            f"SELECT row_id, device_id, epoch, sequence FROM {lane_rows(alarm)} AND row_id > ? AND received_time_ms < ?"
-            " ORDER BY row_id LIMIT ?",
-            (self.books.delivered_row[alarm], before_ms, limit),
-        ).fetchall()
-        gone = [(device_id, epoch, sequence) for _, device_id, epoch, sequence in rows]
-        self._delete(connection, gone, "row_id = ?", [row[:1] for row in rows])
-        # Nobody waits for them any more: the loss itself is what the backend receives.
-        if gone:
-            self._delivered.append((alarm, self.books.delivered_row[alarm], gone))
-        lost = ranges(gone)
-        connection.executemany("INSERT INTO losses (device_id, epoch, first, last) VALUES (?,?,?,?)", lost)
-        return lost
-
     def _delete(
         self, connection: sqlite3.Connection, gone: list[Identity], where: str, parameters: list[tuple[int]]
     ) -> None:
@@ -218,14 +201,3 @@ class Log:
             connection.executemany("DELETE FROM identities WHERE device_id=? AND epoch=? AND sequence=?", gone)
             connection.execute("UPDATE checkpoint SET pruned = pruned + ?", (len(gone),))
             self._pruned += gone
-
-
-def ranges(identities: Iterable[Identity]) -> list[Lost]:
-    """Neighbouring sequences of an epoch as one."""
-    found: list[Lost] = []
-    for device_id, epoch, sequence in sorted(identities):
-        if found and found[-1][:2] == (device_id, epoch) and found[-1][3] == sequence - 1:
-            found[-1] = (*found[-1][:3], sequence)
-        else:
-            found.append((device_id, epoch, sequence, sequence))
-    return found

@@ -86,14 +86,6 @@ CREATE TABLE IF NOT EXISTS up_counters (
     next_counter INTEGER NOT NULL,
     PRIMARY KEY (device_id, epoch)
 ) WITHOUT ROWID;
--- What this gateway has lost of the records that it once called stored; deleted once a record of its own says so.
-CREATE TABLE IF NOT EXISTS losses (
-    row_id INTEGER PRIMARY KEY AUTOINCREMENT,
-    device_id INTEGER NOT NULL,
-    epoch INTEGER NOT NULL,
-    first INTEGER NOT NULL,
-    last INTEGER NOT NULL
-);
 CREATE TABLE IF NOT EXISTS quarantine (
     row_id INTEGER PRIMARY KEY AUTOINCREMENT,
     received_time_ms INTEGER NOT NULL,
