@@ -11,7 +11,7 @@ import pytest
 from emgate.broker import mosquitto_path
 from harness import FSYNC_FAILS, FULL, READ_ONLY, WORKS, Harness, Process, build_shim
 
-SHORT_ROUNDS = 3
+SHORT_ROUNDS = 2
 SEED = 7
 
 WRITER = """
