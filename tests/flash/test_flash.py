@@ -8,14 +8,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import typer
+from emgate.registry import read_device_file
 from emrig import firmware_image
-from emrig.flash import repl
+from emrig.flash import command, repl
 from emrig.flash.boards import BoardDefinition, definition
 from emrig.flash.errors import FlashError
 from emrig.flash.identity import Identity
 from emrig.flash.install import Wish, install
 from emrig.flash.rack import read as read_rack
 from flash_kit import PretendBoard
+from typer.testing import CliRunner
 
 # A cut cable or a board without power answers nothing; a test need not wait a minute for that.
 SHORT_S = 1.0
@@ -151,3 +154,26 @@ def test_a_wrong_rack_is_told_what_is_wrong(tmp_path: Path, text: str, said: str
     rack.write_text(text)
     with pytest.raises(FlashError, match=said):
         read_rack(rack)
+
+
+def test_the_command_registers_a_new_device_and_keeps_a_record(
+    board: PretendBoard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "definition", _here)
+    registry = tmp_path / "devices.toml"
+    arguments = ["--board", "pico_w", "--model", "pid", "--port", board.port, "--registry", str(registry), "--json"]
+    app = typer.Typer()
+    app.command()(command.flash)
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    record = json.loads(done.stdout.splitlines()[-1])
+    (device,) = read_device_file(registry)
+    assert (device.device_id, device.model) == (record["device_id"], "pid")
+    assert registry.stat().st_mode & 0o777 == 0o600
+    assert device.key.hex() == json.loads((board.flash / "data" / "identity.json").read_text())["key"]
+    (kept,) = (tmp_path / "var" / "flash").glob("*.json")
+    assert json.loads(kept.read_text()) == record
+    again = CliRunner().invoke(app, [*arguments, "--new-identity", "--device-id", str(device.device_id)])
+    assert again.exit_code == 2
+    assert "already: give another --device-id" in again.stdout

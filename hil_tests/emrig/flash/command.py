@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from emrig.flash.boards import definition
 from emrig.flash.errors import FlashError
 
 if TYPE_CHECKING:
@@ -110,7 +110,6 @@ def _flash_all(places: list[Place], common: _Common) -> int:
 
 
 def _flash_one(place: Place, common: _Common, progress: Progress, console: Console) -> int:
-    from emrig.flash.boards import definition
     from emrig.flash.install import Wish, install
 
     task = progress.add_task("connecting", port=place.port, total=None)
@@ -170,26 +169,23 @@ def _show(record: dict[str, Any], kept: Path, console: Console) -> None:
 
 
 def _register(who: Identity, common: _Common) -> None:
+    from emgate.errors import ConfigError
+    from emgate.registry_edit import Table, edit
+
     assert who.key is not None, "only new identities are registered"
+    entry: Table = {"device_id": who.device_id, "model": who.model, "key": who.key.hex()}
     path = common.registry or RECORDS / "devices.toml"
-    entry = f'\n[[devices]]\ndevice_id = {who.device_id}\nmodel = "{who.model}"\nkey = "{who.key.hex()}"\n'
-    with common.lock:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            old = path.read_text(encoding="utf-8") if path.exists() else ""
-            if f"device_id = {who.device_id}\n" in old:
-                raise FlashError(f"{path} has device {who.device_id} already: give another --device-id, or none")
-            temporary = path.with_name(f".{path.name}.new")
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(old + entry)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except OSError as error:
-            raise FlashError(
-                f"{path}: cannot keep the new device's key: {error.strerror}; nothing was written"
-            ) from None
+
+    def add(devices: list[Table]) -> None:
+        if any(device.get("device_id") == who.device_id for device in devices):
+            raise ConfigError(f"{path} has device {who.device_id} already: give another --device-id, or none")
+        devices.append(entry)
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        edit(path, add, None)
+    except (ConfigError, OSError) as error:
+        raise FlashError(f"the new device's key could not be kept: {error}; nothing was written to the board") from None
 
 
 def _broker(text: str | None) -> tuple[str, int] | None:
