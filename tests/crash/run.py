@@ -35,12 +35,12 @@ async def run(rounds: int, seed: int, folder: Path, keep_going: bool) -> int:
                         saved = folder / f"crash-log-{seed}-{done}"
                         saved.write_bytes(harness.gateway.log.read_bytes()[-200_000:])
                         break
-                load_s = harness.counts["load_ms"] / 1000
-                print(
-                    json.dumps(
-                        {"seed": seed, **harness.counts, "frames_per_s": round(harness.counts["frames"] / load_s)}
-                    )
-                )
+                frames = harness.counts["frames"] * 1000
+                rates = {
+                    "frames_per_s": frames // max(1, harness.counts["load_ms"]),
+                    "frames_per_processor_s": frames // max(1, harness.counts["processor_ms"]),
+                }
+                print(json.dumps({"seed": seed, **harness.counts, **rates}), flush=True)
         seed += 1
         if failed and not keep_going:
             break
