@@ -23,7 +23,8 @@ class Histogram:
         """{"buckets": [[bound, how many took at most that long], …, ["+Inf", all]], "sum": seconds}."""
         total = 0
         buckets: list[list[float | int | str]] = []
-        for bound, count in zip((*BOUNDS_S, "+Inf"), self._counts, strict=True):
+        bounds: tuple[float | str, ...] = (*BOUNDS_S, "+Inf")
+        for bound, count in zip(bounds, self._counts, strict=True):
             total += count
             buckets.append([bound, total])
         return {"buckets": buckets, "sum": round(self._sum_s, 6)}

@@ -33,9 +33,11 @@ LOOK_AHEAD_DAYS = 400
 class Told:
     """What a device is to be told, apart from the version."""
 
-    conditions: tuple[int, int, int, int, int, int, int, int, int, int]  # starts_s … raised_sample_interval_s of order_conditions
+    # starts_s … raised_sample_interval_s of order_conditions
+    conditions: tuple[int, int, int, int, int, int, int, int, int, int]
     curfew: list[tuple[int, int, int, int]]
-    zones: list[tuple[tuple[int, int, int, int, int, int], list[tuple[int, int]]]]  # fields zone_type … radius_m, vertices
+    # Of each the fields zone_type … radius_m, and its vertices
+    zones: list[tuple[tuple[int, int, int, int, int, int], list[tuple[int, int]]]]
     left_out: list[str] = field(default_factory=list)
 
     def messages(self, activation_number: int, version: int) -> list[bytes]:
