@@ -435,7 +435,7 @@ static inline int32_t emwire_get_i32(const uint8_t *data)
 #define EMWIRE_PARAMETER_BATTERY_LISTEN_PERCENT 39 /* Share of the time a home unit listens while on battery, percent */
 #define EMWIRE_PARAMETER_CURFEW_GRACE_S 40 /* Absence in a curfew shorter than this is no event, s */
 #define EMWIRE_PARAMETER_CLOCK_BOUND_MS 41 /* The gateway is asked for the time when the clock is less certain than, ms */
-#define EMWIRE_PARAMETER_STRAP_LIGHT_PERCENT 42 /* Fibre light below this share of its comparator's level fails by fading, not by a cut, percent */
+#define EMWIRE_PARAMETER_STRAP_LIGHT_PERCENT 42 /* Light below this share of the comparator's level faded: no cut, percent */
 #define EMWIRE_PARAMETER_CURFEW_ADDRESS 43 /* Which of the order's curfew addresses a home unit stands at */
 #define EMWIRE_PARAMETER_VIOLATION_FIX_INTERVAL_S 100 /* Between positions while a zone is violated, s */
 #define EMWIRE_PARAMETER_VIOLATION_REPORT_INTERVAL_S 101 /* Between reports while a zone is violated, s */

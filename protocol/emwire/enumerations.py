@@ -384,7 +384,7 @@ PARAMETER = Enumeration(
         ("BATTERY_LISTEN_PERCENT", 39, "Share of the time a home unit listens while on battery, percent"),
         ("CURFEW_GRACE_S", 40, "Absence in a curfew shorter than this is no event, s"),
         ("CLOCK_BOUND_MS", 41, "The gateway is asked for the time when the clock is less certain than, ms"),
-        ("STRAP_LIGHT_PERCENT", 42, "Fibre light below this share of its comparator's level fails by fading, not by a cut, percent"),
+        ("STRAP_LIGHT_PERCENT", 42, "Light below this share of the comparator's level faded: no cut, percent"),
         ("CURFEW_ADDRESS", 43, "Which of the order's curfew addresses a home unit stands at"),
         ("VIOLATION_FIX_INTERVAL_S", 100, "Between positions while a zone is violated, s"),
         ("VIOLATION_REPORT_INTERVAL_S", 101, "Between reports while a zone is violated, s"),

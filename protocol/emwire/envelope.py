@@ -74,9 +74,9 @@ def parse_header(frame: bytes) -> "tuple[int, int, int]":
     if len(frame) > MAXIMUM_FRAME:
         raise WireError("oversize", MAXIMUM_FRAME)
     if frame[0] & 16:
-        control, low, high = struct.unpack("<BIB", frame[:HEADER_SIZE])
+        control, low, high = struct.unpack_from("<BIB", frame)
         return control, NO_EPOCH, low | (high << 32)
-    control, epoch, low, high = struct.unpack("<BHBH", frame[:HEADER_SIZE])
+    control, epoch, low, high = struct.unpack_from("<BHBH", frame)
     return control, epoch, low | (high << 8)
 
 
@@ -112,9 +112,14 @@ def open_frame(
         if down_epoch is None:
             raise WireError("direction", 0)
         epoch = down_epoch
+    return control, epoch, counter, open_parsed(aead, device_id, frame, epoch)
+
+
+def open_parsed(aead: "Aead", device_id: int, frame: bytes, epoch: int) -> bytes:
+    """The plaintext of a frame whose header was parsed already."""
     head = bytes(frame[:HEADER_SIZE])
     nonce, associated = nonce_and_associated(device_id, head, epoch)
-    return control, epoch, counter, aead.open(nonce, bytes(frame[HEADER_SIZE:]), associated)
+    return aead.open(nonce, bytes(frame[HEADER_SIZE:]), associated)
 
 
 def key_slot(control: int) -> int:

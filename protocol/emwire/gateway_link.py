@@ -216,14 +216,14 @@ class GatewayLink:
             raise
 
     def _received(self, frame: bytes) -> Received:
-        control = envelope.parse_header(frame)[0]
+        control, epoch, counter = envelope.parse_header(frame)
         if envelope.is_down(control):
             raise WireError("direction", 0)
         slot = envelope.key_slot(control)
         aead = self._aeads.get(slot)
         if aead is None:
             raise WireError("key", 0)
-        control, epoch, counter, payload = envelope.open_frame(aead, self.device_id, frame)
+        payload = envelope.open_parsed(aead, self.device_id, frame, epoch)
         if slot == self.offered:
             # The device keeps the key: only then does it seal with it, and from then on it opens nothing else.
             self.slot = slot
@@ -232,7 +232,8 @@ class GatewayLink:
             return self._link_message(epoch, counter, payload)
         self._note_epoch(epoch)
         state = self._state(epoch)
-        state.next_sequence = max(state.next_sequence, counter + 1)
+        if counter >= state.next_sequence:
+            state.next_sequence = counter + 1
         lost = lost_range(payload)
         if lost is not None:
             if len(self._gaps) >= MAXIMUM_GAPS:

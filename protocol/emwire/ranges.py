@@ -36,6 +36,9 @@ class RangeSet:
         if last < first:
             return False
         ranges = self._ranges
+        if not ranges and first == self.through:  # nearly always
+            self.through = last + 1
+            return True
         index = self._index(first - 1)  # a range that ends just before is joined
         if index < len(ranges) and ranges[index][0] <= first and last <= ranges[index][1]:
             return False
