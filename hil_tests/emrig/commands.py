@@ -1,4 +1,4 @@
-"""The commands that the rig adds to emtag: demo and replay."""
+"""The commands that the rig adds to emtag."""
 
 from __future__ import annotations
 
@@ -24,9 +24,11 @@ def register(app: typer.Typer) -> None:
     """Add this package's commands to the emtag command."""
     from emrig.firmware_commands import firmware
     from emrig.flash.command import flash
+    from emrig.power.command import power
 
     app.command("demo")(demo)
     app.command("flash")(flash)
+    app.command("power")(power)
     app.command("sim")(sim)
     app.add_typer(replay, name="replay")
     app.add_typer(firmware, name="firmware")
@@ -73,7 +75,7 @@ def demo(
         options = player.Options(loaded, target.resolve(), speed, duration_ms, plain, recorded)
         return asyncio.run(player.play(options, Console()))
 
-    raise typer.Exit(_guarded("demo", work))
+    raise typer.Exit(guarded("demo", work))
 
 
 def sim(
@@ -90,7 +92,7 @@ def sim(
 
     duration_ms = parse_duration(duration) if duration else None
     target = (folder or Path("var") / f"sim-{model}").resolve()
-    raise typer.Exit(_guarded("sim", lambda: asyncio.run(simulate(model, target, speed, duration_ms, repl))))
+    raise typer.Exit(guarded("sim", lambda: asyncio.run(simulate(model, target, speed, duration_ms, repl))))
 
 
 @replay.command("gnss")
@@ -112,10 +114,10 @@ def replay_alcohol(
     from emrig.alcohol_replay import DEFAULT_ORDERS
     from emrig.alcohol_replay import replay as run
 
-    raise typer.Exit(_guarded("replay alcohol", lambda: run(file, order or DEFAULT_ORDERS)))
+    raise typer.Exit(guarded("replay alcohol", lambda: run(file, order or DEFAULT_ORDERS)))
 
 
-def _guarded(name: str, work: Callable[[], int]) -> int:
+def guarded(name: str, work: Callable[[], int]) -> int:
     """Run it; what a user can mend ends as one plain message, not as a traceback."""
     from emgate.broker import BrokerError
     from emgate.errors import ConfigError

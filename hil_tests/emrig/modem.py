@@ -27,6 +27,12 @@ REGISTER_MS = 3_000
 RESUME_MS = 1_000
 # Active timer (T3324) after which it enters PSM; the firmware asks for this one.
 ACTIVE_MS = 10_000
+# Signalling of an attach, an order of magnitude (3GPP TS 24.301 §5.5.1: eight messages of 50 to 100 bytes).
+ATTACH_BYTES = 400
+# MQTT 3.1.1: CONNECT with a client's name and its CONNACK; SUBSCRIBE and SUBACK; what PUBLISH adds to topic and payload.
+CONNECT_BYTES, SUBSCRIBE_BYTES, PUBLISH_BYTES = 30, 10, 8
+# AT+CLBS asks a server with the cell's identity.
+CELL_POSITION_BYTES = 100
 # Real seconds after which a broker that does not answer counts as unreachable.
 BROKER_TIMEOUT_S = 10.0
 # Longest payload of AT+SMPUB in the manual.
@@ -44,6 +50,11 @@ class Modem:
         self.jammed = False
         """Whether there is a strong carrier though no cell can be read."""
         self.counters: Counter[str] = Counter()
+        self.on_state: Callable[[str], None] = lambda state: None
+        """Told "off", "asleep" (PSM), "starting", "searching" or "registered" whenever that changes."""
+        self.on_traffic: Callable[[int, int], None] = lambda up, down: None
+        """Told the bytes of each exchange with the network, up and down, before the network's own headers."""
+        self._state = "off"
         self._idle: Timer | None = None
         self._rig, self._device, self._position = rig, device, position
         self._power = OutputPin(device, "modem_power", self._on_power)
@@ -72,6 +83,19 @@ class Modem:
             self._idle.cancel()
             self._idle = None
 
+    @property
+    def in_session(self) -> bool:
+        """Whether the MQTT session is open."""
+        return self._client is not None
+
+    def _tell_state(self) -> None:
+        state = "asleep" if self._asleep else "off"
+        if self._on:
+            state = "starting" if not self._ready else "registered" if self._registered else "searching"
+        if state != self._state:
+            self._state = state
+            self.on_state(state)
+
     # -- radio link
 
     def cut(self) -> None:
@@ -81,6 +105,7 @@ class Modem:
             if self._registered:
                 self._registered = False
                 self._unsolicited("+CEREG: 2")
+                self._tell_state()
             self._drop_session("+SMSTATE: 0")
 
     def restore(self) -> None:
@@ -92,6 +117,8 @@ class Modem:
     def _register(self) -> None:
         if self._on and self.coverage and not self._registered:
             self._registered = True
+            self._tell_state()
+            self.on_traffic(ATTACH_BYTES, ATTACH_BYTES)
             self._unsolicited("+CEREG: 1")
 
     # -- power
@@ -111,10 +138,12 @@ class Modem:
         elif not self._asleep:  # there the key is only let go
             self.close()
             self._reset()
+        self._tell_state()
 
     def _booted(self, register_ms: int = REGISTER_MS) -> None:
         if self._on:
             self._ready = True
+            self._tell_state()
             self._send("\r\nRDY\r\n\r\n+CFUN: 1\r\n\r\n+CPIN: READY\r\n")
             self._rig.clock.call_later(register_ms, self._register)
 
@@ -133,6 +162,7 @@ class Modem:
         self.close()
         self._reset()
         self._asleep = True
+        self._tell_state()
 
     def _set_sleep(self, arguments: list[str]) -> None:
         self._sleeps = arguments[:1] == ["1"]
@@ -255,6 +285,7 @@ class Modem:
             self._answer("+CLBS: 1", "OK")
             return
         latitude, longitude = self._position()
+        self.on_traffic(CELL_POSITION_BYTES, CELL_POSITION_BYTES)
         now = datetime.fromtimestamp(self._rig.clock.unix_ms() / 1000, UTC)
         # A cell-based position is good to some hundred metres: rounded to 0.005 degree here.
         self._answer(
@@ -298,10 +329,12 @@ class Modem:
                 timeout=BROKER_TIMEOUT_S,
             ) as client:
                 self._client = client
+                self.on_traffic(CONNECT_BYTES, CONNECT_BYTES)
                 up.set_result(True)
                 async for message in client.messages:
                     assert isinstance(message.payload, bytes)
                     self.counters["messages_in"] += 1
+                    self.on_traffic(PUBLISH_BYTES, PUBLISH_BYTES + len(str(message.topic)) + len(message.payload))
                     self._unsolicited(f'+SMSUB: "{message.topic}","{message.payload.hex().upper()}"')
                     self._rig.release(self._key("answer"))
         except aiomqtt.MqttError:
@@ -331,7 +364,8 @@ class Modem:
         self._answer("OK" if had else "ERROR")
 
     async def _subscribe(self, arguments: list[str]) -> None:
-        await self._through_broker(lambda client: client.subscribe(arguments[0], qos=int(arguments[1])))
+        if await self._through_broker(lambda client: client.subscribe(arguments[0], qos=int(arguments[1]))):
+            self.on_traffic(SUBSCRIBE_BYTES + len(arguments[0]), SUBSCRIBE_BYTES)
 
     def _start_publish(self, arguments: list[str]) -> None:
         length = int(arguments[1]) if len(arguments) > 1 and arguments[1].isdigit() else 0
@@ -348,6 +382,7 @@ class Modem:
         topic, qos = self._publish_topic, self._publish_qos
         if await self._through_broker(lambda client: client.publish(topic, payload, qos=qos)):
             self.counters["messages_out"] += 1
+            self.on_traffic(PUBLISH_BYTES + len(topic) + len(payload), PUBLISH_BYTES)
             self._rig.hold(self._key("answer"))
 
     async def _through_broker(self, work: Callable[[aiomqtt.Client], Awaitable[object]]) -> bool:

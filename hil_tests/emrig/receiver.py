@@ -48,6 +48,8 @@ class SyntheticReceiver:
         self._ready_ms = 0
         self._epochs = 0
         self._last_fix_ms = -EPHEMERIS_VALID_MS
+        self.on_state: Callable[[str], None] = lambda state: None
+        """Told "off", "asleep", "acquiring" or "tracking" whenever that changes: what its current goes with."""
         OutputPin(device, "gnss_power", self._on_power)
         device.parts["gnss"] = self
 
@@ -89,6 +91,8 @@ class SyntheticReceiver:
             self._ublox.forget()
         if level:
             self._wake()
+        else:
+            self.on_state("off")
 
     def _wake(self) -> None:
         now = self._rig.clock.now_ms()
@@ -98,6 +102,7 @@ class SyntheticReceiver:
         self._ready_ms = now + (COLD_START_MS if cold else HOT_START_MS)
         self._awake_since_ms = now
         self.counters["starts"] += 1
+        self.on_state("acquiring")
         self._timer = self._rig.clock.call_at(self._next_second(), self._tick)
 
     def _sleep(self) -> None:
@@ -117,6 +122,7 @@ class SyntheticReceiver:
         fix = sky.fix and now >= self._ready_ms
         if fix:
             self._last_fix_ms = now
+        self.on_state("tracking" if fix else "acquiring")
         self._epochs += 1
         out = self._epoch(sky, fix)
         if out:
@@ -148,6 +154,7 @@ class SyntheticReceiver:
         else:
             return
         self._sleep()
+        self.on_state("asleep")
         self._timer = self._rig.clock.call_at(max(again, now + 1000), self._wake)
 
 

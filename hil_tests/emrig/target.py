@@ -58,6 +58,8 @@ class Device:
         self.deadline_ms: int | None = None
         self.boots = 0
         self.steps = 0
+        self.bytes_out = 0
+        """Of all boots, on its wire: what it wrote that was not a file."""
         self.inbox: list[bytes] = []
         self._spawner = spawner
         self._module_path = module_path
@@ -167,6 +169,7 @@ class Device:
             if not part:
                 raise self._died(f"its process ended; see {self.folder / 'console.log'}")
             data += part
+        self.bytes_out += count
         return bytes(data)
 
     def _died(self, reason: str) -> DeviceDead:
