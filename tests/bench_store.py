@@ -1,7 +1,7 @@
 """The store: frames a second that reach the disk, bytes written per byte of payload, time to open. For `make bench`.
 
 Group commit against one commit a frame, in the same run. Bytes written are those that the kernel sent to the disk for
-this process (/proc/self/io). Opening is timed with an empty store and with one of --rows undelivered records.
+this process (/proc/self/io). Opening is timed with an empty store, and with 1,000 and --rows undelivered records.
 Every frame is committed (WAL, synchronous=FULL) before it counts. Rounds are interleaved on one store each, the median
 counts; it is wall time, since the disk is what is waited for. The store lies in the folder given, by default the
 checkout's var/, so that a tmpfs does not flatter it.
@@ -19,12 +19,16 @@ import time
 from pathlib import Path
 
 from emgate.store import Outcome, Record, Store
+from emgate.store_books import CHECKPOINT_ROWS
+from emgate.store_log import Log
+from emgate.store_schema import connect, prepare
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parent.parent
 ROUNDS = 7
+OPENINGS = 31  # each takes some 10 ms, and any of them may meet another process
 PAYLOAD_BYTES = 40
 # Frames under way at once, and how many of them a round takes (fewer where each waits for the disk).
 FLIGHTS = {1: 20, 8: 240, 64: 2560, 512: 5120}
@@ -115,18 +119,33 @@ async def written(folder: Path, flight: int, count: int, devices: int) -> float:
     return (disk_bytes() - before) / (count * PAYLOAD_BYTES)
 
 
+def fill(path: Path, rows: int) -> None:
+    """A store of so many undelivered records, by the store's own code, in larger transactions than it makes."""
+    connection = connect(path)
+    connection.execute("PRAGMA synchronous = OFF")
+    prepare(connection)
+    tables = Log(connection, {"uplink": True}, None)
+    for at in range(0, rows + 1, CHECKPOINT_ROWS):
+        some = range(at, min(rows, at + CHECKPOINT_ROWS))
+        connection.execute("BEGIN")
+        tables.append(
+            connection, [Record(n % 50, 1, n // 50, False, 1000, "serial", b"\x06" * PAYLOAD_BYTES) for n in some]
+        )
+        connection.execute("COMMIT")
+        tables.committed(connection)
+        connection.execute("BEGIN")
+        tables.checkpoint(connection, now=True)
+        connection.execute("COMMIT")
+        tables.committed(connection)
+    connection.close()
+
+
 async def opening(folder: Path, rows: int) -> float:
     """Milliseconds to open a store of so many undelivered records, and to read the state of its 50 devices."""
     path = folder / f"opening-{rows}.sqlite"
-    store = await Store.open(path)
-    for at in range(0, rows, 5000):
-        some = range(at, min(rows, at + 5000))
-        await asyncio.gather(
-            *(store.append(Record(n % 50, 1, n // 50, False, 1000, "serial", b"\x06" * PAYLOAD_BYTES)) for n in some)
-        )
-    await store.close()
+    fill(path, rows)
     spent = []
-    for _ in range(ROUNDS):
+    for _ in range(OPENINGS):
         start = time.perf_counter()
         store = await Store.open(path)
         for device in range(50):
@@ -134,6 +153,7 @@ async def opening(folder: Path, rows: int) -> float:
         await store.counts()
         spent.append(time.perf_counter() - start)
         await store.close()
+    path.unlink()
     return statistics.median(spent) * 1000
 
 
@@ -150,7 +170,7 @@ def main() -> None:
             (flight, devices): asyncio.run(written(Path(made), flight, count, devices))
             for flight, count, devices in ((1, 1000, 3), (8, 4000, 3), (100, 40_000, 50))
         }
-        opened = {rows: asyncio.run(opening(Path(made), rows)) for rows in (0, arguments.rows)}
+        opened = {rows: asyncio.run(opening(Path(made), rows)) for rows in (0, 1000, arguments.rows)}
     table = Table(title=f"frames committed a second, {PAYLOAD_BYTES} B each; median of {ROUNDS} rounds")
     table.add_column("way")
     table.add_column("frames/s", justify="right")
