@@ -15,6 +15,7 @@ import zlib
 from collections import Counter
 from pathlib import Path
 
+from emgate import store_salvage as salvage
 from emgate.broker import RunningBroker, start_broker
 from emrig.mortal import mortal
 from fleet import KEY, Fleet, Identity
@@ -288,6 +289,7 @@ port = {self.broker.port}
             self.counts["judged_at_kill"] += 1
             if chance.random() < 0.3 and self.store.exists():
                 self.faults.append("last page of the store overwritten")
+                self.counts["pages_overwritten"] += 1
                 size = self.store.stat().st_size
                 with self.store.open("r+b") as file:
                     file.seek(max(0, (size - 1) // PAGE * PAGE))
@@ -349,8 +351,17 @@ port = {self.broker.port}
         copy = self._copy_of(path)
         if not copy.exists():
             return set()
-        with contextlib.closing(sqlite3.connect(copy)) as connection:
-            return set(connection.execute("SELECT device_id, epoch, sequence FROM records WHERE link <> 'gateway'"))
+        query = "SELECT device_id, epoch, sequence FROM records WHERE link <> 'gateway'"
+        try:
+            with contextlib.closing(sqlite3.connect(copy)) as connection:
+                return set(connection.execute(query))
+        except sqlite3.DatabaseError as error:
+            # A page overwritten in an earlier round that nobody has read since: what the next start would have of it.
+            self.faults.append(f"store was damaged before: {error}")
+            self.counts["damaged_before"] += 1
+            salvage.run(copy, str(error), ["uplink"])
+            with contextlib.closing(sqlite3.connect(copy)) as connection:
+                return set(connection.execute(query))
 
     def _in_store(self) -> set[Identity]:
         return self._identities(self.store)

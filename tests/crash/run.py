@@ -27,9 +27,9 @@ async def run(rounds: int, seed: int, folder: Path, keep_going: bool) -> int:
                     try:
                         await harness.round()
                         verdict = "whole"
-                    except AssertionError as error:
+                    except Exception as error:
                         failed += 1
-                        verdict = f"FAILED: {error}"
+                        verdict = f"FAILED: {type(error).__name__}: {error}"
                     print(f"{done:4} {verdict}  [{'; '.join(harness.faults)}]", flush=True)
                     if verdict != "whole":
                         saved = folder / f"crash-log-{seed}-{done}"
