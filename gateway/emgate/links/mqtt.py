@@ -6,12 +6,15 @@ acknowledgement, which no broker can make. A broker is believed in nothing: that
 message to ourselves.
 
 aiomqtt has no call for manual acknowledgement, queues what it receives without bound, and wakes a task for every
-message; its paho client does none of that, and is reached for here only.
+message; its paho client does none of that, and is reached for here only. paho in turn asks the kernel three times for
+each message and writes each acknowledgement alone: so messages are taken from a buffer here (mqtt_inbound.py), paho is
+given all other packets, and acknowledgements go out together.
 """
 
 import asyncio
 import errno
-from collections import Counter
+import ssl
+from collections import Counter, deque
 from typing import Any
 
 import aiomqtt
@@ -21,11 +24,14 @@ from emwire.errors import WireError
 from emgate.config import Broker, MqttSection
 from emgate.links import Received
 from emgate.links.mqtt_group import Group
+from emgate.links.mqtt_inbound import Inbound, Message
 from emgate.mqtt_client import make_client
 
 MAXIMUM_FRAME_BYTES = 1100  # a sealed frame has at most 1024 B; a little more is kept as evidence of what is wrong
 MAXIMUM_PACKET_BYTES = 65_536
 """Nobody has reason to send us more; MQTT itself allows 256 MB, which paho would gather in memory."""
+READ_BYTES = 65_536
+PUBACK = b"\x40\x02"  # MQTT 3.1.1 §3.4; in MQTT 5 the same, where there is nothing to complain of
 UNDER_WAY = 1000
 """Frames waiting for their commit at which reading stops: ten groups of the store, and 1 MB."""
 PROBE_EACH_S, PROBE_PATIENCE_S = 60.0, 30.0
@@ -52,7 +58,9 @@ class MqttLink:
         shared = isinstance(broker, MqttSection) and broker.shared_group
         self.group = Group(shared, gateway_id) if shared else None
         self._members_known = asyncio.Event()
-        self._dealt_with: asyncio.Queue[tuple[asyncio.Future[bool], int, int]] = asyncio.Queue()
+        self._inbound = Inbound(True)
+        self._dealt_with: deque[tuple[asyncio.Future[bool], int, int]] = deque()
+        self._to_acknowledge = asyncio.Event()
         self._paused = False
         self._handing_on: set[asyncio.Task[None]] = set()
 
@@ -65,7 +73,9 @@ class MqttLink:
         paho = client._client
         paho.manual_ack_set(True)
         paho.on_message = self._message
-        self._dealt_with = asyncio.Queue()
+        self._inbound = Inbound(self._broker.protocol == "5")
+        self._dealt_with.clear()
+        self._to_acknowledge.clear()
         self._paused = False
         self._members_known.clear()
         try:
@@ -145,25 +155,33 @@ class MqttLink:
 
     def _read_on(self, client: aiomqtt.Client) -> None:
         """Take the socket from aiomqtt, so that reading can stop while too much is under way."""
-        connection = client._client.socket()
+        paho = client._client
+        connection = paho.socket()
         if connection is not None and connection.fileno() >= 0:
             self._paused = False
+            paho._sock_recv = self._inbound.take  # type: ignore[method-assign]
             asyncio.get_running_loop().add_reader(connection.fileno(), self._readable, client)
 
     def _readable(self, client: aiomqtt.Client) -> None:
         paho = client._client
         lost = client._disconnected
+        inbound = self._inbound
         try:
-            while not lost.done():
-                paho.loop_read()
-                size = int(paho._in_packet["remaining_length"])
-                if size > MAXIMUM_PACKET_BYTES:
-                    self.counters["packet_too_long"] += 1
-                    raise OSError(errno.EMSGSIZE, f"the broker announced a packet of {size} bytes")
+            self._packets(client)
+            while not lost.done() and not self._paused and inbound.open:
+                connection: Any = paho.socket()
+                if connection is None:
+                    return
+                try:
+                    inbound.put(connection.recv(READ_BYTES))
+                except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                    return
+                except OSError as error:
+                    inbound.broken(error)
+                self._packets(client)
                 # What TLS has decoded already is no event of the socket's.
-                pending: Any = getattr(paho.socket(), "pending", None)
-                if self._paused or pending is None or pending() == 0:
-                    break
+                if getattr(connection, "pending", int)() == 0:
+                    return
         except Exception as error:  # whatever a malformed packet makes paho say
             connection = paho.socket()
             if connection is not None and connection.fileno() >= 0:
@@ -171,11 +189,34 @@ class MqttLink:
             if not lost.done():
                 lost.set_exception(error)
 
-    def _message(self, paho: Any, userdata: Any, message: Any) -> None:
-        """From paho, inside _readable: a whole PUBLISH."""
+    def _packets(self, client: aiomqtt.Client) -> None:
+        """All that is whole, until too much is under way."""
+        paho: Any = client._client
+        inbound = self._inbound
+        while not self._paused and not client._disconnected.done():
+            amid = paho._in_packet["command"] != 0  # paho has begun a packet, and needs its rest
+            size = int(paho._in_packet["remaining_length"]) if amid else inbound.announced()
+            if size > MAXIMUM_PACKET_BYTES:
+                self.counters["packet_too_long"] += 1
+                raise OSError(errno.EMSGSIZE, f"the broker announced a packet of {size} bytes")
+            if not amid and inbound.at_message:
+                message = inbound.message()
+                if message is None:
+                    return
+                self._message(paho, None, message)
+                continue
+            if not inbound.ready:
+                return
+            if paho.socket() is None:
+                return
+            paho.loop_read()
+
+    def _message(self, paho: Any, userdata: Any, message: "Message | Any") -> None:
+        """A whole PUBLISH; from paho those that came before its socket was taken."""
         future = self._take(message.topic, message.payload, message.retain)
-        self._dealt_with.put_nowait((future, message.mid, message.qos))
-        if self._dealt_with.qsize() >= UNDER_WAY and not self._paused:
+        self._dealt_with.append((future, message.mid, message.qos))
+        self._to_acknowledge.set()
+        if len(self._dealt_with) >= UNDER_WAY and not self._paused:
             self.counters["paced"] += 1
             self._paused = True
             asyncio.get_running_loop().remove_reader(paho.socket().fileno())
@@ -245,14 +286,25 @@ class MqttLink:
     async def _acknowledge(self, client: aiomqtt.Client) -> None:
         """PUBACKs in the order of arrival, as MQTT demands. A frame that found no room is acknowledged too: its device
         keeps it and repeats it, while withholding would let routine frames fill the window in front of alarms."""
+        paho: Any = client._client
+        waiting = self._dealt_with
         while True:
-            future, message_id, qos = await self._dealt_with.get()
-            await asyncio.shield(future)
-            if qos:
-                client._client.ack(message_id, qos)
-            if self._paused and self._dealt_with.qsize() < UNDER_WAY // 2:
+            self._to_acknowledge.clear()
+            if not waiting:
+                await self._to_acknowledge.wait()
+            await asyncio.shield(waiting[0][0])
+            together = bytearray()
+            while waiting and waiting[0][0].done():
+                _, message_id, qos = waiting.popleft()
+                if qos == 1:
+                    together += PUBACK + message_id.to_bytes(2, "big")
+                elif qos:
+                    paho.ack(message_id, qos)
+            if together:
+                paho._packet_queue(PUBACK[0], together, 0, 0)
+            if self._paused and len(waiting) < UNDER_WAY // 2:
                 self._read_on(client)
-                self._readable(client)  # what TLS has decoded already
+                self._readable(client)  # what has been read already
 
     # -- down -------------------------------------------------------------------------------------------------
 
