@@ -306,6 +306,7 @@ static inline int32_t emwire_get_i32(const uint8_t *data)
 #define EMWIRE_GAP_STORAGE_DAMAGED 2 /* Found damaged at recovery */
 #define EMWIRE_GAP_RADIO_DEAF 3 /* The radio did not listen */
 #define EMWIRE_GAP_RESET 4 /* Lost by a reset */
+#define EMWIRE_GAP_TOO_OLD 5 /* Given up because nobody took them in the time set */
 
 /* mechanism: How a position was found (inside position blocks). */
 #define EMWIRE_MECHANISM_GPS 1 /* Satellites */

@@ -160,6 +160,7 @@ GAP_STORAGE_FULL = 1
 GAP_STORAGE_DAMAGED = 2
 GAP_RADIO_DEAF = 3
 GAP_RESET = 4
+GAP_TOO_OLD = 5
 
 # mechanism: How a position was found (inside position blocks).
 MECHANISM_GPS = 1

@@ -187,6 +187,7 @@ GAP_CAUSE = Enumeration(
         ("STORAGE_DAMAGED", 2, "Found damaged at recovery"),
         ("RADIO_DEAF", 3, "The radio did not listen"),
         ("RESET", 4, "Lost by a reset"),
+        ("TOO_OLD", 5, "Given up because nobody took them in the time set"),
     ),
 )
 MECHANISM = Enumeration(

@@ -269,15 +269,22 @@ class GatewayLink:
         state = self._state(epoch)
         if len(state.stored) < MAXIMUM_RANGES:
             state.stored.add(sequence, sequence)
-        if len(state.recent) >= MAXIMUM_RECENT:
-            state.recent.pop(0)
-        state.recent.append(sequence)
+        recent = state.recent
+        if len(recent) >= MAXIMUM_RECENT:
+            recent.pop(0)
+        recent.append(sequence)
         state.dirty = True
         lost = self._lost(epoch, sequence, payload)
         if lost is not None:
             other = self._state(lost[0])
             if other.stored.add(lost[1], lost[2]):
                 other.dirty = True
+
+    def take_back(self, epoch: int, first: int, last: int) -> None:
+        """The store has given these up: they are not called stored any more, so that the device sends them again."""
+        state = self._state(epoch)
+        state.stored.discard(first, last)
+        state.dirty = True
 
     def delivered(self, epoch: int, sequence: int, payload: "bytes | None" = None) -> None:
         """The backend has committed the record."""

@@ -12,7 +12,7 @@ class RangeSet:
         self._ranges: list[tuple[int, int]] = []
 
     def __contains__(self, number: int) -> bool:
-        return number < self.through or self.range_of(number) is not None
+        return number < self.through or bool(self._ranges and self.range_of(number) is not None)
 
     def __len__(self) -> int:
         """How many ranges lie above `through`."""
@@ -53,6 +53,21 @@ class RangeSet:
         else:
             ranges[index:end] = [(first, last)]
         return True
+
+    def discard(self, first: int, last: int) -> None:
+        """Take first…last (inclusive) out."""
+        through = self.through
+        kept: list[tuple[int, int]] = []
+        if first < through:
+            self.through = first
+            if last + 1 < through:
+                kept.append((last + 1, through - 1))
+        for low, high in self._ranges:
+            if low < first:
+                kept.append((low, min(high, first - 1)))
+            if high > last:
+                kept.append((max(low, last + 1), high))
+        self._ranges = kept
 
     def _index(self, number: int) -> int:
         # First range that ends at or after the number. By hand: MicroPython has no bisect.
