@@ -60,7 +60,10 @@ class Downlink:
 
     def wants(self, device_id: int) -> bool:
         """Whether anything is to be sent to the device now."""
-        return any(source.wants(device_id) for source in self._sources)
+        for source in self._sources:  # noqa: SIM110 (for every frame: a third of what any() and a generator take)
+            if source.wants(device_id):
+                return True
+        return False
 
     def due(self, device_id: int, room: int) -> list[Due]:
         """At most `room` messages, those of the first source first."""

@@ -34,6 +34,8 @@ CONFIGURATION_AGAIN_MS = 60_000
 """How long a configuration in flight may take to show as applied in a record before it is sent again."""
 KEY_AGAIN_MS = 60_000
 """How long a new key may take to show in a frame before it is sent again."""
+HELLO = bytes([constants.MESSAGE_HELLO])
+TELLS_CONFIGURATION = (codec.Hello, codec.Status)
 QUARANTINE_PER_S, QUARANTINE_BURST = 10.0, 100.0
 """Evidence enough of a wrong key or a stranger, and no way to fill a disk: 10 kB/s at most."""
 
@@ -235,7 +237,8 @@ class Sessions:
             return self._done(True)
         session.via = link
         session.status.link = link.kind
-        self._consider_key(session)
+        if session.device.next_key is not None:
+            self._consider_key(session)
         if self.downlink.wants(device_id):
             self._flush_soon(session)
         if received.kind == envelope.LINK:
@@ -272,7 +275,7 @@ class Sessions:
             received.payload,
         )
         self._store.put(record, partial(self._committed, session, dealt_with))
-        if received.payload[:1] == bytes([constants.MESSAGE_HELLO]):
+        if received.payload[:1] == HELLO:
             session.send_time = True  # a device that has just started wants the time before its hello is on disk
             self._flush_soon(session)
         return dealt_with
@@ -286,10 +289,13 @@ class Sessions:
         else:
             # A conflict is acknowledged too: what came is kept in quarantine, and waiting would stop the device.
             session.link.stored(record.epoch, record.sequence, record.payload)
-            self._flush_soon(session)
+            session.due = True
+            if session.timer is None:
+                self._flush_soon(session)
             if outcome is Outcome.STORED:
                 self._count(session, record)
-                self._consider_configuration(session)
+                if session.device.configuration is not None:
+                    self._consider_configuration(session)
             elif outcome is Outcome.DUPLICATE:
                 self._count_duplicate(session)
             else:
@@ -316,10 +322,10 @@ class Sessions:
             message = codec.decode(record.payload)
         except WireError:
             return None
-        recorded_time_s = getattr(message, "recorded_time_s", 0)
+        recorded_time_s: int = getattr(message, "recorded_time_s", 0)
         if recorded_time_s:
             status.last_recorded_ms = (recorded_time_s + constants.TIME_EPOCH_UNIX_S) * 1000
-        if isinstance(message, codec.Hello | codec.Status) and (record.epoch, record.sequence) > status.newest:
+        if isinstance(message, TELLS_CONFIGURATION) and (record.epoch, record.sequence) > status.newest:
             status.newest = (record.epoch, record.sequence)
             status.configuration_version = message.configuration_version
             if isinstance(message, codec.Status) and message.battery_percent <= 100:
@@ -411,6 +417,13 @@ class Sessions:
             self.counters["delivered"] += 1
             touched[record.device_id] = session
         for session in touched.values():
+            self._flush_soon(session)
+
+    def take_back(self, device_id: int, epoch: int, first: int, last: int) -> None:
+        """The store has given these up: the device is to send them again."""
+        session = self._sessions.get(device_id)
+        if session is not None:
+            session.link.take_back(epoch, first, last)
             self._flush_soon(session)
 
     def marks(self) -> list[tuple[int, int, int, int]]:

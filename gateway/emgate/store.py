@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -378,12 +377,12 @@ class Store:
         for row_id in behind:
             row = connection.execute(f"SELECT {COLUMNS} FROM records WHERE row_id = ?", (row_id,)).fetchone()
             if row is not None:
-                kept.append(replace(self._record(row), row_id=last))
+                kept.append(self._record(row)._replace(row_id=last))
                 disorder = True
         if disorder:
             kept.sort(key=lambda record: (record.device_id, record.epoch, record.sequence))
             # Whoever advances goes by the last one.
-            kept[-1] = replace(kept[-1], row_id=last)
+            kept[-1] = kept[-1]._replace(row_id=last)
         return kept
 
     def _look_again(self, alarm: bool) -> None:

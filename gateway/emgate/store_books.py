@@ -10,7 +10,7 @@ import sqlite3
 import struct
 import threading
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from emwire.ranges import RangeSet
 
@@ -93,7 +93,7 @@ class Books:
             "SELECT device_id, epoch, sequence, row_id, alarm FROM records WHERE row_id > ? ORDER BY row_id",
             (self.row_id,),
         ).fetchall():
-            self.store(connection, row[:3], row[3], bool(row[4]))
+            self.store(connection, [row])
 
     def of(self, connection: sqlite3.Connection, device_id: int, epoch: int) -> Book:
         """The book of an epoch, from the file if need be."""
@@ -128,21 +128,24 @@ class Books:
         """What is in memory. Under `lock`."""
         return self._books
 
-    def store(self, connection: sqlite3.Connection, identity: Identity, row_id: int, alarm: bool) -> None:
-        """A record is committed."""
-        book = self.of(connection, identity[0], identity[1])
+    def store(self, connection: sqlite3.Connection, rows: Sequence[tuple[int, int, int, int, bool]]) -> None:
+        """Records are committed: device, epoch, sequence, row and lane of each, in the order of rows."""
+        found = [self.of(connection, row[0], row[1]) for row in rows]
         with self.lock:
-            book.stored.add(identity[2], identity[2])
-            book.stored_records += 1
-            self.recent[identity] = row_id
-            self.row_id = max(self.row_id, row_id)
-            self.stored[alarm] += 1
-            self._dirty.add(identity[:2])
-            self._changes += 1
-            if identity[2] > book.highest[alarm]:
-                book.highest[alarm] = identity[2]
-            elif len(self.late[alarm]) < LATE:
-                self.late[alarm][row_id] = identity
+            recent, stored = self.recent, self.stored
+            for book, (device_id, epoch, sequence, row_id, alarm) in zip(found, rows, strict=True):
+                identity = (device_id, epoch, sequence)
+                book.stored.add(sequence, sequence)
+                book.stored_records += 1
+                recent[identity] = row_id
+                stored[alarm] += 1
+                if sequence > book.highest[alarm]:
+                    book.highest[alarm] = sequence
+                elif len(self.late[alarm]) < LATE:
+                    self.late[alarm][row_id] = identity
+            self.row_id = max(self.row_id, rows[-1][3])
+            self._dirty.update([row[:2] for row in rows])
+            self._changes += len(rows)
 
     def pass_late(self, alarm: bool) -> None:
         """Forget the late ones that every consumer has."""
@@ -161,14 +164,14 @@ class Books:
 
     def deliver(self, connection: sqlite3.Connection, alarm: bool, identities: Iterable[Identity]) -> None:
         """These are delivered, and the cursors say so on the disk."""
-        for identity in identities:
-            book = self.of(connection, identity[0], identity[1])
-            with self.lock:
+        found = [(self.of(connection, identity[0], identity[1]), identity) for identity in identities]
+        with self.lock:
+            for book, identity in found:
                 book.delivered.add(identity[2], identity[2])
                 book.delivered_records += 1
-                self.delivered[alarm] += 1
                 self._dirty.add(identity[:2])
-                self._changes += 1
+            self.delivered[alarm] += len(found)
+            self._changes += len(found)
 
     def checkpoint(self, connection: sqlite3.Connection) -> None:
         """Write down everything, inside a transaction; `checkpointed` after its commit."""

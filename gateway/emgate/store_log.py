@@ -32,7 +32,7 @@ class Log:
         for consumer, lane, row_id in connection.execute("SELECT consumer, alarm, row_id FROM cursors"):
             if (consumer, bool(lane)) in self.cursors:
                 self.cursors[consumer, bool(lane)] = row_id
-        self._appended: dict[Identity, Record] = {}
+        self._appended: dict[Identity, tuple[int, Record]] = {}  # with its row
         self._moved: Cursors = {}
         self._delivered: list[tuple[bool, int, list[Identity]]] = []
         self._pruned: list[Identity] = []
@@ -54,9 +54,11 @@ class Log:
         if self._checkpointing:
             books.checkpointed()
             self._checkpointing = False
-        for identity, record in self._appended.items():
-            books.store(connection, identity, record.row_id, record.alarm)
-        self._appended.clear()
+        if self._appended:
+            books.store(
+                connection, [(*identity, row_id, record.alarm) for identity, (row_id, record) in self._appended.items()]
+            )
+            self._appended.clear()
         self.cursors.update(self._moved)
         self._moved.clear()
         for alarm, through, identities in self._delivered:
@@ -96,40 +98,26 @@ class Log:
         """All of a group by one statement; what is known already is looked up one by one."""
         rows: list[tuple[Any, ...]] = []
         outcomes: list[Outcome] = []
+        books, appended, cipher = self.books, self._appended, self.payload_cipher
+        sealed = cipher is not None
         for record in records:
-            identity = (record.device_id, record.epoch, record.sequence)
-            book = self.books.of(connection, record.device_id, record.epoch)
-            if identity in self._appended:
-                outcomes.append(self._known(connection, self._appended[identity], record))
-            elif record.sequence in book.stored:
+            device_id, epoch, sequence = identity = record[:3]
+            placed = appended.get(identity)
+            if placed is not None:
+                outcomes.append(self._known(connection, placed[1], record))
+            elif sequence in books.of(connection, device_id, epoch).stored:
                 outcomes.append(self._known(connection, self._find(connection, identity), record))
             else:
-                placed = Record(
-                    *identity, record.alarm, record.received_time_ms, record.link, record.payload, self._next_row
-                )
+                row_id = self._next_row
                 self._next_row += 1
-                self._appended[identity] = placed
-                rows.append(self._row(placed))
+                appended[identity] = row_id, record
+                kept = record if cipher is None else cipher.seal(record)
+                row = (*kept[:7], row_id, sealed)
+                rows.append((*row, check_sum(row)))
                 outcomes.append(Outcome.STORED)
         if rows:
             connection.executemany(INSERT, rows)
         return outcomes
-
-    def _row(self, record: Record) -> tuple[Any, ...]:
-        cipher = self.payload_cipher
-        kept = record if cipher is None else cipher.seal(record)
-        row = (
-            record.device_id,
-            record.epoch,
-            record.sequence,
-            record.alarm,
-            kept.received_time_ms,
-            record.link,
-            kept.payload,
-            record.row_id,
-            cipher is not None,
-        )
-        return (*row, check_sum(row))
 
     def _find(self, connection: sqlite3.Connection, identity: Identity) -> Record | None:
         row_id = self.books.recent.get(identity)

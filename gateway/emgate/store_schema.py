@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 SCHEMA_VERSION = 4
 SCHEMA = """
@@ -128,8 +128,7 @@ CREATE INDEX IF NOT EXISTS down_requests_by_state ON down_requests (state, row_i
 """
 
 
-@dataclass(slots=True, frozen=True)
-class Record:
+class Record(NamedTuple):
     """One record as committed."""
 
     device_id: int

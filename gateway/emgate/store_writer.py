@@ -214,8 +214,10 @@ class Writer:
             connection.execute("BEGIN IMMEDIATE")
             appends = [item[0] for item in batch if type(item) is tuple]
             self._tables.checkpoint(connection)
-            outcomes = iter(self._tables.append(connection, appends) if appends else ())
-            results = [next(outcomes) if type(item) is tuple else item.apply(connection) for item in batch]  # type: ignore[union-attr]
+            results: list[Any] = self._tables.append(connection, appends) if appends else []
+            if len(appends) < len(batch):
+                outcomes = iter(results)
+                results = [next(outcomes) if type(item) is tuple else item.apply(connection) for item in batch]  # type: ignore[union-attr]
             connection.execute("COMMIT")
         except Exception:
             if connection.in_transaction:
