@@ -4,7 +4,8 @@
 #   uart(name): .write(data), async .read()              names: gnss, modem, host
 #   adc(name): .read_u16()             names: battery, alcohol_cell, contact_infrared, skin_temperature
 #   pin_in(name): .value(), .on_change(callback(level))  names: strap, case, mains, charger, alcohol_ready, motion
-#   pin_out(name): .value(level)                         names: gnss_power, modem_power, alcohol_sample, vibration
+#   pin_out(name): .value(level)                         names: gnss_power, modem_power, modem_doze, alcohol_sample,
+#                                                              vibration
 #   ble(): MicroPython's bluetooth.BLE
 #   watchdog(timeout_ms): .feed(); resets the device when it is not fed for so long, however it hangs
 #   restart(): reset now; does not return

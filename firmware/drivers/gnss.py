@@ -199,6 +199,7 @@ class Gnss:
         self.starts = 0
         self.faults = 0
         self.period_s = 0  # the receiver sleeps between positions so far apart; 0 = it does not
+        self.on_awake = None  # called when a receiver that slept is heard again
         self._uart = uart
         self._power_pin = power_pin
         self._clock = clock
@@ -350,7 +351,10 @@ class Gnss:
             except OSError as error:
                 self._log("gnss: UART: %s" % error)
                 return  # silence is then noticed as such
-            self._heard_ms = self._clock.ticks_ms()
+            silent_ms = self._clock.ticks_ms() - self._heard_ms
+            self._heard_ms += silent_ms
+            if self.period_s and silent_ms >= AWAKE_AFTER_MS // 2 and self.on_awake:
+                self.on_awake()
             if self._ask:
                 # Only now is it certainly awake.
                 self._ask = False

@@ -34,6 +34,9 @@ REACHABLE = 'AT+CEDRXS=1,4,"0010"'
 # Or asleep (PSM, §10.5.7.3 and .4a): 10 s after the last traffic, woken by its power key, known to the network for 6 h.
 ASLEEP = 'AT+CPSMS=1,,,"00100110","00000101"'
 DBM_UNKNOWN = -128
+# Reachable it may doze while its DTR is high (AT+CSCLK=1). Its UART hears 50 ms after DTR fell (hardware design);
+# twice that.
+ROUSE_MS = 100
 
 
 def network_time_ms(answer: bytes) -> "int | None":
@@ -55,8 +58,10 @@ def network_time_ms(answer: bytes) -> "int | None":
 class ModemLink:
     """Transport of frames: connect, send, receive, close; OSError = lost."""
 
-    def __init__(self, uart, power, device_id, clock, host, port, log, sleeps=None):
-        """sleeps(): whether it shall sleep between reports rather than stay reachable; by default it stays."""
+    def __init__(self, uart, power, device_id, clock, host, port, log, sleeps=None, doze=None):
+        """sleeps(): whether it shall sleep between reports rather than stay reachable; by default it stays.
+
+        doze: pin, 1 = nobody will say anything to it, so that it may stop its UART until then."""
         self._power = power
         self._device_id = device_id
         self._clock = clock
@@ -69,6 +74,10 @@ class ModemLink:
         self._configured = False
         self._failures = 0
         self._sleeps = sleeps
+        self._doze = doze
+        self._may_doze = self._dozing = False
+        self._talking = 0
+        self._roused_ms = None
         self._registration = None
         self._registration_changed = Signal()
         self.on_registration = None  # called when the network is lost or found
@@ -90,6 +99,7 @@ class ModemLink:
             self._failures += 1
             if self._failures % ATTEMPTS_BEFORE_POWER_CYCLE == 0:
                 self._power_off()
+            self.rest()
             raise
         self._failures = 0
 
@@ -97,7 +107,7 @@ class ModemLink:
         if not self._session:
             raise ModemError("no session")
         command = 'AT+SMPUB="%s",%d,1,0' % (topics.up(self._device_id), len(frame))
-        await self._channel.command(command, PUBLISH_TIMEOUT_MS, frame)
+        await self._command(command, PUBLISH_TIMEOUT_MS, frame)
 
     async def receive(self):
         while not self._frames:
@@ -111,9 +121,40 @@ class ModemLink:
         self._end_session()
         if was_open:
             try:
-                await self._channel.command("AT+SMDISC")
+                await self._command("AT+SMDISC")
             except OSError:
                 pass
+
+    def rouse(self):
+        """Something will be said to it soon: by then it listens."""
+        if self._dozing:
+            self._dozing = False
+            self._doze.value(0)
+            self._roused_ms = self._clock.ticks_ms()
+
+    def rest(self):
+        """Nothing will be said to it for now; what comes down wakes it by itself."""
+        if self._may_doze and self._configured and not self._dozing and not self._talking:
+            self._dozing = True
+            self._doze.value(1)
+
+    async def _command(self, text, timeout_ms=5000, payload=None):
+        """As the channel's, to a modem that may doze."""
+        self._talking += 1
+        try:
+            await self._listens()
+            return await self._channel.command(text, timeout_ms, payload)
+        finally:
+            self._talking -= 1
+            self.rest()
+
+    async def _listens(self):
+        self.rouse()
+        if self._roused_ms is not None:
+            left_ms = self._roused_ms + ROUSE_MS - self._clock.ticks_ms()
+            if left_ms > 0:
+                await asyncio.sleep_ms(left_ms)
+            self._roused_ms = None
 
     @property
     def registered(self) -> "bool | None":
@@ -126,7 +167,7 @@ class ModemLink:
             return None, DBM_UNKNOWN
         dbm = DBM_UNKNOWN
         try:
-            for line in await self._channel.command("AT+CSQ"):
+            for line in await self._command("AT+CSQ"):
                 if line.startswith(b"+CSQ:"):
                     dbm = signal_dbm(line)
         except OSError:
@@ -137,7 +178,7 @@ class ModemLink:
         """(latitude_microdegrees, longitude_microdegrees, precision_m) by the network, or None if it cannot say."""
         if not self._powered or self._registration not in _REGISTERED:
             return None
-        for line in await self._channel.command("AT+CLBS=1,0", CELL_POSITION_TIMEOUT_MS):
+        for line in await self._command("AT+CLBS=1,0", CELL_POSITION_TIMEOUT_MS):
             if line.startswith(b"+CLBS: 0,"):
                 return cell_position(line)
         return None
@@ -152,6 +193,7 @@ class ModemLink:
                 await asyncio.sleep_ms(1000)
 
     async def _connect(self):
+        await self._listens()
         await self._wake()
         command = self._channel.command
         if not self._configured:
@@ -192,9 +234,11 @@ class ModemLink:
         if not self._configured:
             self._session = False
             raise ModemError("modem restarted")
+        self.rest()
 
     async def _set_sleep(self):
         sleeps = self._sleeps is not None and self._sleeps()
+        self._may_doze = False
         try:
             if sleeps:
                 await self._channel.command("AT+CPSMSTATUS=1")
@@ -203,6 +247,12 @@ class ModemLink:
         except ModemError:
             # Not every firmware and network has it: it costs power, not function.
             self._log("modem: sleep refused")
+        if self._doze is not None and not sleeps:
+            try:
+                await self._channel.command("AT+CSCLK=1")
+                self._may_doze = True
+            except ModemError:
+                self._log("modem: doze refused")
 
     async def _wake(self):
         for _ in range(2):
@@ -225,6 +275,7 @@ class ModemLink:
         raise ModemError("modem silent")
 
     def _power_off(self):
+        self.rouse()
         self._power.value(0)
         self._powered = False
         self._configured = False

@@ -19,6 +19,10 @@ from tags.zones import Zones
 HOT_FOR_MS = 4 * 3600000
 # A sentence is out within half a second of the second it describes, at 1 Hz and 9600 Bd.
 GNSS_TIME_UNCERTAINTY_MS = 500
+# A receiver that slept says first that it has no position yet; hot it has one within so long.
+ANNOUNCED_MS = 2000
+# A position comes some seconds sooner or later than the one before: what goes by intervals does not wait for another.
+EARLY_MS = 5000
 # Repeated while the receiver stays faulty.
 FAULT_REPEAT_MS = 3600000
 # No true date is earlier: a receiver whose week count rolled over is put right for 19.6 years from here.
@@ -61,6 +65,7 @@ class AnkleGps:
             broker.get("port", 1883),
             board.log,
             lambda: device.settings.modem_sleep,
+            board.pin_out("modem_doze"),
         )
         self.gnss = Gnss(
             board.uart("gnss"),
@@ -70,6 +75,7 @@ class AnkleGps:
             board.identity.get("not_before_day", NOT_BEFORE_DAY),
             configure=True,
         )
+        self.gnss.on_awake = self._expect_position
         self.log = FixLog(board.storage_path, device.epoch, device.journal.has)
         self.zones = Zones()
         self.motion = Motion()
@@ -138,8 +144,10 @@ class AnkleGps:
                 found = await self._attempt(begun)
                 wait_ms = begun + self._pause_s(found) * 1000 - device.ticks_ms()
             now = device.ticks_ms()
-            if len(self.log.fixes) >= trail.MAXIMUM_FIXES or now >= self._reported_ms + self._report_interval_ms():
+            if len(self.log.fixes) >= trail.MAXIMUM_FIXES or self._report_due(EARLY_MS):
                 self._report()
+            else:
+                self.modem.rest()
             # Twice the longest of what comes now, and a cold start.
             device.watchdog.expect("trail", 2 * max(wait_ms, 0) + 1000000 + 4000 * self.gnss.period_s)
             if not self.gnss.period_s and not self._locate.wanted:
@@ -147,6 +155,14 @@ class AnkleGps:
                 if due is not None:
                     wait_ms = min(wait_ms, due - now)
                 await self._now.wait(max(0, wait_ms))
+
+    def _expect_position(self):
+        """The receiver has woken; its position is a second away, and a modem that has to report it takes a moment."""
+        if self._report_due(EARLY_MS + ANNOUNCED_MS):
+            self.modem.rouse()
+
+    def _report_due(self, ahead_ms):
+        return self.device.ticks_ms() + ahead_ms >= self._reported_ms + self._report_interval_ms()
 
     def _interval_s(self):
         """Between positions as it is now; the shortest of what applies."""
@@ -257,7 +273,8 @@ class AnkleGps:
         self._failures += 1
         self._tell_no_fix(self._no_fix.failed(now, device.clock.time_s(), self.gnss.cause))
         await self.rules.failed(now, self.gnss.cause)
-        if self._cell_ms is None or now - self._cell_ms >= device.settings.cell_position_interval_s * 1000:
+        interval_ms = device.settings.cell_position_interval_s * 1000
+        if self._cell_ms is None or now + EARLY_MS - self._cell_ms >= interval_ms:
             await self._ask_network()
 
     async def _ask_network(self):

@@ -25,11 +25,13 @@ BOOT_MS = 2_000
 REGISTER_MS = 3_000
 # Woken from PSM it is still attached: it only has to hear the cell again.
 RESUME_MS = 1_000
+# From DTR low to a UART that hears: SIM7000 hardware design, 50 ms.
+ROUSE_MS = 50
 # Active timer (T3324) after which it enters PSM; the firmware asks for this one.
 ACTIVE_MS = 10_000
 # Signalling of an attach, an order of magnitude (3GPP TS 24.301 §5.5.1: eight messages of 50 to 100 bytes).
 ATTACH_BYTES = 400
-# MQTT 3.1.1: CONNECT with a client's name and its CONNACK; SUBSCRIBE and SUBACK; what PUBLISH adds to topic and payload.
+# MQTT 3.1.1: CONNECT with a client's name, CONNACK; SUBSCRIBE, SUBACK; what PUBLISH adds to topic and payload.
 CONNECT_BYTES, SUBSCRIBE_BYTES, PUBLISH_BYTES = 30, 10, 8
 # AT+CLBS asks a server with the cell's identity.
 CELL_POSITION_BYTES = 100
@@ -51,13 +53,16 @@ class Modem:
         """Whether there is a strong carrier though no cell can be read."""
         self.counters: Counter[str] = Counter()
         self.on_state: Callable[[str], None] = lambda state: None
-        """Told "off", "asleep" (PSM), "starting", "searching" or "registered" whenever that changes."""
+        """Told "off", "asleep" (PSM), "starting", "searching", "registered" or "dozing" whenever that changes."""
         self.on_traffic: Callable[[int, int], None] = lambda up, down: None
         """Told the bytes of each exchange with the network, up and down, before the network's own headers."""
         self._state = "off"
         self._idle: Timer | None = None
         self._rig, self._device, self._position = rig, device, position
         self._power = OutputPin(device, "modem_power", self._on_power)
+        self._dtr = OutputPin(device, "modem_doze", self._on_dtr)
+        self._roused_ms = 0
+        self._may_doze = False  # kept over power-off
         device.parts["modem"] = self
         self._reset()
 
@@ -92,6 +97,8 @@ class Modem:
         state = "asleep" if self._asleep else "off"
         if self._on:
             state = "starting" if not self._ready else "registered" if self._registered else "searching"
+            if state == "registered" and self._may_doze and self._dtr.level:
+                state = "dozing"
         if state != self._state:
             self._state = state
             self.on_state(state)
@@ -169,6 +176,14 @@ class Modem:
         self._answer("OK")
         self._used()
 
+    def _set_doze(self, arguments: list[str]) -> None:
+        self._may_doze = arguments[:1] == ["1"]
+        self._answer("OK")
+
+    def _on_dtr(self, level: int) -> None:
+        self._roused_ms = self._rig.clock.now_ms()
+        self._tell_state()
+
     def close(self) -> None:
         """End the session and what is under way."""
         for task in self._tasks:
@@ -182,6 +197,9 @@ class Modem:
         """Bytes from the device: command lines, or the payload that SMPUB asked for."""
         if not self._ready:
             self.counters["bytes_while_off"] += len(payload)
+            return
+        if self._may_doze and (self._dtr.level or self._rig.clock.now_ms() - self._roused_ms < ROUSE_MS):
+            self.counters["bytes_while_dozing"] += len(payload)
             return
         for byte in payload:
             if self._payload_left:
@@ -230,6 +248,7 @@ class Modem:
             "+CSQ": lambda _: self._answer(f"+CSQ: {self.signal if self.coverage or self.jammed else 99},99", "OK"),
             "+CPSMS": self._set_sleep,
             "+CPSMSTATUS": self._ok,
+            "+CSCLK": self._set_doze,
             "+CEDRXS": self._ok,
             "+CNACT": self._activate,
             "+CNACT?": lambda _: self._answer(

@@ -55,6 +55,8 @@ class Board(MachineBoard):
         super().__init__(pins, storage_path)
         bus = machine.I2C(0, sda=machine.Pin(pins.POWER_SDA), scl=machine.Pin(pins.POWER_SCL))
         self._power = Axp2101(bus, machine.Pin(pins.POWER_INTERRUPT, machine.Pin.IN, machine.Pin.PULL_UP))
+        # Low from the start: the modem remembers that it may doze while this is high, or open.
+        self.pin_out("modem_doze")
 
     def adc(self, name):
         return self._own(name, _Battery) if name == "battery" else super().adc(name)

@@ -36,6 +36,7 @@ PIN_IN = {
 # name: (pin, inverted)
 PIN_OUT = {
     "gnss_power": (18, False),
+    "modem_doze": (42, False),  # its DTR
     "vibration": (13, False),
     "alcohol_sample": (14, False),
 }

@@ -47,6 +47,7 @@ CHANNELS = (
     "fibre_light",
     "cell_check",
     "repl",
+    "modem_doze",
 )
 
 # Operation of CALL on ADC and pin channels

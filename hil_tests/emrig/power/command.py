@@ -23,7 +23,9 @@ def power(
     battery: Annotated[
         float | None, typer.Option("--battery", metavar="MAH", min=1, help="Instead of the table's, mAh.")
     ] = None,
-    wait: Annotated[str, typer.Option(help="The processor while it waits: sleep, or idle as in a stock image.")] = "sleep",
+    wait: Annotated[
+        str, typer.Option(help="The processor while it waits: sleep, or idle as in a stock image.")
+    ] = "sleep",
     duration: Annotated[
         str | None, typer.Option("--for", metavar="DURATION", help="How much of the scenario: 90s, 20m, 2h, 1d.")
     ] = None,

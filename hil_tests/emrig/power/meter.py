@@ -72,9 +72,7 @@ class Meter:
         return 1.0 if self._efficiency >= 1 else supply_volts / (self._volts * self._efficiency)
 
     def _level(self, consumer: str, factor: float | None = None) -> Level:
-        level = Level(
-            self.charges, consumer, self._clock.now_ms(), factor=self._factor if factor is None else factor
-        )
+        level = Level(self.charges, consumer, self._clock.now_ms(), factor=self._factor if factor is None else factor)
         self._levels.append(level)
         return level
 

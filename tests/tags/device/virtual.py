@@ -119,7 +119,7 @@ class Watchdog:
         return now_ms() >= self._due
 
 
-_OUTPUTS = ("gnss_power", "modem_power", "alcohol_sample", "vibration", "cell_check")
+_OUTPUTS = ("gnss_power", "modem_power", "modem_doze", "alcohol_sample", "vibration", "cell_check")
 
 
 class Board:
