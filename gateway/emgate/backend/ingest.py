@@ -8,6 +8,7 @@ import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -35,8 +36,8 @@ EVIDENCE_OF = {
 
 CONDITIONS = ("curfew", "exclusion_zone", "alcohol", "tamper", "power")
 
-QUARANTINE = (
-    "UPDATE records SET quarantine_reason = CASE"
+_WHY_QUARANTINED = (
+    "CASE"
     " WHEN state <> 'DECODED' THEN 'not decoded: ' || reason"
     " WHEN link = 'gateway' THEN NULL"  # a gateway's own: no wearer's, and wrong in nothing
     " WHEN NOT EXISTS (SELECT 1 FROM activations a WHERE a.device_id = records.device_id)"
@@ -48,6 +49,17 @@ QUARANTINE = (
     " ELSE 'no activation of this device covers the time of the record' END"
 )
 """Why a record is nobody's. Such records are kept, raise nothing, and are judged once an activation covers them."""
+QUARANTINE = f"UPDATE records SET quarantine_reason = {_WHY_QUARANTINED}"
+
+_COLUMNS = (
+    "device_id, epoch, sequence, alarm, link, gateway_id, batch_id, message_type, state, reason, uptime_s, clock_source,"
+    " clock_uncertainty_ms, recorded_date, recorded_source, received_date, uploaded_date, ingested_date, payload"
+)
+_INSERT = (
+    f"INSERT INTO records ({_COLUMNS}, quarantine_reason) SELECT {_COLUMNS}, {_WHY_QUARANTINED} FROM (SELECT "
+    + ", ".join(f"? AS {column}" for column in _COLUMNS.split(", "))
+    + ") AS records WHERE true ON CONFLICT (device_id, epoch, sequence) DO NOTHING"
+)
 
 
 class Clock(Protocol):
@@ -195,8 +207,29 @@ def _by_person(connection: sqlite3.Connection) -> dict[str, _PersonState]:
     return found
 
 
+@dataclass(slots=True)
+class _EpochBooks:
+    """What a batch adds to the books of one boot epoch."""
+
+    received: int = 0
+    highest_sequence: int = -1
+    records_made: int = 0
+    duplicates_refused: int = 0
+    conflicts: int = 0
+
+
+@dataclass(slots=True)
+class _DeviceBooks:
+    """What a batch tells of a device."""
+
+    first_received: int
+    last_received: int
+    last_link: str
+    last_record: int | None = None
+
+
 class _Ingest:
-    """One batch inside its transaction."""
+    """One batch inside its transaction. Books and rows are gathered and written once a batch: half of its time."""
 
     def __init__(self, connection: sqlite3.Connection, batch: batches.Batch | None, now_ms: int) -> None:
         self._database = connection
@@ -204,6 +237,9 @@ class _Ingest:
         self._now_ms = now_ms
         self._touched: dict[tuple[int, str], tuple[int, int]] = {}
         self._anchored: set[tuple[int, int]] = set()
+        self._epochs: dict[tuple[int, int], _EpochBooks] = {}
+        self._devices: dict[int, _DeviceBooks] = {}
+        self._rows: dict[tuple[str, tuple[str, ...]], list[tuple[Any, ...]]] = {}
 
     def run(self) -> int:
         """Store the batch; returns how many records were new."""
@@ -241,12 +277,15 @@ class _Ingest:
                         row["record_id"],
                     ),
                 )
+                self._database.execute(QUARANTINE + " WHERE record_id = ?", (row["record_id"],))
                 self._project(row["record_id"], record, decoded, recorded, source)
                 understood += 1
         self._finish()
         return understood
 
     def _finish(self) -> None:
+        self._write_books()
+        self._write_rows()
         for device_id, epoch in sorted(self._anchored):
             self._resolve_unset(device_id, epoch)
         self._mark_pending()
@@ -265,19 +304,11 @@ class _Ingest:
 
     def _record(self, record: batches.BatchRecord, batch: batches.Batch) -> bool:
         identity = (record.deviceId, record.epoch, record.sequence)
-        known = self._database.execute(
-            "SELECT payload FROM records WHERE device_id = ? AND epoch = ? AND sequence = ?", identity
-        ).fetchone()
-        if known is not None:
-            self._duplicate(identity, record.payload, bytes(known["payload"]))
-            return False
         decoded = projection.decode(record.payload)
         recorded, source = self._recorded(record, decoded)
         message = decoded.message
         cursor = self._database.execute(
-            "INSERT INTO records (device_id, epoch, sequence, alarm, link, gateway_id, batch_id, message_type, state,"
-            " reason, uptime_s, clock_source, clock_uncertainty_ms, recorded_date, recorded_source, received_date,"
-            " uploaded_date, ingested_date, payload) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            _INSERT,
             (
                 *identity,
                 record.alarm,
@@ -298,13 +329,14 @@ class _Ingest:
                 record.payload,
             ),
         )
+        if not cursor.rowcount:
+            self._duplicate(identity, record.payload)
+            return False
         record_id = cursor.lastrowid
         assert record_id is not None
-        self._database.execute(
-            "INSERT INTO epochs (device_id, epoch, received, highest_sequence) VALUES (?1, ?2, 1, ?3)"
-            " ON CONFLICT DO UPDATE SET received = received + 1, highest_sequence = max(highest_sequence, ?3)",
-            identity,
-        )
+        books = self._epoch(record.deviceId, record.epoch)
+        books.received += 1
+        books.highest_sequence = max(books.highest_sequence, record.sequence)
         self._project(record_id, record, decoded, recorded, source)
         return True
 
@@ -317,25 +349,59 @@ class _Ingest:
         source: str | None,
     ) -> None:
         header = Header(record_id, record.deviceId, record.epoch, record.sequence, recorded)
-        self._database.execute(QUARANTINE + " WHERE record_id = ?", (record_id,))
         self._insert(projection.rows(header, decoded))
         self._account(record, decoded)
         self._device(record, decoded, recorded)
         if source == "DEVICE":
             self._anchored.add((record.deviceId, record.epoch))
 
-    def _duplicate(self, identity: tuple[int, int, int], payload: bytes, kept: bytes) -> None:
-        conflict = payload != kept
+    def _duplicate(self, identity: tuple[int, int, int], payload: bytes) -> None:
+        (kept,) = self._database.execute(
+            "SELECT payload FROM records WHERE device_id = ? AND epoch = ? AND sequence = ?", identity
+        ).fetchone()
+        conflict = payload != bytes(kept)
         if conflict:
             log.warning("other bytes under a known identity", device=identity[0], identity=identity)
             self._database.execute(
                 "INSERT OR IGNORE INTO conflicts VALUES (?,?,?,?,?)", (*identity, payload, self._now_ms)
             )
-        self._database.execute(
-            "UPDATE epochs SET duplicates_refused = duplicates_refused + 1, conflicts = conflicts + ?"
-            " WHERE device_id = ? AND epoch = ?",
-            (conflict, identity[0], identity[1]),
+        books = self._epoch(identity[0], identity[1])
+        books.duplicates_refused += 1
+        books.conflicts += conflict
+
+    def _epoch(self, device_id: int, epoch: int) -> _EpochBooks:
+        books = self._epochs.get((device_id, epoch))
+        if books is None:
+            books = self._epochs[device_id, epoch] = _EpochBooks()
+        return books
+
+    def _write_books(self) -> None:
+        self._database.executemany(
+            "INSERT INTO epochs (device_id, epoch, received, highest_sequence, records_made, duplicates_refused,"
+            " conflicts) VALUES (?,?,?,?,?,?,?) ON CONFLICT DO UPDATE SET received = received + excluded.received,"
+            " highest_sequence = max(highest_sequence, excluded.highest_sequence),"
+            " records_made = max(records_made, excluded.records_made),"
+            " duplicates_refused = duplicates_refused + excluded.duplicates_refused,"
+            " conflicts = conflicts + excluded.conflicts",
+            [
+                (*key, each.received, each.highest_sequence, each.records_made, each.duplicates_refused, each.conflicts)
+                for key, each in self._epochs.items()
+            ],
         )
+        self._epochs.clear()
+        self._database.executemany(
+            "INSERT INTO devices (device_id, first_received_date, last_received_date, last_record_date, last_link)"
+            " VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO UPDATE SET"
+            " first_received_date = min(first_received_date, ?2),"
+            " last_link = iif(?3 >= last_received_date, ?5, last_link),"
+            " last_received_date = max(last_received_date, ?3),"
+            " last_record_date = max(coalesce(last_record_date, ?4), coalesce(?4, last_record_date))",
+            [
+                (device_id, each.first_received, each.last_received, each.last_record, each.last_link)
+                for device_id, each in self._devices.items()
+            ],
+        )
+        self._devices.clear()
 
     def _recorded(self, record: batches.BatchRecord, decoded: Decoded) -> tuple[int | None, str | None]:
         """The record's own time, else one derived from another record of the same boot, else none."""
@@ -387,13 +453,18 @@ class _Ingest:
             after = Header(row["record_id"], device_id, epoch, row["sequence"], derived)
             self._delete(projection.rows(before, decoded))
             self._insert(projection.rows(after, decoded))
+            self._write_rows()
 
     def _insert(self, rows: Iterable[Row]) -> None:
         for row in rows:
-            columns = ", ".join(row.values)
-            marks = ", ".join("?" * len(row.values))
-            self._database.execute(f"INSERT INTO {row.table} ({columns}) VALUES ({marks})", tuple(row.values.values()))
+            self._rows.setdefault((row.table, tuple(row.values)), []).append(tuple(row.values.values()))
             self._touch(row)
+
+    def _write_rows(self) -> None:
+        for (table, columns), values in self._rows.items():
+            marks = ", ".join("?" * len(columns))
+            self._database.executemany(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})", values)
+        self._rows.clear()
 
     def _delete(self, rows: Iterable[Row]) -> None:
         for row in rows:
@@ -409,10 +480,8 @@ class _Ingest:
     def _account(self, record: batches.BatchRecord, decoded: Decoded) -> None:
         """The books of the boot epochs: what the device says it made."""
         if isinstance(decoded.message, codec.Status):
-            self._database.execute(
-                "UPDATE epochs SET records_made = max(records_made, ?) WHERE device_id = ? AND epoch = ?",
-                (decoded.message.records_made, record.deviceId, record.epoch),
-            )
+            books = self._epoch(record.deviceId, record.epoch)
+            books.records_made = max(books.records_made, decoded.message.records_made)
         hello = decoded.message
         if isinstance(hello, codec.Hello) and hello.previous_epoch != record.epoch:
             if hello.previous_epoch == 0 and hello.previous_epoch_records == 0:
@@ -424,19 +493,20 @@ class _Ingest:
             )
 
     def _device(self, record: batches.BatchRecord, decoded: Decoded, recorded: int | None) -> None:
-        self._database.execute(
-            "INSERT INTO devices (device_id, first_received_date, last_received_date, last_record_date, last_link)"
-            " VALUES (?1, ?2, ?2, ?3, ?4) ON CONFLICT DO UPDATE SET"
-            " first_received_date = min(first_received_date, ?2),"
-            " last_link = iif(?2 >= last_received_date, ?4, last_link),"
-            " last_received_date = max(last_received_date, ?2),"
-            " last_record_date = max(coalesce(last_record_date, ?3), coalesce(?3, last_record_date))",
-            (record.deviceId, record.receivedTimeMs, recorded, record.link),
-        )
+        moment = record.receivedTimeMs
+        books = self._devices.get(record.deviceId)
+        if books is None:
+            books = self._devices[record.deviceId] = _DeviceBooks(moment, moment, record.link)
+        books.first_received = min(books.first_received, moment)
+        if moment >= books.last_received:
+            books.last_received, books.last_link = moment, record.link
+        if recorded is not None:
+            books.last_record = recorded if books.last_record is None else max(books.last_record, recorded)
         if isinstance(decoded.message, codec.Hello):
             self._hello(record, decoded.message, recorded)
 
     def _hello(self, record: batches.BatchRecord, hello: codec.Hello, recorded: int | None) -> None:
+        self._write_books()  # what follows needs the device's row
         version = f"{hello.firmware_major}.{hello.firmware_minor}.{hello.firmware_patch}"
         self._database.execute(
             "UPDATE devices SET device_model = ?2, hardware_revision = ?3, capabilities = ?4, hello_epoch = ?5,"
