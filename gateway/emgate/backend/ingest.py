@@ -52,8 +52,9 @@ _WHY_QUARANTINED = (
 QUARANTINE = f"UPDATE records SET quarantine_reason = {_WHY_QUARANTINED}"
 
 _COLUMNS = (
-    "device_id, epoch, sequence, alarm, link, gateway_id, batch_id, message_type, state, reason, uptime_s, clock_source,"
-    " clock_uncertainty_ms, recorded_date, recorded_source, received_date, uploaded_date, ingested_date, payload"
+    "device_id, epoch, sequence, alarm, link, gateway_id, batch_id, message_type, state, reason, uptime_s,"
+    " clock_source, clock_uncertainty_ms, recorded_date, recorded_source, received_date, uploaded_date, ingested_date,"
+    " payload"
 )
 _INSERT = (
     f"INSERT INTO records ({_COLUMNS}, quarantine_reason) SELECT {_COLUMNS}, {_WHY_QUARANTINED} FROM (SELECT "
