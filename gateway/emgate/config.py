@@ -253,6 +253,7 @@ class StoreSection(Section):
     """How long delivered records stay, and what is kept free for alarms."""
 
     keep_delivered_days: Annotated[float, Field(ge=0)] = 14.0
+    undelivered_days: Annotated[float, Field(ge=1)] = 365.0
     maximum_bytes: Annotated[int, Field(ge=1_000_000)] = 4_000_000_000
     alarm_reserve_bytes: Annotated[int, Field(ge=0)] = 16_000_000  # four times the write-ahead log's usual size
 

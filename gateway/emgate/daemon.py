@@ -1,6 +1,7 @@
 """The gateway: builds links, sessions, store and uplink from a configuration, runs them, and stops them in order."""
 
 import asyncio
+import contextlib
 import fcntl
 import json
 import os
@@ -8,6 +9,7 @@ import signal
 import struct
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,9 +39,11 @@ STOP_S = 1.5
 WRITABLE_S = 5.0
 """A store that has committed nothing for so long is not writable; the writer tries a full disk as often."""
 LOSSES_TOLD = 500
-"""Ranges told after a damage: half of what waits in memory at most (own_records)."""
+"""Ranges told at a time: half of what waits in memory at most (own_records)."""
 PRUNE_S = 60.0
 """How often to look for old delivered records."""
+CROWDED_S = 1.0
+"""Between two attempts to make room where there may be none to be made."""
 
 
 class Gateway:
@@ -82,7 +86,6 @@ class Gateway:
         self._own = OwnRecords(self._config.gateway.id, self._store, self._clock)
         try:
             await self._own.open()
-            self._tell_damage()
             downlink = Downlink()
             self._requests = Requests(
                 self._store, self._clock, downlink, lambda device_id: self._sessions.knows(device_id)
@@ -125,19 +128,26 @@ class Gateway:
             await self._store.close()
         return self._store.damage is not None and not stop.is_set()
 
-    def _tell_damage(self) -> None:
-        """What a damaged store had and its successor lacks; the devices are asked for it."""
-        report = self._store.salvaged
-        if report is None:
-            return
-        for device_id, epoch, first, last in report.missing[:LOSSES_TOLD]:
-            evidence = struct.pack("<HIIB", epoch, first, last, constants.GAP_STORAGE_DAMAGED)
-            self._own.event(
-                constants.EVENT_GATEWAY_RECORDS_LOST,
-                subject_id=device_id,
-                value=last - first + 1,
-                evidence=evidence[:5] + evidence[6:9] + evidence[10:],
-            )
+    async def _tell_losses(self, after: int = 0) -> int:
+        """What the store gave up, or a damaged one had, is asked of the devices again, and told to the backend.
+
+        Returns the last one told. An entry goes when its record is committed: killed in between, it is told twice."""
+        while found := await self._store.losses(after, LOSSES_TOLD):
+            for loss in found:
+                self._sessions.take_back(loss.device_id, loss.epoch, loss.first, loss.last)
+                self._store.taken_back(loss)
+                first, last = loss.first.to_bytes(3, "little"), loss.last.to_bytes(3, "little")
+                self._own.event(
+                    constants.EVENT_GATEWAY_RECORDS_LOST,
+                    subject_id=loss.device_id,
+                    value=loss.last - loss.first + 1,
+                    evidence=struct.pack("<H", loss.epoch) + first + last + bytes([loss.cause]),
+                    alarm=True,
+                    stored=partial(self._store.told, loss),
+                )
+            after = found[-1].number
+            await self._store.drain()  # no more of them at once than the own records can hold
+        return after
 
     async def _serve(self, stop: asyncio.Event, ready: Callable[[dict[str, Any]], None]) -> None:
         self._targets.start()
@@ -201,13 +211,23 @@ class Gateway:
         }
 
     async def _prune(self) -> None:
+        told = 0
         while True:
-            await asyncio.sleep(PRUNE_S)
+            try:
+                told = await self._tell_losses(told)
+            except Exception:
+                log.exception("losses could not be told")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PRUNE_S):
+                    await self._store.crowded.wait()
+            settings = self._config.store
             try:
                 await self._store.mark(self._sessions.marks())
-                await self._store.prune(self._clock.now_ms(), self._config.store.keep_delivered_days)
+                await self._store.prune(self._clock.now_ms(), settings.keep_delivered_days, settings.undelivered_days)
             except Exception:
                 log.exception("pruning failed")
+            if self._store.crowded.is_set():
+                await asyncio.sleep(CROWDED_S)
 
     # -- status -----------------------------------------------------------------------------------------------
 

@@ -64,6 +64,7 @@ class OwnRecords:
         self._known: set[int] = set()
         self._committing: set[asyncio.Future[Outcome]] = set()
         self._refused: deque[Record] = deque()
+        self._stored: dict[tuple[int, int], Callable[[], object]] = {}
         self._retry: asyncio.TimerHandle | None = None
 
     async def open(self) -> None:
@@ -75,9 +76,16 @@ class OwnRecords:
         self.event(constants.EVENT_GATEWAY_STARTED, evidence=evidence_of(self._gateway_id))
 
     def event(
-        self, event_type: int, *, subject_id: int = 0, value: int = 0, evidence: bytes = b"", alarm: bool = False
+        self,
+        event_type: int,
+        *,
+        subject_id: int = 0,
+        value: int = 0,
+        evidence: bytes = b"",
+        alarm: bool = False,
+        stored: Callable[[], object] | None = None,
     ) -> None:
-        """An event of now. `subject_id`: the device it is about, 0 = the gateway itself."""
+        """An event of now. `subject_id`: the device it is about, 0 = the gateway itself. `stored`: called then."""
         value = max(-(1 << 31), min(value, (1 << 31) - 1))
         self.add(
             lambda source, uncertainty_ms, now_s, uptime_s: codec.Event(
@@ -85,9 +93,10 @@ class OwnRecords:
                 evidence[:MAXIMUM_EVIDENCE],
             ),
             alarm=alarm,
+            stored=stored,
         )  # fmt: skip
 
-    def add(self, make: Make, *, alarm: bool = False) -> None:
+    def add(self, make: Make, *, alarm: bool = False, stored: Callable[[], object] | None = None) -> None:
         """Any record: `make` gets the four fields that every record begins with."""
         if len(self._committing) + len(self._refused) >= MAXIMUM_WAITING:
             self.counters["dropped"] += 1
@@ -107,6 +116,8 @@ class OwnRecords:
         record = Record(self.device_id, self.epoch, self._sequence, alarm, max(0, now_ms), LINK, payload)
         self._sequence += 1
         self.counters["made"] += 1
+        if stored is not None:
+            self._stored[record.epoch, record.sequence] = stored
         self._append(record)
 
     async def close(self) -> None:
@@ -137,6 +148,8 @@ class OwnRecords:
             self._committing.discard(future)
             outcome = Outcome.REFUSED if future.cancelled() else future.result()
             self.counters[outcome.value] += 1
+            if outcome is not Outcome.REFUSED and (stored := self._stored.pop((record.epoch, record.sequence), None)):
+                stored()
             if outcome is Outcome.STORED and record.sequence % MARK_EACH == MARK_EACH - 1:
                 self._mark({record.epoch: record.sequence + 1})
             if outcome is Outcome.REFUSED:

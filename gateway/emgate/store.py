@@ -5,6 +5,7 @@ Nothing else in the gateway writes; reads for the uplinks go through a second co
 """
 
 import asyncio
+import math
 import sqlite3
 import time
 from collections import Counter
@@ -14,8 +15,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
+from emwire import constants
 from emwire.ranges import RangeSet
 
+from emgate import store_limits as limits
 from emgate import store_salvage as salvage
 from emgate.errors import StoreError
 from emgate.histogram import Histogram
@@ -66,7 +69,6 @@ class Store:
         self.payload_cipher = payload_cipher
         self.counters: Counter[str] = Counter()
         self._appended = {(consumer, alarm): asyncio.Event() for consumer in consumers for alarm in (False, True)}
-        self._maximum_bytes = maximum_bytes
         self._loop = asyncio.get_running_loop()
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store-reader")
         self.salvaged: salvage.Report | None = None  # set when this opening followed a damage
@@ -81,8 +83,11 @@ class Store:
             connection.close()
             raise
         self._writer = Writer(
-            path, connection, alarm_reserve_bytes, self.counters, self._log, self._note, self._found_damage
+            path, connection, alarm_reserve_bytes, self.counters, self._log, self._note, self._found_damage, self._crowd
         )
+        self.crowded = asyncio.Event()  # no room for routine records: `prune` may make some
+        self._log.maximum_bytes = maximum_bytes
+        self._aged_s = time.monotonic()
         # When what was the last row, for as long as HOLD_S. Holes that an earlier run left may be filled only now.
         self._commits: tuple[tuple[float, int], ...] = ((time.monotonic(), self._log.books.row_id),)
         self._settled_row = 0
@@ -185,7 +190,7 @@ class Store:
             raise KeyError(consumer)
 
         def apply(connection: sqlite3.Connection) -> tuple[int, int]:
-            _mark(connection, rows)
+            self._log.mark(connection, rows)
             return self._log.advance(connection, consumer, alarm, row_id)
 
         return self.write(apply, refused=None)
@@ -200,7 +205,7 @@ class Store:
         rows = list(marks)
 
         def apply(connection: sqlite3.Connection) -> bool:
-            _mark(connection, rows)
+            self._log.mark(connection, rows)
             return True
 
         return self.write(apply, refused=False)
@@ -269,8 +274,12 @@ class Store:
 
         self.write(apply, refused=False, routine=True)
 
-    async def prune(self, now_ms: int, keep_delivered_days: float) -> int:
-        """Delete delivered records that are old, or the oldest ones when the file has grown too large; how many."""
+    async def prune(self, now_ms: int, keep_delivered_days: float, undelivered_days: float = math.inf) -> int:
+        """Make room: delete delivered records that are old, or the oldest ones while the store is too large; how many.
+
+        Then give up routine records that nobody has taken for undelivered_days, and those that stand in the way of
+        alarms (store_limits.py)."""
+        self.crowded.clear()
         total = 0
         before_ms = now_ms - int(keep_delivered_days * DAY_MS)
         while not self._writer.closing:
@@ -280,19 +289,58 @@ class Store:
             total += deleted
         if total:
             self.counters["pruned"] += total
+        too_old = await self._too_old(undelivered_days * DAY_MS / 1000)
+        while not self._writer.closing and (
+            given_up := await self.write(lambda connection: self._give_up(connection, too_old), refused=0)
+        ):
+            self.counters["given_up"] += given_up
         return total
 
     def _prune(self, connection: sqlite3.Connection, before_ms: int) -> int:
         self._log.checkpoint(connection, now=True)  # the books must not need the rows that go
-        return self._log.prune(connection, 1 << 62 if self._bytes(connection) > self._maximum_bytes else before_ms)
+        too_large = limits.bytes_in_use(connection) > self._log.maximum_bytes
+        deleted = self._log.prune(connection, 1 << 62 if too_large else before_ms)
+        self._log.weigh(connection, now=True)
+        return deleted
 
-    @staticmethod
-    def _bytes(connection: sqlite3.Connection) -> int:
-        """Of the pages in use."""
-        pages, free, page_bytes = (
-            connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+    async def _too_old(self, keep_s: float) -> int:
+        """Up to which row records have waited too long."""
+        passed_s = time.monotonic() - self._aged_s
+        if math.isinf(keep_s) or passed_s < min(limits.MARK_S, keep_s / 24):
+            return 0
+        self._aged_s += passed_s
+        row_id = self._log.books.row_id
+        too_old: int = await self.write(
+            lambda connection: limits.note_age(connection, passed_s, keep_s, row_id), refused=0
         )
-        return int((pages - free) * page_bytes)
+        return too_old
+
+    def _give_up(self, connection: sqlite3.Connection, too_old: int) -> int:
+        self._log.checkpoint(connection, now=True)
+        given_up = self._log.give_up(connection, too_old, constants.GAP_TOO_OLD)
+        if not given_up and limits.bytes_in_use(connection) > self._log.maximum_bytes + self._log.alarm_bytes:
+            given_up = self._log.give_up(connection, 1 << 62, constants.GAP_STORAGE_FULL)
+        self._log.weigh(connection, now=True)
+        return given_up
+
+    async def losses(self, after: int, limit: int) -> list[limits.Loss]:
+        """What the store gave up or lost and is to be told; `told` each once that is committed."""
+        return await self.read(lambda connection: limits.losses(connection, after, limit))
+
+    def told(self, loss: limits.Loss) -> "asyncio.Future[bool]":
+        """The record that tells of it is committed."""
+
+        def apply(connection: sqlite3.Connection) -> bool:
+            connection.execute("DELETE FROM losses WHERE row_id = ?", (loss.number,))
+            return True
+
+        return self.write(apply, refused=False)
+
+    def taken_back(self, loss: limits.Loss) -> None:
+        """The session of that device calls these records stored no more: its watermarks are believed again.
+
+        Those it worked out before are already in the queue, ahead of this."""
+        self.write(lambda _: self._log.taken_back.pop((loss.device_id, loss.epoch), None), refused=None)
 
     def write(
         self, apply: Callable[[sqlite3.Connection], T], refused: Any, *, routine: bool = False
@@ -560,7 +608,7 @@ class Store:
 
     def limit(self, maximum_bytes: int) -> None:
         """From now on."""
-        self._maximum_bytes = maximum_bytes
+        self._log.maximum_bytes = maximum_bytes
 
     def _record(self, row: Sequence[Any]) -> Record:
         """A row of COLUMNS, opened. One that does not open goes on as it is: the backend keeps it as undecodable."""
@@ -570,6 +618,11 @@ class Store:
             self.counters["not_opened"] += 1
             log.error("record does not open", device=row[0], row=row[7], reason=str(error))
         return Record(row[0], row[1], row[2], bool(row[3]), row[4], row[5], row[6], row[7])
+
+    def _crowd(self) -> None:
+        """On the writer's thread."""
+        if not self.crowded.is_set():
+            self._loop.call_soon_threadsafe(self.crowded.set)
 
     def _found_damage(self, reason: str) -> None:
         """On any thread. The next opening salvages what can be read."""
@@ -591,13 +644,3 @@ class Store:
         await self._loop.run_in_executor(self._reader, self._read_connection.close)
         self._reader.shutdown()
         await asyncio.to_thread(self._writer.close)
-
-
-def _mark(connection: sqlite3.Connection, rows: list[tuple[int, int, int, int]]) -> None:
-    connection.executemany(
-        "INSERT INTO watermarks (device_id, epoch, stored_through, delivered_through) VALUES (?,?,?,?)"
-        " ON CONFLICT DO UPDATE SET"
-        " stored_through = max(stored_through, excluded.stored_through),"
-        " delivered_through = max(delivered_through, excluded.delivered_through)",
-        rows,
-    )

@@ -173,6 +173,20 @@ class Books:
             self.delivered[alarm] += len(found)
             self._changes += len(found)
 
+    def drop(self, connection: sqlite3.Connection, rows: Iterable[tuple[int, Identity]]) -> None:
+        """These routine records (row, identity) are given up; the file says so already."""
+        for row_id, identity in rows:
+            book = self.of(connection, identity[0], identity[1])
+            with self.lock:
+                if identity[2] in book.stored:  # not where it has just been read from the file
+                    book.stored.discard(identity[2], identity[2])
+                    book.stored_records -= 1
+                self.stored[False] -= 1
+                self.recent.pop(identity, None)
+                self.late[False].pop(row_id, None)
+                self._dirty.add(identity[:2])
+                self._changes += 1
+
     def checkpoint(self, connection: sqlite3.Connection) -> None:
         """Write down everything, inside a transaction; `checkpointed` after its commit."""
         connection.executemany(

@@ -8,10 +8,18 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import structlog
+
 from emgate.store_books import Books, Identity
+from emgate.store_limits import bytes_in_use, drop
 from emgate.store_schema import COLUMNS, INSERT, Outcome, PayloadCipher, Record, check_sum, verify
 
+log = structlog.get_logger(__name__)
+
 IDENTITY_CONFLICT = "identity_conflict"
+WEIGH_EACH = 64
+"""Commits between two looks at the size: 6,400 records, which is 1 MB."""
+ALARM_SHARE = 16
 PRUNE_ROWS = 2000
 """Deleted in one transaction: some 10 ms of the writer's time."""
 CURSOR = "INSERT INTO cursors VALUES (?,?,?) ON CONFLICT DO UPDATE SET row_id = max(row_id, excluded.row_id)"
@@ -36,7 +44,15 @@ class Log:
         self._moved: Cursors = {}
         self._delivered: list[tuple[bool, int, list[Identity]]] = []
         self._pruned: list[Identity] = []
+        self._dropped: list[tuple[int, Identity]] = []
+        self._maybe_dropped: list[tuple[int, Identity]] = []  # by a commit that seemed to fail
+        self.dropped_through = 0  # routine records up to this row that were not delivered are given up
+        self.taken_back: dict[tuple[int, int], int] = {}  # per epoch from where no watermark is believed
         self._checkpointing = False
+        self.maximum_bytes = 1 << 62
+        self.full = False  # no routine records
+        self.full_for_alarms = False
+        self._weigh_in = 0
         self.books.load(connection, self.delivered_row)
         highest = connection.execute("SELECT max(row_id) FROM records").fetchone()[0] or 0
         self.books.row_id = max(self.books.row_id, highest, *self.cursors.values())
@@ -72,6 +88,32 @@ class Log:
             for identity in self._pruned:
                 books.recent.pop(identity, None)
         self._pruned.clear()
+        self._take_out(connection, self._dropped)
+        self._dropped.clear()
+
+    def _take_out(self, connection: sqlite3.Connection, dropped: list[tuple[int, Identity]]) -> None:
+        if dropped:
+            self.books.drop(connection, dropped)
+            self.dropped_through = max(self.dropped_through, dropped[-1][0])
+            for _, (device_id, epoch, sequence) in dropped:
+                first = self.taken_back.get((device_id, epoch), sequence)
+                self.taken_back[device_id, epoch] = min(first, sequence)
+
+    def weigh(self, connection: sqlite3.Connection, now: bool = False) -> None:
+        """See whether there is room, now and then."""
+        self._weigh_in -= 1
+        if now or self._weigh_in <= 0:
+            self._weigh_in = WEIGH_EACH
+            used = bytes_in_use(connection)
+            if (used > self.maximum_bytes) != self.full:
+                self.full = not self.full
+                log.warning("the store is full" if self.full else "the store has room again", bytes=used)
+            self.full_for_alarms = used > self.maximum_bytes + 2 * self.alarm_bytes
+
+    @property
+    def alarm_bytes(self) -> int:
+        """What alarms may have beyond maximum_bytes before routine records are given up for them."""
+        return self.maximum_bytes // ALARM_SHARE
 
     def rolled_back(self) -> None:
         """It is not, or it is not known."""
@@ -80,11 +122,20 @@ class Log:
         self._moved.clear()
         self._delivered.clear()
         self._pruned.clear()
+        self._maybe_dropped += self._dropped
+        self._dropped.clear()
 
     def reopened(self, connection: sqlite3.Connection) -> None:
         """After a failed commit the file may have what was thought rolled back."""
         self.books.catch_up(connection)
         self._next_row = max(self._next_row, self.books.row_id + 1)
+        gone = [
+            each
+            for each in self._maybe_dropped
+            if connection.execute("SELECT 1 FROM records WHERE row_id = ?", (each[0],)).fetchone() is None
+        ]
+        self._take_out(connection, gone)
+        self._maybe_dropped.clear()
 
     def checkpoint(self, connection: sqlite3.Connection, now: bool = False) -> None:
         """Write the books down if it is time; they are as of the last commit."""
@@ -163,7 +214,25 @@ class Log:
         after = self.delivered_row(alarm)
         if after > before:
             self._delivered.append((alarm, after, self.books.newly_delivered(connection, alarm, after)))
+        if not alarm:  # of what was given up while it was under way, nobody knows that every target has it
+            return max(before, self.dropped_through), max(after, self.dropped_through)
         return before, after
+
+    def mark(self, connection: sqlite3.Connection, rows: Sequence[tuple[int, int, int, int]]) -> None:
+        """Raise watermarks. Those that a session worked out before it heard what was taken back are cut down."""
+        connection.executemany(
+            "INSERT INTO watermarks (device_id, epoch, stored_through, delivered_through) VALUES (?,?,?,?)"
+            " ON CONFLICT DO UPDATE SET"
+            " stored_through = max(stored_through, excluded.stored_through),"
+            " delivered_through = max(delivered_through, excluded.delivered_through)",
+            [(*row[:2], min(row[2], self.taken_back.get(row[:2], row[2])), row[3]) for row in rows],
+        )
+
+    def give_up(self, connection: sqlite3.Connection, through: int, cause: int) -> int:
+        """Drop the oldest routine records that are not delivered, up to a row; how many."""
+        dropped = drop(connection, self.books, self.delivered_row(False), through, cause)
+        self._dropped += dropped
+        return len(dropped)
 
     def prune(self, connection: sqlite3.Connection, before_ms: int) -> int:
         """Delete from the beginning of the log what is delivered and was received before; how many."""

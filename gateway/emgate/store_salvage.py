@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from emwire import constants
 
 from emgate.store_books import Book, pack, unpack
+from emgate.store_limits import note_loss
 from emgate.store_schema import COLUMNS, INSERT, SCHEMA, SCHEMA_VERSION, TABLES, check_sum, connect, verify
 
 log = structlog.get_logger(__name__)
@@ -192,6 +194,8 @@ class _Salvage:
         self._report.records = len(identities)
         for key, before in were_stored.items():
             self._report.missing += [(*key, first, last) for first, last in _holes(before, books[key])]
+        for lost in self._report.missing:
+            note_loss(fresh, lost, constants.GAP_STORAGE_DAMAGED)
 
     def _old_books(self, old: sqlite3.Connection) -> tuple[dict[tuple[int, int], Book], dict[tuple[int, int], Book]]:
         """What is delivered, as far as the old books say, and beside it the old books."""

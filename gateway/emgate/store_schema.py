@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 SCHEMA = """
 -- The log. Written at its end only, deleted from at its beginning.
 CREATE TABLE IF NOT EXISTS records (
@@ -116,6 +116,17 @@ CREATE TABLE IF NOT EXISTS down_requests (
     reported INTEGER NOT NULL
 );
 CREATE INDEX IF NOT EXISTS down_requests_by_device ON down_requests (device_id, kind, number);
+-- What the store gave up or lost, until it is told (store_limits.py).
+CREATE TABLE IF NOT EXISTS losses (
+    row_id INTEGER PRIMARY KEY AUTOINCREMENT,
+    device_id INTEGER NOT NULL,
+    epoch INTEGER NOT NULL,
+    first INTEGER NOT NULL,
+    last INTEGER NOT NULL,
+    cause INTEGER NOT NULL
+);
+-- Which row was the last one when the gateway had run so long in all.
+CREATE TABLE IF NOT EXISTS ages (running_s REAL PRIMARY KEY, row_id INTEGER NOT NULL) WITHOUT ROWID;
 -- What is left of a metered target's budget (uplinks/meter.py).
 CREATE TABLE IF NOT EXISTS uplink_meters (
     target TEXT NOT NULL,
@@ -241,8 +252,8 @@ class OlderSchemaError(sqlite3.DatabaseError):
 
 COLUMNS = "device_id, epoch, sequence, alarm, received_time_ms, link, payload, row_id, sealed, check_sum"
 INSERT = f"INSERT INTO records ({COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?)"
-LOOKED_AT = 1000
-"""Rows of each table looked at when opening: the newest, which a power cut may have hurt."""
+LOOKED_AT = 200
+"""Rows of each table looked at when opening. The rest is for store_audit.py."""
 TABLES = tuple(re.findall(r"CREATE TABLE IF NOT EXISTS (\w+)", SCHEMA))
 
 

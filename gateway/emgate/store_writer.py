@@ -62,8 +62,10 @@ class Writer:
         tables: Log,
         stored: Callable[[Sequence[Record]], None],
         damaged: Callable[[str], None],
+        crowded: Callable[[], None],
     ) -> None:
-        """`stored` is told in the event loop which records are new, `damaged` (on this thread) what is wrong."""
+        """`stored` is told in the event loop which records are new, `damaged` (on this thread) what is wrong,
+        `crowded` (on this thread) that there is no room for routine records."""
         self.closing = False
         self.moves = 0  # attempts to commit: does not stand still while the thread lives and has work
         self.commit_seconds = Histogram()
@@ -74,6 +76,7 @@ class Writer:
         self._tables = tables
         self._stored = stored
         self._damaged = damaged
+        self._crowded = crowded
         self._doubtful = False  # a commit failed, and the file has not been brought onto the disk since
         self._queue: deque[Item] = deque()
         self._wake = threading.Condition()
@@ -167,6 +170,14 @@ class Writer:
                 continue
             if self._reserve.spent and not self._reserve.retake():
                 batch = self._refuse(batch, _is_routine, "no_room_for_routine")
+            self._tables.weigh(self._connection)
+            if self._tables.full:
+                self._crowded()
+                batch = self._refuse(batch, _is_routine, "store_full")
+            if self._tables.full_for_alarms:
+                batch = self._refuse(batch, _is_record, "store_full")
+            if not batch:
+                return
             try:
                 results = self._transaction(batch)
             except sqlite3.Error as error:
@@ -352,6 +363,10 @@ class Reserve:
 
 def _is_routine(item: Item) -> bool:
     return item.routine if isinstance(item, Operation) else not item[0].alarm
+
+
+def _is_record(item: Item) -> bool:
+    return type(item) is tuple
 
 
 def _is_full(error: sqlite3.Error) -> bool:
