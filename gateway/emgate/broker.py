@@ -32,7 +32,7 @@ persistence {persistence}
 {location}
 # Its defaults drop QoS 1 messages to a slow subscriber without a word to either side.
 max_queued_messages 0
-max_inflight_messages 100
+max_inflight_messages 1000
 {user}
 """
 

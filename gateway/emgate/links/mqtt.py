@@ -30,6 +30,7 @@ from emgate.mqtt_client import make_client
 MAXIMUM_FRAME_BYTES = 1100  # a sealed frame has at most 1024 B; a little more is kept as evidence of what is wrong
 MAXIMUM_PACKET_BYTES = 65_536
 """Nobody has reason to send us more; MQTT itself allows 256 MB, which paho would gather in memory."""
+MAXIMUM_TOPICS = 10_000  # remembered; 2 MB
 READ_BYTES = 65_536
 PUBACK = b"\x40\x02"  # MQTT 3.1.1 §3.4; in MQTT 5 the same, where there is nothing to complain of
 UNDER_WAY = 1000
@@ -61,6 +62,7 @@ class MqttLink:
         self._inbound = Inbound(True)
         self._dealt_with: deque[tuple[asyncio.Future[bool], int, int]] = deque()
         self._to_acknowledge = asyncio.Event()
+        self._devices: dict[str, int] = {}  # by topic: parsing takes longer
         self._paused = False
         self._handing_on: set[asyncio.Task[None]] = set()
 
@@ -238,12 +240,17 @@ class MqttLink:
             return self._drop("retained")
         handed_on = device_id is not None
         if device_id is None:
+            device_id = self._devices.get(topic)
+        if device_id is None:
             try:
                 direction, device_id = topics.parse(topic)
             except WireError:
                 return self._drop("bad_topic")
             if direction != topics.UP:
                 return self._drop("bad_topic")
+            if len(self._devices) >= MAXIMUM_TOPICS:
+                self._devices.clear()
+            self._devices[topic] = device_id
         if len(payload) > MAXIMUM_FRAME_BYTES:
             return self._drop("too_long")
         if group is not None and not handed_on and group.owner(device_id) != group.me:

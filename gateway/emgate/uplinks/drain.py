@@ -1,5 +1,7 @@
 """Moves committed records from the store to one target: one batch under way in each of the two lanes.
 
+A backlog is read some batches ahead, and a cursor is committed while the next batch is under way.
+
 A third lane carries what became of the requests that came down from the target, in batches without records.
 """
 
@@ -28,6 +30,9 @@ doubles it."""
 RETRY_S = 1.0  # after a store that could not be read, or a cursor that could not be committed
 TOO_LARGE_RETRY_S = 300.0  # a single record that the target does not take: somebody has to mend the target
 
+
+READ_AHEAD = 4
+"""Batches at once from the store: reading one takes as long as reading four, which hold 1 MB at most."""
 
 Marks = Iterable[tuple[int, int, int, int]]
 
@@ -75,37 +80,59 @@ class Drain:
         loop = asyncio.get_running_loop()
         most_records, most_bytes = self._batch_records, self._batch_bytes
         limit_bytes = most_bytes
+        ahead = READ_AHEAD
         while True:
             appended.clear()
-            records = await self._store.undelivered(self._consumer, alarm, most_records, limit_bytes)
-            if not records:
+            found = await self._store.undelivered(self._consumer, alarm, most_records * ahead, limit_bytes * ahead)
+            if not found:
                 await appended.wait()
                 continue
-            started = loop.time()
-            try:
-                await self._uplink.deliver(self.batch(records))
-            except BatchTooLargeError as error:
-                self.counters["batch_too_large"] += 1
-                if len(records) == 1:
-                    log.error("the target does not take even one record", target=self._consumer, reason=str(error))
-                    await asyncio.sleep(TOO_LARGE_RETRY_S)
-                most_records = max(1, len(records) // 2)  # until the next start
+            batches = split(found, most_records, limit_bytes)
+            if batches is None and ahead > 1:
+                ahead = 1  # then they fill one batch at most
                 continue
-            took_s = loop.time() - started
-            if took_s > SLOW_S:
-                limit_bytes = max(min(SMALLEST_BATCH_BYTES, most_bytes), limit_bytes // 2)
-            elif took_s < QUICK_S:
-                limit_bytes = min(most_bytes, limit_bytes * 2)
-            # The watermarks that go along are those of earlier batches; they only serve pruning.
-            while True:
-                moved = await self._store.advance(self._consumer, alarm, records[-1].row_id, self._marks())
-                if moved is not None:
-                    break
-                self.counters["cursor_not_committed"] += 1
-                await asyncio.sleep(RETRY_S)
-            self.counters["batches"] += 1
-            self.counters["records"] += len(records)
-            self._delivered([record for record in records if moved[0] < record.row_id <= moved[1]])
+            ahead = READ_AHEAD
+            settling: asyncio.Task[None] | None = None
+            try:
+                for records in batches or [found]:
+                    started = loop.time()
+                    try:
+                        await self._uplink.deliver(self.batch(records))
+                    except BatchTooLargeError as error:
+                        self.counters["batch_too_large"] += 1
+                        if len(records) == 1:
+                            log.error(
+                                "the target does not take even one record", target=self._consumer, reason=str(error)
+                            )
+                            await asyncio.sleep(TOO_LARGE_RETRY_S)
+                        most_records = max(1, len(records) // 2)  # until the next start
+                        break
+                    took_s = loop.time() - started
+                    if settling is not None:
+                        await settling
+                    settling = asyncio.create_task(self._delivered_to(alarm, records))
+                    if took_s > SLOW_S:
+                        limit_bytes = max(min(SMALLEST_BATCH_BYTES, most_bytes), limit_bytes // 2)
+                        break
+                    if took_s < QUICK_S:
+                        limit_bytes = min(most_bytes, limit_bytes * 2)
+                if settling is not None:
+                    await settling
+            finally:
+                if settling is not None:
+                    settling.cancel()
+
+    async def _delivered_to(self, alarm: bool, records: list[Record]) -> None:
+        # The watermarks that go along are those of earlier batches; they only serve pruning.
+        while True:
+            moved = await self._store.advance(self._consumer, alarm, records[-1].row_id, self._marks())
+            if moved is not None:
+                break
+            self.counters["cursor_not_committed"] += 1
+            await asyncio.sleep(RETRY_S)
+        self.counters["batches"] += 1
+        self.counters["records"] += len(records)
+        self._delivered([record for record in records if moved[0] < record.row_id <= moved[1]])
 
     async def _states(self, asked: AskedDown) -> None:
         for number in itertools.count():
@@ -140,3 +167,19 @@ class Drain:
             for record in records
         ]
         return batch
+
+
+def split(records: list[Record], most_records: int, most_bytes: int) -> list[list[Record]] | None:
+    """Batches of at most so much; None when there are records from behind among them, which only go along together."""
+    batches: list[list[Record]] = []
+    total, before = 0, -1
+    for record in records:
+        if record.row_id <= before:
+            return None
+        before = record.row_id
+        total += len(record.payload)
+        if not batches or total > most_bytes or len(batches[-1]) >= most_records:
+            batches.append([])
+            total = len(record.payload)
+        batches[-1].append(record)
+    return batches
