@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from emwire.ranges import RangeSet
 
+from emgate.store_schema import insert
+
 CHECKPOINT_ROWS = 5000
 """Rows between two checkpoints: some 20 ms of the writer's time, and what a start has to read again at most."""
 BOOKS = 20_000
@@ -189,7 +191,8 @@ class Books:
 
     def checkpoint(self, connection: sqlite3.Connection) -> None:
         """Write down everything, inside a transaction; `checkpointed` after its commit."""
-        connection.executemany(
+        insert(
+            connection,
             "INSERT OR REPLACE INTO identities VALUES (?,?,?,?)",
             [(*identity, row_id) for identity, row_id in sorted(self.recent.items())],
         )

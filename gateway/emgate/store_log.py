@@ -12,7 +12,7 @@ import structlog
 
 from emgate.store_books import Books, Identity
 from emgate.store_limits import bytes_in_use, drop
-from emgate.store_schema import COLUMNS, INSERT, Outcome, PayloadCipher, Record, check_sum, verify
+from emgate.store_schema import COLUMNS, INSERT, Outcome, PayloadCipher, Record, check_sum, insert, verify
 
 log = structlog.get_logger(__name__)
 
@@ -166,8 +166,7 @@ class Log:
                 row = (*kept[:7], row_id, sealed)
                 rows.append((*row, check_sum(row)))
                 outcomes.append(Outcome.STORED)
-        if rows:
-            connection.executemany(INSERT, rows)
+        insert(connection, INSERT, rows)
         return outcomes
 
     def _find(self, connection: sqlite3.Connection, identity: Identity) -> Record | None:
