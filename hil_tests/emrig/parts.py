@@ -148,9 +148,9 @@ class SerialCable:
     def close(self) -> None:
         """Give the pty back."""
         asyncio.get_running_loop().remove_reader(self._master)
+        self.path.unlink(missing_ok=True)  # first: the pty's number may at once be another's
         os.close(self._master)
         os.close(self._slave)
-        self.path.unlink(missing_ok=True)
 
     @property
     def _key(self) -> str:

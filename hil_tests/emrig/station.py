@@ -22,6 +22,7 @@ from emrig.alcohol_cell import AlcoholCell, RecordedReading, RecordedSchedule, S
 from emrig.clock import VirtualClock
 from emrig.interpreter import Interpreter
 from emrig.modem import Modem
+from emrig.mortal import mortal
 from emrig.parts import AdcChannel, FibreStrap, InputPin, OutputPin, SerialCable
 from emrig.receiver import RecordedReceiver, SyntheticReceiver
 from emrig.rig import Rig
@@ -148,13 +149,15 @@ class Station:
         """Start the gateway and await its ready line."""
         with (self.gateway_folder / "gateway.log").open("ab") as log:
             self.gateway = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "emgate.cli",
-                "gateway",
-                "run",
-                "--config",
-                str(self.gateway_folder / "gateway.toml"),
+                *mortal(
+                    sys.executable,
+                    "-m",
+                    "emgate.cli",
+                    "gateway",
+                    "run",
+                    "--config",
+                    str(self.gateway_folder / "gateway.toml"),
+                ),
                 start_new_session=True,  # a Ctrl-C is for the station, which stops its parts in order
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,

@@ -15,6 +15,7 @@ from emrig.air import Air, HciServer
 from emrig.air.part import BlePart, hold_while_busy
 from emrig.clock import VirtualClock
 from emrig.interpreter import InterpreterMissing, find
+from emrig.mortal import mortal
 from emrig.rig import Rig
 from emrig.target import Device
 
@@ -140,10 +141,7 @@ async def gateways(bench: Bench) -> AsyncIterator[Callable[..., Any]]:
     async def start(**timing: Any) -> Gateway:
         assert bench.server is not None
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            str(HERE / "gateway_process.py"),
-            str(bench.server.path),
-            json.dumps(timing),
+            *mortal(sys.executable, str(HERE / "gateway_process.py"), str(bench.server.path), json.dumps(timing)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )

@@ -151,13 +151,14 @@ class Cellular:
 class Wired:
     """One device on a pty."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, folder: Path, device: Device) -> None:
         self.device = device
         self.devices = [device]
         self.master, slave = _free_pty()
         tty.setraw(slave)
         os.set_blocking(self.master, False)
-        self.path = os.ttyname(slave)
+        self.path = folder / f"{device.device_id:08x}.tty"  # goes before the pty, whose number may be another's then
+        self.path.symlink_to(os.ttyname(slave))
         self._slave = slave  # held open, so that a gateway may come and go
         self._decoder = StreamDecoder()
         self._waiting = b""
@@ -184,6 +185,7 @@ class Wired:
             self._waiting = self._waiting[os.write(self.master, self._waiting) :]
 
     def close(self) -> None:
+        self.path.unlink()
         os.close(self.master)
         os.close(self._slave)
 
@@ -193,7 +195,7 @@ class Fleet:
 
     def __init__(self, folder: Path, broker_port: int, chance: random.Random, cellular: int, wired: int) -> None:
         self.devices = [Device(folder, number) for number in range(cellular + wired)]
-        self.wired = [Wired(device) for device in self.devices[cellular:]]
+        self.wired = [Wired(folder, device) for device in self.devices[cellular:]]
         self.lines: list[Cellular | Wired] = [
             Cellular(self.devices[at : min(at + 10, cellular)], broker_port) for at in range(0, cellular, 10)
         ]

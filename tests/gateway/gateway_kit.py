@@ -8,6 +8,7 @@ import pty
 import sqlite3
 import struct
 import sys
+import tempfile
 import time
 import tty
 from collections.abc import AsyncIterator, Callable
@@ -17,6 +18,7 @@ from typing import Any, ClassVar
 import aiomqtt
 from common.journal import Journal
 from emgate.sealing import Ccm
+from emrig.mortal import mortal
 from emwire import codec, constants, envelope, topics
 from emwire.framing import StreamDecoder, encode_stream
 from emwire.link import DeviceLink
@@ -105,13 +107,19 @@ class Tag:
 
 
 class Port:
-    """A pty: the gateway opens `path`, the device is at the master's end."""
+    """A pty: the gateway opens `path`, the device is at the master's end.
+
+    `path` is a link of our own that goes before the pty does. The number of a pty is given to the next who wants one: a
+    gateway that looks for a port that has gone must not find another test's."""
 
     def __init__(self, tag: Tag | None = None) -> None:
         self.master, slave = pty.openpty()
         tty.setraw(slave)  # before anybody has written
         os.set_blocking(self.master, False)
-        self.path = os.ttyname(slave)
+        self.folder = tempfile.TemporaryDirectory(prefix="tty-")
+        Path(self.folder.name).chmod(0o755)  # as /dev is
+        self.path = f"{self.folder.name}/0"
+        Path(self.path).symlink_to(os.ttyname(slave))
         self._slave = slave
         self._decoder = StreamDecoder()
         self.tag = tag
@@ -140,6 +148,7 @@ class Port:
 
     def unplug(self) -> None:
         asyncio.get_running_loop().remove_reader(self.master)
+        self.folder.cleanup()
         os.close(self.master)
         os.close(self._slave)
 
@@ -194,11 +203,13 @@ class GatewayProcess:
     async def start(self) -> dict[str, Any]:
         with (self.folder / "log").open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-c",
-                "import sys, pathlib; from emgate.gateway_commands import run_gateway;"
-                " sys.exit(run_gateway(pathlib.Path(sys.argv[1])))",
-                str(self.config),
+                *mortal(
+                    sys.executable,
+                    "-c",
+                    "import sys, pathlib; from emgate.gateway_commands import run_gateway;"
+                    " sys.exit(run_gateway(pathlib.Path(sys.argv[1])))",
+                    str(self.config),
+                ),
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
             )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from emgate import broker as brokers
+from emrig.mortal import mortal
 from gateway_kit import (
     DEVICE,
     PATIENCE_S,
@@ -101,7 +102,7 @@ async def test_the_mqtt_uplink_delivers_to_a_backend_process(tmp_path: Path, bro
         made = [(DEVICE, 1, tag.record(status_record(n))) for n in range(30)]
         await tag.until(lambda: tag.link.idle)  # stored, and not delivered: the backend is not there yet
         assert tag.journal.undelivered
-        backend = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+        backend = await asyncio.create_subprocess_exec(*mortal(*command), stdout=asyncio.subprocess.PIPE)
         await tag.until_delivered()
         backend.terminate()
         assert await backend.wait() == 0

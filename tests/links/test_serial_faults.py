@@ -173,6 +173,28 @@ async def test_a_port_that_returns_is_taken_at_once_whatever_the_back_off(tmp_pa
         await taker.until(1)
 
 
+async def test_a_pty_that_was_given_out_again_is_not_taken(monkeypatch) -> None:
+    monkeypatch.setattr(serial_port, "WATCH_S", 0.02)
+    taker = Taker()
+    master, slave = os.openpty()
+    path = os.ttyname(slave)
+    async with supervised(link_at(path, taker), maximum_s=0.02) as supervisor:
+        await up(supervisor.what)
+        os.close(master)
+        os.close(slave)
+        await until(lambda: not supervisor.what.up.is_set())
+        others = []
+        async with asyncio.timeout(20):
+            while not others or os.ttyname(others[-1][1]) != path:  # another test may have it for a moment
+                others.append(os.openpty())
+                await asyncio.sleep(0.01)
+        await until(lambda: "another pty now" in (supervisor.last_reason or ""))
+        assert not supervisor.what.up.is_set()
+    for pair in others:
+        os.close(pair[0])
+        os.close(pair[1])
+
+
 async def test_another_device_under_the_same_name_is_opened_anew(tmp_path: Path, monkeypatch) -> None:
     name, first, second, taker = tmp_path / "tty", Port(), Port(), Taker()
     name.symlink_to(first.path)

@@ -14,6 +14,7 @@ from emgate.downlink import Downlink
 from emgate.registry import Device, Registry
 from emgate.sessions import Sessions
 from emgate.store import Store
+from emrig.mortal import mortal
 from emwire import codec, constants
 from gateway_kit import DEVICE, KEY, GatewayProcess, Tag
 
@@ -162,7 +163,7 @@ class BackendProcess:
     async def start(self) -> None:
         with (self.folder / "log").open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "emgate.cli", "backend", "run", "--config", str(self.config),
+                *mortal(sys.executable, "-m", "emgate.cli", "backend", "run", "--config", str(self.config)),
                 stdout=asyncio.subprocess.PIPE, stderr=log,
             )  # fmt: skip
         GatewayProcess.started.append(self.process)

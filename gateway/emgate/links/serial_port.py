@@ -82,6 +82,7 @@ class SerialLink:
         self._heard = False  # a tag, since the port was opened
         self._told_wrong = False
         self._line_errors: tuple[int, ...] | None = None
+        self._pty = ("", 0, 0, 0)  # its path, device, inode and time of creation, when the port is one
         self._damage = (0, 0)  # of the decoder, as already counted
 
     async def run(self) -> None:
@@ -146,7 +147,15 @@ class SerialLink:
             if error.errno in (errno.EACCES, errno.EPERM):
                 raise OSError(error.errno, f"no permission for {path}: let this user into the port's group") from None
             raise OSError(error.errno or 0, os.strerror(error.errno) if error.errno else str(error)) from None
-        if os.major(os.fstat(port.fileno()).st_rdev) not in PTY_MAJORS:
+        facts = os.fstat(port.fileno())
+        if os.major(facts.st_rdev) in PTY_MAJORS:
+            # Numbers of ptys are given out again: what has this one now may be nothing of ours.
+            made = (facts.st_dev, facts.st_ino, facts.st_ctime_ns)
+            if self._pty != (path, *made) and self._pty[0] == path and not Path(path).is_symlink():
+                port.close()
+                raise OSError(errno.ENODEV, f"{path} is another pty now: have whoever makes it put a link there")
+            self._pty = (path, *made)
+        else:
             with contextlib.suppress(OSError):  # flock holds those who ask; this holds everybody but root
                 fcntl.ioctl(port.fileno(), termios.TIOCEXCL)
         os.set_blocking(port.fileno(), False)
