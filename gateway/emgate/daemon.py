@@ -28,6 +28,7 @@ from emgate.own_records import OwnRecords, device_id_of
 from emgate.registry import Registry
 from emgate.sessions import Sessions
 from emgate.store import Store
+from emgate.store_audit import STEP_S
 from emgate.supervisor import Supervisor
 from emgate.target_set import TargetSet, consumers
 from emgate.updates import Updates
@@ -155,6 +156,7 @@ class Gateway:
         house_tasks = [
             asyncio.create_task(self._write_status(), name="status"),
             asyncio.create_task(self._prune(), name="prune"),
+            asyncio.create_task(self._audit(), name="audit"),
             asyncio.create_task(self._reload_when_asked(), name="reload"),
             asyncio.create_task(self._requests.run(), name="requests"),
             asyncio.create_task(self._control.run(), name="control"),
@@ -228,6 +230,14 @@ class Gateway:
                 log.exception("pruning failed")
             if self._store.crowded.is_set():
                 await asyncio.sleep(CROWDED_S)
+
+    async def _audit(self) -> None:
+        while True:
+            await asyncio.sleep(STEP_S)
+            try:
+                await self._store.audit()
+            except Exception as error:  # the disk does not answer: whoever needs it says so
+                log.warning("the store cannot be checked", error=str(error))
 
     # -- status -----------------------------------------------------------------------------------------------
 

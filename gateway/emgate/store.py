@@ -22,6 +22,7 @@ from emgate import store_limits as limits
 from emgate import store_salvage as salvage
 from emgate.errors import StoreError
 from emgate.histogram import Histogram
+from emgate.store_audit import Audit
 from emgate.store_books import Book, lane_rows
 from emgate.store_log import IDENTITY_CONFLICT, Log
 from emgate.store_schema import (
@@ -88,6 +89,7 @@ class Store:
         self.crowded = asyncio.Event()  # no room for routine records: `prune` may make some
         self._log.maximum_bytes = maximum_bytes
         self._aged_s = time.monotonic()
+        self._audit: Audit | None = None
         # When what was the last row, for as long as HOLD_S. Holes that an earlier run left may be filled only now.
         self._commits: tuple[tuple[float, int], ...] = ((time.monotonic(), self._log.books.row_id),)
         self._settled_row = 0
@@ -595,6 +597,23 @@ class Store:
             return min(found, default=None)
 
         return await self.read(work)
+
+    async def audit(self) -> None:
+        """Look at a few more rows, whether they are as they were written; what is not is told by `damaged`."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            if self._audit is None:
+                self._audit = Audit(connection)
+            self._audit.step(connection)
+
+        try:
+            await self.read(work)
+        except sqlite3.Error as error:
+            if not is_damage(error):  # otherwise it is told already
+                raise
+            return
+        assert self._audit is not None
+        self.counters["audited_rows"], self.counters["audited_wholly"] = self._audit.rows, self._audit.walks
 
     @property
     def writer_moves(self) -> int:
