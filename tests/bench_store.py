@@ -140,21 +140,23 @@ def fill(path: Path, rows: int) -> None:
     connection.close()
 
 
-async def opening(folder: Path, rows: int) -> float:
-    """Milliseconds to open a store of so many undelivered records, and to read the state of its 50 devices."""
+async def opening(folder: Path, rows: int) -> tuple[float, float]:
+    """Milliseconds to open a store of so many undelivered records, and to read the state of its 50 devices: by the
+    wall, and of the processor's time."""
     path = folder / f"opening-{rows}.sqlite"
     fill(path, rows)
-    spent = []
+    spent, worked = [], []
     for _ in range(OPENINGS):
-        start = time.perf_counter()
+        start, began = time.perf_counter(), time.process_time()
         store = await Store.open(path)
         for device in range(50):
             await store.epochs(device)
         await store.counts()
         spent.append(time.perf_counter() - start)
+        worked.append(time.process_time() - began)
         await store.close()
     path.unlink()
-    return statistics.median(spent) * 1000
+    return statistics.median(spent) * 1000, statistics.median(worked) * 1000
 
 
 def main() -> None:
@@ -181,8 +183,8 @@ def main() -> None:
     console.print(table)
     for (flight, devices), cost in costs.items():
         console.print(f"bytes written for a byte of payload, {flight} under way, {devices} devices: {cost:.1f}")
-    for rows, milliseconds in opened.items():
-        console.print(f"opened with {rows:,} records waiting: {milliseconds:.0f} ms")
+    for rows, (waited, worked) in opened.items():
+        console.print(f"opened with {rows:,} records waiting: {waited:.0f} ms, {worked:.1f} ms of the processor")
 
 
 if __name__ == "__main__":
