@@ -89,6 +89,10 @@ TABLE = (
 _CONFIGURED = ("report_interval_s", "fix_interval_s", "presence_window_s", "sample_interval_s", "status_interval_s")
 DEFAULTS = {row[0]: row[1] for row in TABLE}
 _PREFIX = "PARAMETER_"
+# Regular work is done so much earlier when the processor is awake anyway, and put off by a fifth of what is left of
+# its interval, at most, until it is.
+EARLY_MS = 5000
+LATE_PART = 5
 
 
 def _row(parameter):
@@ -115,6 +119,8 @@ class Settings:
         self.write_failures = 0
         self._set = {}  # what was sent, by name
         self._changed = asyncio.Event()
+        self._look = asyncio.Event()
+        self.late_ms = 0  # regular work may wait so long for awake(); 0 = nobody calls it
         self._slots = Slots(storage_path + "/settings.")
         for row in TABLE:
             setattr(self, row[0], (overrides or {}).get(row[0], row[1]))
@@ -160,17 +166,6 @@ class Settings:
         self._keep()
         return True
 
-    async def changed(self, timeout_ms: "int | None" = None) -> bool:
-        """Wait for the next change; False after timeout_ms. Every waiter sees every change."""
-        if timeout_ms is None:
-            await self._changed.wait()
-            return True
-        try:
-            await asyncio.wait_for_ms(self._changed.wait(), timeout_ms)
-        except asyncio.TimeoutError:
-            return False
-        return True
-
     async def on_change(self, callback) -> None:
         """Task: callback() after every change."""
         while True:
@@ -179,10 +174,28 @@ class Settings:
 
     async def sleep(self, ticks_ms, since_ms: int, name: str) -> None:
         """Sleep until the interval of that name has passed since since_ms, whatever it is changed to meanwhile."""
+        await self._sleep(ticks_ms, lambda: since_ms + getattr(self, name) * 1000)
+
+    async def sleep_until(self, ticks_ms, due_ms: int) -> None:
+        """As sleep(), to a moment."""
+        await self._sleep(ticks_ms, lambda: due_ms)
+
+    def awake(self) -> None:
+        """The processor is awake for something else: who is due, or nearly, goes on now, so that it wakes once."""
+        self._look.set()
+        self._look.clear()
+
+    async def _sleep(self, ticks_ms, due_ms):
+        early_ms = 0
         while True:
-            remaining = since_ms + getattr(self, name) * 1000 - ticks_ms()
-            if remaining <= 0 or not await self.changed(remaining):
+            remaining = due_ms() - ticks_ms()
+            if remaining <= early_ms:
                 return
+            try:
+                await asyncio.wait_for_ms(self._look.wait(), remaining + min(self.late_ms, remaining // LATE_PART))
+            except asyncio.TimeoutError:
+                return
+            early_ms = min(EARLY_MS, self.late_ms)
 
     def _bounds(self, name):
         for row in TABLE:
@@ -207,6 +220,7 @@ class Settings:
             self.write_failures += 1
         self._changed.set()
         self._changed.clear()
+        self.awake()
 
     def _load(self):
         if self._slots.value is None:

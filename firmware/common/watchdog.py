@@ -1,6 +1,4 @@
 # Feeds the hardware watchdog while every task that promised a sign of life gives one; a hung task resets the device.
-import asyncio
-
 from emwire import constants
 
 from common import safe_mode
@@ -38,10 +36,11 @@ class Watchdog:
         timeout_ms = device.settings.watchdog_s * 1000
         self._hardware = make(timeout_ms)
         while True:
+            begun = device.ticks_ms()
             self._look()
             if self.stuck is None:
                 self._hardware.feed()
-            await asyncio.sleep_ms(timeout_ms // FEEDS)
+            await device.settings.sleep_until(device.ticks_ms, begun + timeout_ms // FEEDS)
 
     def _look(self):
         if self.stuck is not None:

@@ -76,6 +76,7 @@ class AnkleGps:
             configure=True,
         )
         self.gnss.on_awake = self._expect_position
+        device.settings.late_ms = 1000 * device.settings.fix_interval_s
         self.log = FixLog(board.storage_path, device.epoch, device.journal.has)
         self.zones = Zones()
         self.motion = Motion()
@@ -143,6 +144,7 @@ class AnkleGps:
             else:
                 found = await self._attempt(begun)
                 wait_ms = begun + self._pause_s(found) * 1000 - device.ticks_ms()
+            device.settings.awake()
             now = device.ticks_ms()
             if len(self.log.fixes) >= trail.MAXIMUM_FIXES or self._report_due(EARLY_MS):
                 self._report()
