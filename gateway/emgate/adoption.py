@@ -29,6 +29,7 @@ AT_ONCE = 200
 
 async def waiting(store: Store) -> set[int]:
     """Devices of which there are frames that were not even tried."""
+    await store.drain()  # also what has just been put aside
     rows = await store.read(
         lambda connection: connection.execute(
             "SELECT DISTINCT device_id FROM quarantine WHERE reason IN (?, ?)", (UNKNOWN, REVOKED)

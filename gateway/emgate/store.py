@@ -52,6 +52,8 @@ LATEST_ROWS = 200
 QUARANTINE_ROWS = 10_000
 QUARANTINE_FRAME_BYTES = 1100
 """Quarantine is evidence, not a promise: at most about 11 MB, oldest out. A frame has at most 1024 B."""
+EVIDENCE_S = 1.0
+"""How long frames for the quarantine wait for company; a kill costs as much evidence."""
 DAY_MS = 86_400_000
 
 
@@ -90,6 +92,7 @@ class Store:
         self._log.maximum_bytes = maximum_bytes
         self._aged_s = time.monotonic()
         self._audit: Audit | None = None
+        self._evidence: list[tuple[int, str, int, str, bytes]] = []
         # When what was the last row, for as long as HOLD_S. Holes that an earlier run left may be filled only now.
         self._commits: tuple[tuple[float, int], ...] = ((time.monotonic(), self._log.books.row_id),)
         self._settled_row = 0
@@ -258,19 +261,28 @@ class Store:
         return self.write(apply, refused=False)
 
     def quarantine(self, received_time_ms: int, link: str, device_id: int, reason: str, frame: bytes) -> None:
-        """Keep a frame that could not be verified, as evidence. Bounded; the caller counts and limits the rate."""
+        """Keep a frame that could not be verified, as evidence. Bounded; the caller counts and limits the rate.
+
+        Committed with others within EVIDENCE_S: whoever sends rubbish must not make the disk wait for each."""
         if self._writer.queued >= QUEUE_FRAMES // 2:  # never at the expense of records
             self.counters["quarantine_skipped"] += 1
             return
+        self._evidence.append((received_time_ms, link, device_id, reason, frame[:QUARANTINE_FRAME_BYTES]))
+        if len(self._evidence) == 1:
+            self._loop.call_later(EVIDENCE_S, self._keep_evidence)
+
+    def _keep_evidence(self) -> None:
+        rows, self._evidence = self._evidence, []
+        if not rows:
+            return
 
         def apply(connection: sqlite3.Connection) -> bool:
-            done = connection.execute(
-                "INSERT INTO quarantine (received_time_ms, link, device_id, reason, frame) VALUES (?,?,?,?,?)",
-                (received_time_ms, link, device_id, reason, frame[:QUARANTINE_FRAME_BYTES]),
+            connection.executemany(
+                "INSERT INTO quarantine (received_time_ms, link, device_id, reason, frame) VALUES (?,?,?,?,?)", rows
             )
             connection.execute(
-                "DELETE FROM quarantine WHERE row_id <= ? AND reason <> ?",
-                ((done.lastrowid or 0) - QUARANTINE_ROWS, IDENTITY_CONFLICT),
+                "DELETE FROM quarantine WHERE row_id <= (SELECT max(row_id) FROM quarantine) - ? AND reason <> ?",
+                (QUARANTINE_ROWS, IDENTITY_CONFLICT),
             )
             return True
 
@@ -656,10 +668,12 @@ class Store:
 
     async def drain(self) -> None:
         """Return once everything that was handed in before is committed or refused."""
+        self._keep_evidence()
         await self.write(lambda _: None, refused=None)
 
     async def close(self) -> None:
         """Commit what is queued, then close. What cannot be committed is refused and counted."""
+        self._keep_evidence()
         await self._loop.run_in_executor(self._reader, self._read_connection.close)
         self._reader.shutdown()
         await asyncio.to_thread(self._writer.close)
