@@ -312,7 +312,7 @@ class ThingsBoard:
             self.platform.send(topic.replace("request", "response"), json.dumps(limits).encode())
 
     def message(self, record: Record) -> tuple[str, bytes]:
-        """The same frame as text in an object. Its key is the record's own: it keeps one value a key and millisecond."""
+        """The same frame as text in an object. Its key is the record's own: one value a key and ms is kept."""
         return f"bench/up/{record.device_id:08x}", b'{"%s":"%s"}' % (record.key.encode(), record.frame.hex().encode())
 
     def arrived(self) -> int:

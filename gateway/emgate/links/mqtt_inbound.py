@@ -74,16 +74,14 @@ class Inbound:
 
     def message(self) -> Message | None:
         """The next packet, at_message; None until it has come whole. OSError when it is none."""
-        found = self._length(self._at + 1)
-        if found is None:
-            return None
-        length, at = found
-        end = at + length
         buffer = self._buffer
-        if end > len(buffer):
+        found = self._length(self._at + 1)
+        if found is None or sum(found) > len(buffer):
             if not self.open:
                 raise OSError(errno.ECONNRESET, "the broker closed the connection within a packet")
             return None
+        length, at = found
+        end = at + length
         first = buffer[self._at]
         qos = first >> 1 & 3
         topic_end = at + 2 + int.from_bytes(buffer[at : at + 2], "big")
