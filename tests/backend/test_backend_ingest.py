@@ -32,6 +32,29 @@ def test_batch_is_stored_once_however_often_it_comes(backend: Backend, reader: R
     assert len(reader.events(ANKLE)) == 3  # two battery reports and the cut
 
 
+def test_an_alarm_is_committed_between_the_parts_of_a_routine_batch(backend: Backend) -> None:
+    device = Device(ANKLE)
+    routine = [device.status(T + number) for number in range(30)]
+    alarm = Device(ANKLE, epoch=2).status(T) | {"alarm": True}
+
+    class Overtaking:
+        asked = 0
+
+        def wanted(self) -> bool:
+            self.asked += 1
+            return self.asked == 10
+
+        def take(self) -> None:
+            assert backend.ingest(batch([alarm], 2)) == 1
+
+    assert backend.ingest(batch(routine), Overtaking()) == 30
+    assert backend.ingest(batch(routine)) == 0
+    kept = backend.within(
+        lambda database: [row["epoch"] for row in database.execute("SELECT epoch FROM records ORDER BY record_id")]
+    )
+    assert kept == [1] * 10 + [2] + [1] * 20
+
+
 def test_duplicate_within_a_batch_counts_once(backend: Backend, reader: Reader) -> None:
     record = Device(ANKLE).status(T)
     assert backend.ingest(batch([record, record])) == 1

@@ -1,4 +1,5 @@
-"""Ingest: batches of raw records into the database, exactly once in effect, each batch whole or not at all.
+"""Ingest: batches of raw records into the database, exactly once in effect. A batch is committed whole, or, where an
+alarm waits meanwhile, in parts with the alarm between them.
 
 `Backend` is the one writer. It keeps every payload, decodes what it can, resolves times, keeps the books of every
 boot epoch, and notes what has to be judged anew; `evaluate` then does the judging (conditions/engine.py).
@@ -7,7 +8,7 @@ boot epoch, and notes what has to be judged anew; `evaluate` then does the judgi
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -91,11 +92,21 @@ class Backend:
         with self._lock, database.transaction(self._database):
             return work(self._database)
 
-    def ingest(self, batch: dict[str, Any]) -> int:
-        """Store a batch; returns how many of its records are new. BatchError when it is not of the agreed shape."""
+    def ingest(self, batch: dict[str, Any], pause: "Pause | None" = None) -> int:
+        """Store a batch; returns how many of its records are new. BatchError when it is not of the agreed shape.
+
+        `pause`: what may come in between."""
         parsed = batches.parse(batch)
-        with self._lock, database.transaction(self._database):
-            new = _Ingest(self._database, parsed, self.clock.now_ms()).run()
+        rest = iter(parsed.records)
+        new = done = 0
+        while done < len(parsed.records):
+            with self._lock, database.transaction(self._database):
+                part, part_new = _Ingest(self._database, parsed, self.clock.now_ms()).run(rest, pause)
+            done += part
+            new += part_new
+            if pause is not None and done < len(parsed.records):
+                self.counters["batches_overtaken"] += 1
+                pause.take()
         self.counters["records_new"] += new
         self.counters["records_duplicate"] += len(parsed.records) - new
         return new
@@ -229,6 +240,18 @@ class _DeviceBooks:
     last_record: int | None = None
 
 
+class Pause(Protocol):
+    """What is more urgent than the batch that is being ingested."""
+
+    def wanted(self) -> bool:
+        """Something waits. Asked for every record."""
+        ...
+
+    def take(self) -> None:
+        """Do it; no transaction is open."""
+        ...
+
+
 class _Ingest:
     """One batch inside its transaction. Books and rows are gathered and written once a batch: half of its time."""
 
@@ -242,12 +265,17 @@ class _Ingest:
         self._devices: dict[int, _DeviceBooks] = {}
         self._rows: dict[tuple[str, tuple[str, ...]], list[tuple[Any, ...]]] = {}
 
-    def run(self) -> int:
-        """Store the batch; returns how many records were new."""
+    def run(self, records: Iterator[batches.BatchRecord], pause: Pause | None) -> tuple[int, int]:
+        """Store records of the batch until none is left or a pause is wanted; how many, and how many were new."""
         assert self._batch is not None
-        new = sum(self._record(record, self._batch) for record in self._batch.records)
+        done = new = 0
+        for record in records:
+            new += self._record(record, self._batch)
+            done += 1
+            if pause is not None and pause.wanted():
+                break
         self._finish()
-        return new
+        return done, new
 
     def reproject(self) -> int:
         """Decode again what could not be decoded; returns how many records can be now."""

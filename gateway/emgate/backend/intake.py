@@ -10,16 +10,25 @@ import structlog
 
 from emgate.backend import requests
 from emgate.backend.batch import BatchError
-from emgate.backend.ingest import Backend
+from emgate.backend.ingest import Backend, Pause
 from emgate.clock import Clock
 
 log = structlog.get_logger(__name__)
 
 
+def is_urgent(batch: dict[str, Any]) -> bool:
+    """Whether a batch, which nobody has looked at yet, says that it carries alarms."""
+    records = batch.get("records")
+    first = records[0] if isinstance(records, list) and records else None
+    return isinstance(first, dict) and bool(first.get("alarm"))
+
+
 class Intake:
     """A backend, as the transports see it."""
 
-    def __init__(self, backend: Backend, clock: Clock) -> None:
+    def __init__(self, backend: Backend, clock: Clock, pause: Pause | None = None) -> None:
+        """`pause`: what may come between the parts of a routine batch."""
+        self._pause = pause
         self.counters: Counter[str] = Counter()
         self._backend = backend
         self._clock = clock
@@ -37,7 +46,7 @@ class Intake:
             log.error("a batch came under another gateway's name", gateway=gateway_id)
             return {"batchId": batch_id, "refused": "gatewayId is not that of the gateway that sent it"}
         try:
-            self.counters["records"] += self._backend.ingest(batch)
+            self.counters["records"] += self._backend.ingest(batch, None if is_urgent(batch) else self._pause)
             if batch.get("requests"):
                 now_ms = self._clock.now_ms()
                 self._backend.within(lambda database: requests.report(database, now_ms, gateway_id, batch["requests"]))

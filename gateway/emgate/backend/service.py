@@ -5,9 +5,9 @@ import asyncio
 import json
 import os
 import signal
-from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from emwire import topics
 
 from emgate import batch_bytes
 from emgate.backend.ingest import Backend
-from emgate.backend.intake import Intake
+from emgate.backend.intake import Intake, is_urgent
 from emgate.backend.order_dispatch import OrderDispatch
 from emgate.broker_client import Connection, connected
 from emgate.clock import Clock
@@ -30,6 +30,11 @@ EVALUATE_S = 1.0
 """How often conditions are judged against the clock, and requests looked after, when no batch comes."""
 PUBLISH_S = 30.0
 STOP_S = 1.5
+SMALL_BYTES = 2048
+"""A batch of this size is unpacked at once, to see whether it carries alarms: 2 MB at most, in some 5 ms. An alarm
+alone is 250 bytes."""
+ROUTINE_WAITING = 100
+"""Batches that wait for the worker. Each gateway has one under way, besides what it repeats."""
 
 
 class BackendService:
@@ -51,21 +56,62 @@ class BackendService:
             async with connected(self._broker, f"emtag-backend-{os.getpid()}", (BATCH_FILTER,)) as connection:
                 self._connection = connection
                 self.up.set()
-                async for topic, payload in connection.messages():
-                    await self._batch(connection, topic, payload)
+                routine: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue(ROUTINE_WAITING)
+                urgent: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue(ROUTINE_WAITING)
+                async with asyncio.TaskGroup() as lanes:
+                    lanes.create_task(self._sort(connection, routine, urgent))
+                    lanes.create_task(self._routine(connection, routine))
+                    lanes.create_task(self._urgent(connection, urgent))
+        except* OSError as errors:
+            raise OSError(str(errors.exceptions[0])) from None
         finally:
             self.up.clear()
             self._connection = None
 
-    async def _batch(self, connection: Connection, topic: str, payload: bytes) -> None:
+    async def _sort(
+        self,
+        connection: Connection,
+        routine: "asyncio.Queue[tuple[str, bytes]]",
+        urgent: "asyncio.Queue[tuple[str, dict[str, Any]]]",
+    ) -> None:
+        """Alarms wait for no routine batch; each lane keeps its order."""
+        async for topic, payload in connection.messages():
+            if len(payload) <= SMALL_BYTES:
+                try:
+                    batch = batch_bytes.decode(payload)
+                except batch_bytes.BatchBytesError as error:
+                    self._unreadable(topic, payload, error)
+                    continue
+                if is_urgent(batch):
+                    await urgent.put((topic, batch))
+                    continue
+            await routine.put((topic, payload))
+        raise OSError("the broker sends no more")
+
+    async def _routine(self, connection: Connection, waiting: "asyncio.Queue[tuple[str, bytes]]") -> None:
+        while True:
+            topic, payload = await waiting.get()
+            try:
+                batch = await self._house.work(batch_bytes.decode, payload)
+            except batch_bytes.BatchBytesError as error:
+                self._unreadable(topic, payload, error)
+                continue
+            await self._take(connection, topic, batch, self._house.work)
+
+    async def _urgent(self, connection: Connection, waiting: "asyncio.Queue[tuple[str, dict[str, Any]]]") -> None:
+        while True:
+            topic, batch = await waiting.get()
+            await self._take(connection, topic, batch, self._house.work_first)
+
+    def _unreadable(self, topic: str, payload: bytes, error: Exception) -> None:
+        self.counters["unreadable"] += 1
+        log.error("a batch is not readable", topic=topic, bytes=len(payload), reason=str(error))
+
+    async def _take(
+        self, connection: Connection, topic: str, batch: dict[str, Any], work: Callable[..., Awaitable[Any]]
+    ) -> None:
         gateway_id = topic.split("/")[3]  # of BATCH_FILTER's shape, or the broker would not have sent it
-        try:
-            batch = await self._house.work(batch_bytes.decode, payload)
-        except batch_bytes.BatchBytesError as error:
-            self.counters["unreadable"] += 1
-            log.error("a batch is not readable", topic=topic, bytes=len(payload), reason=str(error))
-            return
-        answer = await self._house.work(self._house.intake.take, gateway_id, batch)
+        answer = await work(self._house.intake.take, gateway_id, batch)
         if answer["batchId"] is not None:
             await connection.publish(topics.backend_ack(gateway_id), json.dumps(answer).encode(), PUBLISH_S)
 
@@ -95,7 +141,8 @@ class Housekeeping:
         self._clock = clock
         # One thread: the backend has one writer, and a batch is ingested before the next is looked at.
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="backend")
-        self.intake = Intake(backend, clock)
+        self._first: deque[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]] = deque()
+        self.intake = Intake(backend, clock, self)
         self.counters = self.intake.counters
         self._orders = OrderDispatch(backend, clock)
         self.hand_down: list[Callable[[], Any]] = []
@@ -103,6 +150,27 @@ class Housekeeping:
     async def work(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run in the worker."""
         return await asyncio.get_running_loop().run_in_executor(self._worker, function, *arguments)
+
+    async def work_first(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Run in the worker, before the rest of a batch that is being ingested."""
+        future: Future[Any] = Future()
+        self._first.append((future, function, arguments))
+        self._worker.submit(self.take)
+        return await asyncio.wrap_future(future)
+
+    def wanted(self) -> bool:
+        """See ingest.Pause."""
+        return bool(self._first)
+
+    def take(self) -> None:
+        """See ingest.Pause. In the worker."""
+        while self._first:
+            future, function, arguments = self._first.popleft()
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(function(*arguments))
+                except Exception as error:
+                    future.set_exception(error)
 
     async def run(self) -> None:
         """Until cancelled."""
