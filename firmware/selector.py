@@ -1,8 +1,15 @@
-# Picks the firmware that a boot runs: folder a or b of the flash, the newer one on trial. Counts boots for both.
+# Picks the firmware that a boot runs: folder a or b of the flash, or slot a or b of the part that code runs from in
+# place (rom_slots.py), the newer one on trial. Counts boots for both.
 # It is written to a board once and never updated, so it imports nothing that is: its slots repeat common/slots.py.
 import os
 import struct
 from binascii import crc32
+
+try:
+    import rom_slots
+except ImportError:
+    # `emtag flash` leaves it away where firmware is in folders.
+    rom_slots = None  # type: ignore[assignment]
 
 # As common/slots.py: magic, generation u32, value, CRC-32 of all before; two files written in turn.
 _MAGIC = b"emS1"
@@ -28,6 +35,7 @@ class BootState:
 
     def __init__(self, root):
         self.root = root
+        self.rom = rom_slots.find() if rom_slots else None  # None: firmware is in folders
         self.running = NONE
         self.active = NONE  # confirmed
         self.trial = NONE  # not yet
@@ -44,7 +52,9 @@ class BootState:
 
     def folder(self, index):
         """Where the modules of FOLDERS[index] are; None for NONE."""
-        return None if index == NONE else self.root + "/" + FOLDERS[index]
+        if index == NONE:
+            return None
+        return ("" if self.rom else self.root) + "/" + FOLDERS[index]
 
     def healthy(self):
         """This boot is none of those that count towards safe mode."""
@@ -89,7 +99,12 @@ class BootState:
 
     def _whole(self, *indices):
         for index in indices:
-            if index < len(FOLDERS):
+            if index >= len(FOLDERS):
+                continue
+            if self.rom:
+                if self.rom.whole(index):
+                    return index
+            else:
                 try:
                     os.stat(self.folder(index) + "/" + MARKER)
                     return index
@@ -120,4 +135,11 @@ def begin(root):
     global booted
     booted = BootState(root)
     booted._choose()
-    return booted.folder(booted.running)
+    folder = booted.folder(booted.running)
+    if booted.rom and folder:
+        try:
+            booted.rom.mount(booted.running, folder)
+        except OSError:
+            # Signed, but no ROMFS: there is nothing to import, and this counts as a boot that failed.
+            pass
+    return folder

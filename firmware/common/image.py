@@ -69,7 +69,9 @@ def unpack(path: str, folder: str, whole_digest: bytes, room):
     with open(path, "rb") as image:
         image.seek(header.size)
         for _ in range(header.files):
-            name, size, digest = _entry(image)
+            name, size, digest = entry(image)
+            if name.endswith(".romfs"):
+                raise BadImage("for a slot in flash")
             room(size)
             target = folder
             parts = name.split("/")
@@ -106,7 +108,8 @@ def unpack(path: str, folder: str, whole_digest: bytes, room):
         sync(file)
 
 
-def _entry(image):
+def entry(image):
+    """(path, size, digest) of the next file, whose contents follow."""
     length = image.read(1)
     name = image.read(length[0]).decode() if length else ""
     rest = image.read(36)

@@ -1,5 +1,5 @@
-# What a firmware update does to the flash: takes an offer, collects the image, unpacks it into the folder that is not
-# running, and hands that to the selector for a trial. Every step can be cut short by a reset and is taken up again.
+# What a firmware update does to the flash: takes an offer, collects the image, unpacks it into the folder or slot that
+# is not running, and hands that to the selector for a trial. Every step can be cut by a reset and is taken up again.
 #
 # On flash, outside of the folders that an update replaces: `update.0` and `update.1` (slots: how far it is, and the
 # manifest), `update.image` (the chunks so far; they come in order, so that its length says which is missing). The
@@ -132,7 +132,7 @@ class Installer:
 
     def offer(self, message):
         """Generator: judge an update_manifest message, and begin. The same one again asks how far it is."""
-        from common import image, p256
+        from common import p256
 
         update_id = message[_ID]
         signed = device_codec.encode_update_manifest(*message[1:])[:-SIGNATURE_BYTES]
@@ -156,10 +156,10 @@ class Installer:
         if self.phase in _UNDER_WAY:
             self.give_up(constants.UPDATE_CAUSE_WITHDRAWN)
         try:
-            for _ in image.remove_tree(self._folder()):
+            for _ in self._clear():
                 yield
             self._drop_image()
-            lacking = self._lacking(2 * message[_IMAGE_BYTES] + space.TREE_WASTE_BYTES)
+            lacking = self._lacking_for(message[_IMAGE_BYTES])
         except OSError as error:
             self._report(update_id, constants.UPDATE_REFUSED, constants.UPDATE_CAUSE_FLASH, 0, error.args[0])
             return
@@ -254,11 +254,10 @@ class Installer:
         """Generator: unpack the verified image and put it on trial from the next boot on; see `installed`."""
         from common import image
 
-        folder = self._folder()
         try:
-            for _ in image.remove_tree(folder):
+            for _ in self._clear():
                 yield
-            for _ in image.unpack(self._image_path, folder, self.manifest[_SHA256], self._room):
+            for _ in self._unpack(self.manifest[_SHA256]):
                 yield
         except OSError as error:
             self._failed(error)
@@ -286,8 +285,6 @@ class Installer:
 
     def confirm(self) -> bool:
         """The firmware on trial is kept. False if flash refused: it stays on trial."""
-        from common import image
-
         state = self._state
         before = state.active
         state.active, state.trial = state.running, selector.NONE
@@ -296,8 +293,8 @@ class Installer:
             state.trial, state.active = state.running, before
             return False
         try:
-            # Nobody takes the old one for whole any more; its space is for the next.
-            image.remove(self._folder() + "/" + image.MARKER)
+            # Nobody takes the old one for whole any more; its space is for the next: the first step of this.
+            next(self._clear())
         except OSError:
             self.write_failures += 1
         self._confirmed()
@@ -331,9 +328,13 @@ class Installer:
     def _runs_it(self):
         from common import image
 
-        folder = self._state.folder(self._state.running)
+        state = self._state
+        folder = state.folder(state.running)
         if folder is None:
             return False
+        if state.rom:
+            found = state.rom.whole(state.running)
+            return found is not None and found[-1] == self.manifest[_SHA256]
         try:
             with open(folder + "/" + image.MARKER, "rb") as file:
                 return hexlify(self.manifest[_SHA256]) in file.read()
@@ -343,8 +344,33 @@ class Installer:
     def _free_folder(self):
         return 1 if self._state.running == 0 else 0
 
-    def _folder(self):
-        return self._state.folder(self._free_folder())
+    def _clear(self):
+        rom = self._state.rom
+        if rom:
+            from common import rom_image
+
+            return rom_image.clear(rom, self._free_folder())
+        from common import image
+
+        return image.remove_tree(self._state.folder(self._free_folder()))
+
+    def _unpack(self, digest):
+        rom = self._state.rom
+        if rom:
+            from common import rom_image
+
+            return rom_image.unpack(self._image_path, rom, self._free_folder(), digest)
+        from common import image
+
+        folder = self._state.folder(self._free_folder())
+        return image.unpack(self._image_path, folder, digest, self._room)
+
+    def _lacking_for(self, image_bytes):
+        rom = self._state.rom
+        if rom:
+            # Slots are apart from the file system; more than a slot never fits.
+            return max(image_bytes - rom.slot_bytes, self._lacking(image_bytes))
+        return self._lacking(2 * image_bytes + space.TREE_WASTE_BYTES)
 
     def _lacking(self, needed):
         return needed + self._reserve() + SPARE_BYTES - space.free_bytes(self._storage_path)

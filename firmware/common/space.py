@@ -1,6 +1,8 @@
 # How the flash is shared between records and firmware, so that an update finds room without taking any from records.
 import os
 
+import selector
+
 # A file system gives out whole blocks (littlefs on 4 KiB erase blocks).
 BLOCK_BYTES = 4096
 # The largest image of a board (`emtag firmware show`): ankle_gps for the ESP32-S3 has 157 kB in 78 files.
@@ -20,10 +22,15 @@ SMALLEST_JOURNAL_BYTES = 131072
 def journal_bytes(storage_path: str) -> int:
     """What the journal may take of the file system that this folder is on."""
     found = os.statvfs(storage_path)
-    return journal_share(found[1] * found[2])
+    booted = selector.booted
+    return journal_share(found[1] * found[2], booted is not None and booted.rom is not None)
 
 
-def journal_share(total_bytes: int) -> int:
+def journal_share(total_bytes: int, in_rom: bool = False) -> int:
+    """in_rom: firmware is not on this file system."""
+    if in_rom:
+        left = total_bytes - OTHER_BYTES - IMAGE_BYTES
+        return max(SMALLEST_JOURNAL_BYTES, min(LARGEST_JOURNAL_BYTES, left))
     # Two folders, and the image on its way.
     left = total_bytes - OTHER_BYTES - 2 * TREE_BYTES - IMAGE_BYTES
     if left < SMALLEST_JOURNAL_BYTES:

@@ -27,6 +27,8 @@ MARKER = "image.json"
 LONGEST_PATH = 63
 BLOCK_BYTES = 4096
 """An erase block of the usual flash, and so littlefs' unit."""
+PAGE_BYTES = 256
+"""What a flash chip programs at once; a slot's header (firmware/rom_slots.py)."""
 MODELS = {
     "ankle_gps": constants.MODEL_ANKLE_GPS,
     "home_unit": constants.MODEL_HOME_UNIT,
@@ -41,6 +43,13 @@ ARCHITECTURES = {
     "pico_emulated": "armv6m",
     "nrf52840": "armv7emsp",
 }
+ROM_BOARDS = ("pico_w", "pico_emulated")
+"""Their images over the air are for a slot that code runs from in place (emrig/rom_image.py), not for a folder: what
+runs from a folder is copied to RAM, of which these have too little."""
+ROM_NAME = "firmware.romfs"
+"""The one file of such an image (firmware/common/rom_image.py)."""
+# Beside the firmware, written once and never updated.
+_BESIDE = ("selector", "rom_slots")
 OPTIMISATION = "-O3"
 """No assertions and no line numbers: they would take a tenth of what a module takes in a board's RAM."""
 Version = tuple[int, int, int]
@@ -68,7 +77,10 @@ class Image:
 
     @property
     def flash_bytes(self) -> int:
-        """What a folder of it takes on littlefs: whole blocks for each file and the marker, two for each folder."""
+        """What it takes installed: whole blocks of its slot; of littlefs for each file and the marker, two a folder."""
+        if ROM_NAME in self.tree:
+            # The page of header comes before it.
+            return -(-(len(self.tree[ROM_NAME]) + PAGE_BYTES) // BLOCK_BYTES) * BLOCK_BYTES
         folders = {path.rpartition("/")[0] for path in self.tree} | {""}
         blocks = sum(-(-len(contents) // BLOCK_BYTES) for contents in self.tree.values())
         return (blocks + 1 + 2 * len(folders)) * BLOCK_BYTES
@@ -81,8 +93,17 @@ class Image:
         return (text % (version, self.security_version, self.sha256.hex())).encode()
 
 
-def build(model: str, board: str, version: Version | None = None, security_version: int | None = None) -> Image:
-    """The present sources as an image; a version given here takes the place of firmware/common/version.py's."""
+def build(
+    model: str,
+    board: str,
+    version: Version | None = None,
+    security_version: int | None = None,
+    in_rom: bool | None = None,
+) -> Image:
+    """The present sources as an image; a version given here takes the place of firmware/common/version.py's.
+
+    in_rom: for a slot that code runs from in place, or for a folder; None: whichever the board's updates are.
+    """
     if model not in MODELS:
         raise ImageError(f"there is no model {model!r}; the models are {', '.join(MODELS)}")
     own_version, own_security_version = source_version()
@@ -95,6 +116,10 @@ def build(model: str, board: str, version: Version | None = None, security_versi
         "common/version.py", f"VERSION = {version!r}\nSECURITY_VERSION = {security_version}\n".encode(), board
     )
     files[path] = contents
+    if board in ROM_BOARDS if in_rom is None else in_rom:
+        from emrig.rom_image import romfs
+
+        files = {ROM_NAME: romfs(dict(sorted(files.items())))}
     return pack(model, board, version, security_version, files)
 
 
@@ -125,14 +150,25 @@ def tree(model: str, board: str) -> dict[str, bytes]:
 
 def root_files(board: str) -> dict[str, bytes]:
     """{path: contents} of what lies beside the folders a and b, is written once and never updated."""
-    folder = firmware_folder()
-    path, selector = _compiled("selector.py", (folder / "selector.py").read_bytes(), board)
-    return {"main.py": (folder / "boards" / "entry.py").read_bytes(), path: selector}
+    path, selector = _compiled("selector.py", (firmware_folder() / "selector.py").read_bytes(), board)
+    return {"main.py": start_file(), path: selector}
+
+
+def start_file() -> bytes:
+    """main.py at the root of every flash."""
+    return (firmware_folder() / "boards" / "entry.py").read_bytes()
+
+
+def rom_root_files(board: str) -> dict[str, bytes]:
+    """{path: contents} of what lies before the slots that code runs from in place, and is as little updated."""
+    return dict(
+        _compiled(f"{name}.py", (firmware_folder() / f"{name}.py").read_bytes(), board) for name in sorted(_BESIDE)
+    )
 
 
 def installation(model: str, board: str) -> dict[str, bytes]:
     """{path: contents} for the root of an empty flash: the selector, and the firmware in folder a, its marker last."""
-    image = build(model, board)
+    image = build(model, board, in_rom=False)
     return {
         **root_files(board),
         **{f"a/{path}": contents for path, contents in image.tree.items()},
@@ -163,7 +199,7 @@ def _source(name: str) -> Path | None:
     for folder in (protocol_folder() if parts[0] == "emwire" else firmware_folder(),):
         for candidate in (folder.joinpath(*parts[:-1], parts[-1] + ".py"), folder.joinpath(*parts, "__init__.py")):
             # The selector is at the root of the flash, not in the folders that it picks from.
-            if candidate.is_file() and name != "selector":
+            if candidate.is_file() and name not in _BESIDE:
                 return candidate
     return None
 

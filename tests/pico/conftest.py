@@ -9,6 +9,7 @@ from emrig import firmware_image
 from emrig.pico import flash_image
 from emrig.pico.spawner import BOARD
 from emrig.pico.target import ImageMissing, Pico, find_image
+from emrig.rom_image import romfs
 from mpremote.transport_serial import SerialTransport
 
 # A second of the board is half a minute here, more on a busy machine.
@@ -47,13 +48,12 @@ class Repl:
         self._transport.close()
 
 
-def rom() -> dict[str, bytes]:
-    """Every model's modules, to run from flash."""
+def rom() -> bytes:
+    """Every model's modules, to run from flash: one image in place of selector and slots, so at /rom."""
     files: dict[str, bytes] = {}
     for model in firmware_image.MODELS:
         files |= firmware_image.tree(model, BOARD)
-    files["selector.mpy"] = firmware_image.root_files(BOARD)["selector.mpy"]
-    return files
+    return romfs(files | firmware_image.rom_root_files(BOARD))
 
 
 @pytest.fixture(scope="session")

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import builtins
 import os
+import random
+import sys
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import rom_slots
 import selector
 from common import segment
 from common.epoch import begin_epoch
@@ -16,7 +20,9 @@ from common.installer import Installer, Target
 from common.journal import Journal
 from cryptography.hazmat.primitives.asymmetric import ec
 from emrig import firmware_image, firmware_signing
+from emrig.firmware_image import ROM_NAME
 from emrig.paths import firmware_folder, protocol_folder
+from emrig.rom_image import RomPart
 from emwire import constants, device_codec
 
 FIRMWARE = firmware_folder()
@@ -37,6 +43,12 @@ def small_image(version: int, security_version: int = 1, board: str = "sim", mod
         "tags/deep/module.py": bytes(range(256)) * 3,
     }
     return firmware_image.pack(model, board, (version, 0, 0), security_version, files)
+
+
+def small_rom_image(version: int, board: str = "sim", size: int = 1500) -> Any:
+    """One for a slot in flash."""
+    contents = b"\xd2\xcd\x31\x80\x80" + random.Random(version).randbytes(size)
+    return firmware_image.pack("home_unit", board, (version, 0, 0), 1, {ROM_NAME: contents})
 
 
 def manifest(image: Any, update_id: int, **keywords: Any) -> tuple[Any, ...]:
@@ -60,6 +72,71 @@ def whole(folder: Path) -> dict[str, bytes]:
         for path in folder.rglob("*")
         if path.is_file() and path.name != selector.MARKER
     }
+
+
+class Rom(bytearray):
+    """The part of the flash that code runs from, as rom_ioctl gives it: erased by block, and programming clears bits.
+
+    Two slots of six blocks. An operation whose power is cut is done in part, and leaves a byte as chance has it.
+    """
+
+    BLOCK_BYTES = 512
+    SLOT_BLOCKS = 6
+
+    def __init__(self, flash: Flash) -> None:
+        super().__init__(b"\xff" * (rom_slots.BOOT_BYTES + 2 * self.SLOT_BLOCKS * self.BLOCK_BYTES))
+        self._flash = flash
+        self._chance = random.Random(len(self))
+        self.mounted: dict[str, bytes] = {}
+
+    def install_whole(self, index: int, image: Any) -> None:
+        """As `emtag flash` would."""
+        data = RomPart(len(self), self.BLOCK_BYTES).slot(image)
+        begin = rom_slots.BOOT_BYTES + index * self.SLOT_BLOCKS * self.BLOCK_BYTES
+        self[begin : begin + len(data)] = data
+
+    def attach(self, patch: pytest.MonkeyPatch) -> None:
+        """This is the board's MicroPython from now on."""
+        vfs: Any = types.ModuleType("vfs")
+        vfs.rom_ioctl = lambda command, part: self if (command, part) == (2, 0) else -22
+        vfs.VfsRom = self._rom
+        vfs.mount = lambda image, path: self.mounted.__setitem__(path, image)
+        patch.setitem(sys.modules, "vfs", vfs)
+
+    def _rom(self, view: memoryview) -> bytes:
+        if bytes(view[:3]) != b"\xd2\xcd\x31":
+            raise OSError(19)
+        return bytes(view)
+
+    def ioctl(self, operation: int, argument: int) -> int:
+        if operation == 4:
+            return len(self) // self.BLOCK_BYTES
+        if operation == 5:
+            return self.BLOCK_BYTES
+        assert operation == 6
+        self._change(argument * self.BLOCK_BYTES, b"\xff" * self.BLOCK_BYTES, erase=True)
+        return 0
+
+    def writeblocks(self, block: int, data: bytes, at: int) -> None:
+        assert at % 256 == 0 and len(data) == 256
+        begin = block * self.BLOCK_BYTES + at
+        if self._flash.spoils == "/rom":
+            data = bytes([data[0] ^ 1]) + data[1:]
+        after = bytes(a & b for a, b in zip(self[begin : begin + len(data)], data, strict=True))
+        self._change(begin, after, erase=False)
+
+    def _change(self, begin: int, after: bytes, erase: bool) -> None:
+        assert begin >= rom_slots.BOOT_BYTES, "the selector is never touched"
+        try:
+            self._flash.step(self._flash.root + "/rom")
+        except PowerCut:
+            done = self._chance.randrange(len(after))
+            before = self[begin + done]
+            torn = self._chance.randrange(256)
+            after = after[:done] + bytes([before | torn if erase else before & (after[done] | torn)])
+            self[begin : begin + len(after)] = after
+            raise
+        self[begin : begin + len(after)] = after
 
 
 class PowerCut(BaseException):
@@ -98,7 +175,7 @@ class Flash:
         self.steps += 1
         if self.steps == self.cut_at:
             raise PowerCut
-        if path.startswith((self.root + "/a", self.root + "/b/", self.root + "/update.")):
+        if path.startswith((self.root + "/a", self.root + "/b/", self.root + "/rom", self.root + "/update.")):
             self.update_steps += 1
             if self.fail_with is not None and self.update_steps >= self.fail_from:
                 raise OSError(self.fail_with, "injected")
@@ -175,8 +252,9 @@ class _File:
 class Tag:
     """A device over a folder: selector, journal and installer, but for asyncio and peripherals."""
 
-    def __init__(self, root: Path, board: str = "sim", hardware_revision: int = 1) -> None:
+    def __init__(self, root: Path, board: str = "sim", hardware_revision: int = 1, rom: Rom | None = None) -> None:
         self.root = root
+        self.rom = rom
         self.board = board
         self.hardware_revision = hardware_revision
         self.reports: list[tuple[int, ...]] = []
@@ -185,14 +263,28 @@ class Tag:
         self.installer: Installer
         self.state: selector.BootState
         self.folder: Path | None = None
+        self.flash: Flash
 
     def select(self) -> Path | None:
         """What the selector does at a boot."""
+        if self.rom is not None:
+            self.rom.mounted.clear()
         folder = selector.begin(str(self.root))
         assert selector.booted is not None
         self.state = selector.booted
         self.folder = None if folder is None else Path(folder)
         return self.folder
+
+    def runs(self) -> dict[str, bytes] | None:
+        """{path: contents} of the firmware that the selector has chosen."""
+        if self.folder is None:
+            return None
+        if self.rom is None:
+            return whole(self.folder)
+        view = self.rom.mounted[str(self.folder)]
+        found = self.state.rom.whole(self.state.running)
+        assert found is not None
+        return {ROM_NAME: view[: found[0]]}
 
     def boot(self) -> None:
         """Selector, then the firmware as far as the update needs it."""
@@ -201,7 +293,7 @@ class Tag:
         self.journal = Journal(str(self.root), epoch, on_append=self._on_append)
         self._make(b"boot")
         security_version = 1
-        if self.folder is not None:
+        if self.folder is not None and self.rom is None:
             text = (self.folder / selector.MARKER).read_text()
             security_version = int(text.split('"security_version": ')[1].split(",")[0])
         target = Target(MODEL, self.board, self.hardware_revision, security_version, PUBLIC_KEY)

@@ -158,7 +158,7 @@ def _show(record: dict[str, Any], kept: Path, console: Console) -> None:
     from rich.table import Table
 
     table = Table(show_header=False, title=f"{record['model']} {record['device_id']:08x} on {record['port']}")
-    for name in ("board", "machine", "serial", "micropython", "firmware_version", "identity", "backup"):
+    for name in ("board", "machine", "serial", "micropython", "firmware_version", "runs_from", "identity", "backup"):
         if record[name]:
             table.add_row(name.replace("_", " "), str(record[name]))
     table.add_row("files", f"{len(record['files'])}, each read back by SHA-256")

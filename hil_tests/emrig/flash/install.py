@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from emrig import firmware_image
-from emrig.flash import base_image, identity
+from emrig.flash import base_image, identity, rom
 from emrig.flash.boards import BoardDefinition
 from emrig.flash.errors import FlashError
 from emrig.flash.repl import RECONNECT_S, Repl, sha256
@@ -22,9 +22,9 @@ WHOLE = f"/a/{firmware_image.MARKER}"
 """By this file the selector knows a whole firmware: taken away before, and back after all others."""
 ATTEMPTS = 3
 """To write one file so that it reads back right: a worn flash block may need another."""
+FROM_FOLDER = "import sys\nsys.path.insert(0, '/a')\n"
 SELF_TEST = """
-import sys, json
-sys.path.insert(0, '/a')
+import json
 import main
 from common import self_test
 print(json.dumps(self_test.run(main.make_board(()))))
@@ -76,8 +76,10 @@ class Installed:
     identity: str
     """"kept" or "new"."""
     self_test: dict[str, Any]
+    runs_from: str
+    """Where its code is when it runs."""
     files: dict[str, str]
-    """Path → SHA-256, read back from the board."""
+    """Path → SHA-256, read back from the board; /rom and /a without files below them are parts of its flash."""
     backup: str | None = None
     finished: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
@@ -88,22 +90,30 @@ def install(wish: Wish, progress: Progress = lambda *_: None) -> Installed:
         raise FlashError(
             f"{wish.board.title} has no hardware for {wish.model}: it can be {', '.join(wish.board.models)}"
         )
-    files = {f"/{path}": data for path, data in firmware_image.installation(wish.model, wish.board.name).items()}
     if wish.base_image is not None:
         progress("base image", 0, 1)
         base_image.put(wish.board, wish.port, wish.base_image)
     repl = Repl(wish.port)
     repl.connect(within_s=RECONNECT_S if wish.base_image else 0)
     try:
-        facts = _check(repl, wish, files)
-        _stop(repl)
+        facts = _identify(repl, wish)
+        in_use = rom.leave(repl)
+        place = _in_rom(repl, wish)
+        files = _files(wish, place)
+        _check(repl, wish, facts, files)
+        _stop(repl, in_use)
         who, kept, backup = _identity(repl, wish)
         _remove_strangers(repl, files)
         digests = _put(repl, {path: data for path, data in files.items() if path not in (WHOLE, START)}, progress)
+        if place is not None:
+            place.put(repl, progress)
         progress("self-test", 1, 1)
-        tested = _self_test(repl)
+        tested = _self_test(repl, FROM_FOLDER if place is None else place.mount())
+        if place is not None:
+            digests |= place.complete(repl)
         for path in (WHOLE, START):
-            digests |= _put(repl, {path: files[path]})
+            if path in files:
+                digests |= _put(repl, {path: files[path]})
         repl.reset()
     finally:
         repl.close()
@@ -118,12 +128,13 @@ def install(wish: Wish, progress: Progress = lambda *_: None) -> Installed:
         ".".join(map(str, firmware_image.source_version()[0])),
         "kept" if kept else "new",
         tested,
+        "RAM, copied from folder a" if place is None else "flash, in place, slot a",
         digests,
         backup,
     )
 
 
-def _check(repl: Repl, wish: Wish, files: Mapping[str, bytes]) -> dict[str, Any]:
+def _identify(repl: Repl, wish: Wish) -> dict[str, Any]:
     facts = repl.facts()
     board = wish.board
     if board.machine.lower() not in facts["machine"].lower():
@@ -136,12 +147,29 @@ def _check(repl: Repl, wish: Wish, files: Mapping[str, bytes]) -> dict[str, Any]
             f"{repl.port} runs MicroPython {facts['version']}; {'.'.join(map(str, LOWEST_VERSION))} or newer is "
             "needed: flash it with --base-image FILE"
         )
-    own = {path.removeprefix("/a/").partition(".")[0] for path in files}
+    return facts
+
+
+def _in_rom(repl: Repl, wish: Wish) -> rom.RomInstallation | None:
+    """What goes into the part of flash that code runs from in place; None: folder a."""
+    part = rom.find(repl) if wish.board.name in firmware_image.ROM_BOARDS else None
+    return None if part is None else rom.RomInstallation.of(part, wish.model, wish.board.name)
+
+
+def _files(wish: Wish, place: rom.RomInstallation | None) -> dict[str, bytes]:
+    """What goes into the file system."""
+    if place is not None:
+        return {START: firmware_image.start_file()}
+    return {f"/{path}": data for path, data in firmware_image.installation(wish.model, wish.board.name).items()}
+
+
+def _check(repl: Repl, wish: Wish, facts: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+    own = {path.partition("/")[0].partition(".")[0] for path in firmware_image.tree(wish.model, wish.board.name)}
     missing = repl.missing_modules([name for name in NEEDED_MODULES[wish.model] if name not in own])
     if missing:
         raise FlashError(
             f"MicroPython on {repl.port} has no {', '.join(missing)}, which {wish.model} needs: put an image on it "
-            f"that has (docs/flashing.md, {board.name})"
+            f"that has (docs/flashing.md, {wish.board.name})"
         )
     need = sum(map(len, files.values()))
     present = {path for path in repl.files() if not path.startswith(DATA + "/")}
@@ -149,15 +177,20 @@ def _check(repl: Repl, wish: Wish, files: Mapping[str, bytes]) -> dict[str, Any]
         raise FlashError(
             f"{repl.port} has {facts['free_bytes']} B of flash free, {need} are needed: use a larger board"
         )
-    return facts
 
 
-def _stop(repl: Repl) -> None:
-    """Take the start file away; what runs holds a watchdog, which would reset the board amid the work: reset first."""
-    if repl.exists(START):
+def _stop(repl: Repl, in_use: bool) -> None:
+    """Take the start file away; what runs holds a watchdog, which would reset the board amid the work: reset first.
+
+    in_use: so it is with code that would be written over.
+    """
+    started = repl.exists(START)
+    if started:
         repl.remove([START])
+    if started or in_use:
         repl.reset()
         repl.connect(within_s=RECONNECT_S)
+        rom.leave(repl)
 
 
 def _identity(repl: Repl, wish: Wish) -> tuple[identity.Identity, bool, str | None]:
@@ -195,7 +228,7 @@ def _save_data(repl: Repl, backups: Path) -> str | None:
 
 
 def _remove_strangers(repl: Repl, files: Mapping[str, bytes]) -> None:
-    """Files of another firmware would shadow this one's; slot b and the selector's books are of updates since."""
+    """Files of another firmware would shadow this one's; folder b and the selector's books are of updates since."""
     strangers = [path for path in repl.files() if not path.startswith(DATA + "/") and path not in files]
     repl.remove([WHOLE, *strangers])
 
@@ -221,9 +254,9 @@ def _put(repl: Repl, files: Mapping[str, bytes], progress: Progress = lambda *_:
     return found
 
 
-def _self_test(repl: Repl) -> dict[str, Any]:
+def _self_test(repl: Repl, mount: str) -> dict[str, Any]:
     """Run the firmware's own self-test over the REPL, before the start file is there."""
-    output = repl.run(SELF_TEST).strip().splitlines()
+    output = repl.run(mount + SELF_TEST).strip().splitlines()
     try:
         result: dict[str, Any] = json.loads(output[-1])
     except (IndexError, ValueError):

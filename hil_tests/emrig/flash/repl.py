@@ -234,6 +234,14 @@ class Repl:
             ) from None
 
 
+def literal(output: str) -> Any:
+    """What a board printed as a literal of Python."""
+    try:
+        return ast.literal_eval(output.strip())
+    except (ValueError, SyntaxError):
+        raise FlashError(f"the board answered {output[:200]!r}: flash it again") from None
+
+
 def sha256(data: bytes) -> str:
     """Hexadecimal."""
     return hashlib.sha256(data).hexdigest()

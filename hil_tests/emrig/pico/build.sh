@@ -93,8 +93,15 @@ include("\$(MPY_DIR)/extmod/asyncio")
 freeze("$frozen", ("rig_wire.py", "ble_wire.py", "bluetooth.py"))
 MANIFEST
 # Modules in this part of the flash run where they are; anywhere else they would have to be copied to RAM, which is too
-# small for a whole model. It lies between MicroPython (330 KiB) and the file system (from 640 KiB).
-echo "#define MICROPY_HW_ROMFS_BYTES (256 * 1024)" >>"${micropython}ports/rp2/boards/RPI_PICO/mpconfigboard.h"
+# small for a whole model. Two firmware slots of 192 KiB and 8 KiB for the selector (firmware/rom_slots.py) lie between
+# MicroPython (334 KiB of 376) and the file system, which gives 128 KiB for it.
+board=${micropython}ports/rp2/boards/RPI_PICO/mpconfigboard.h
+grep -q "MICROPY_HW_FLASH_STORAGE_BYTES.*(1408 \* 1024)" "$board" || fail "the board's flash is not laid out as expected: $board"
+sed -i '/MICROPY_HW_FLASH_STORAGE_BYTES/d' "$board"
+cat >>"$board" <<LAYOUT
+#define MICROPY_HW_FLASH_STORAGE_BYTES (1280 * 1024)
+#define MICROPY_HW_ROMFS_BYTES (392 * 1024)
+LAYOUT
 
 # The version is the sources' own, not that of a repository around them.
 export GIT_CEILING_DIRECTORIES=$out
@@ -104,6 +111,7 @@ echo "pico: compiling ($(basename "$micropython"))"
   cmake -S "${micropython}ports/rp2" -B "$work/build" -DPICO_NO_PICOTOOL=1 -DMICROPY_BOARD=RPI_PICO \
     -DMICROPY_FROZEN_MANIFEST="$work/manifest.py"
   make -C "$work/build" -j"$(nproc)"
+  [ "$(stat --format %s "$work/build/firmware.bin")" -le $((376 * 1024)) ] || fail "MicroPython runs into the firmware slots"
   # 0xe48bff56 is the RP2040's family in the UF2 format; its flash begins at 0x10000000.
   python3 "${micropython}tools/uf2conv.py" -c -b 0x10000000 -f 0xe48bff56 -o "$work/firmware.uf2" "$work/build/firmware.bin"
 } >>"$log" 2>&1

@@ -1,7 +1,7 @@
 """The emulated flash as a whole: MicroPython from its image and the littlefs behind it, written and read here.
 
-The layout is that of MicroPython's RPI_PICO board: 1408 KiB of littlefs at the end of 2 MiB; before it the 256 KiB that
-build.sh sets apart for modules that run from flash (ROMFS, at /rom and on the module path).
+The layout is build.sh's: 1280 KiB of littlefs at the end of 2 MiB; before it the 392 KiB that code runs from in place
+(emrig/rom_image.py); before that MicroPython.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from typing import Any
 
 from littlefs import LittleFS
 from littlefs.context import UserContext
-from mpremote.romfs import VfsRomWriter
 
 from emrig.pico.chip import FLASH_BYTES, blank_flash
+from emrig.rom_image import RomPart
 
 BLOCK_BYTES = 4096
-BLOCKS = 352
+BLOCKS = 320
 _START = FLASH_BYTES - BLOCKS * BLOCK_BYTES
-_ROM_BYTES = 256 * 1024
-_ROM_START = _START - _ROM_BYTES
+ROM = RomPart(392 * 1024, BLOCK_BYTES)
+_ROM_START = _START - ROM.bytes
 _DISK_VERSION = 0x00020000
 """What MicroPython formats with."""
 
 
-def make(image: Path, files: Mapping[str, bytes], rom: Mapping[str, bytes] | None = None) -> bytes:
-    """A flash with MicroPython, these files ({path: contents}, folders are made), and those to be run from flash."""
+def make(image: Path, files: Mapping[str, bytes], rom: bytes = b"") -> bytes:
+    """A flash with MicroPython, these files ({path: contents}, folders are made), and the beginning of the ROM part."""
     filesystem = _filesystem(None)
     for path, contents in files.items():
         if "/" in path:
@@ -34,28 +34,14 @@ def make(image: Path, files: Mapping[str, bytes], rom: Mapping[str, bytes] | Non
         with filesystem.open("/" + path, "wb") as file:
             file.write(contents)
     flash = blank_flash(image)[:_START] + bytes(filesystem.context.buffer)
-    if not rom:
-        return flash
-    writer = VfsRomWriter()
-    _add(writer, rom)
-    data = bytes(writer.finalise())
-    if len(data) > _ROM_BYTES:
-        raise ValueError(f"the modules take {len(data)} bytes of flash; {_ROM_BYTES} are set apart for them")
-    return flash[:_ROM_START] + data + flash[_ROM_START + len(data) :]
+    if len(rom) > ROM.bytes:
+        raise ValueError(f"the modules take {len(rom)} bytes of flash; {ROM.bytes} are set apart for them")
+    return flash[:_ROM_START] + rom + flash[_ROM_START + len(rom) :]
 
 
-def _add(writer: VfsRomWriter, files: Mapping[str, bytes]) -> None:
-    folders: dict[str, dict[str, bytes]] = {}
-    for path, contents in files.items():
-        folder, slash, rest = path.partition("/")
-        if slash:
-            folders.setdefault(folder, {})[rest] = contents
-        else:
-            writer.mkfile(path, contents)
-    for folder, inside in folders.items():
-        writer.opendir(folder)
-        _add(writer, inside)
-        writer.closedir()
+def rom(flash: bytes) -> bytes:
+    """The ROM part of a flash."""
+    return flash[_ROM_START:_START]
 
 
 def read(flash: bytes) -> dict[str, bytes]:

@@ -30,10 +30,11 @@ import gc
 import struct
 import sys
 
-sys.path.insert(0, "/rom")
+import selector
+
+sys.path.insert(0, selector.begin(""))
 
 import main
-import selector
 from boards.sim import wire
 from rig_wire import DATA
 
@@ -48,7 +49,6 @@ def wait(deadline_ms):
 
 
 wire.wait = wait
-selector.begin("")
 asyncio.run(main.run(main.make_board(sys.argv)))
 """
 

@@ -22,20 +22,17 @@ from emrig.pico import flash_image
 from emrig.pico.target import find_image
 
 BOARD = "pico_emulated"
-# The root of the flash comes before it on the module path, and this file is not the firmware's `main`.
-ROM_FIRST = b'import sys\n\nsys.path.insert(0, "/rom")\n'
 
 
 def provisioned_flash(identity: dict[str, object], extra: Mapping[str, bytes] | None = None) -> bytes:
-    """A flash with this identity and its model's firmware, run from flash; `extra` files join or replace those."""
-    root = firmware_image.root_files(BOARD)
+    """A flash with this identity and its model's firmware in slot a; `extra` files join or replace those beside it."""
     files = {
-        "main.py": ROM_FIRST + root["main.py"],
+        "main.py": firmware_image.start_file(),
         "data/identity.json": json.dumps({**identity, "board": BOARD}).encode(),
         **(extra or {}),
     }
-    # Beside the modules, so that it runs from flash as well; no folders a and b: it takes what is on the module path.
-    rom = {**firmware_image.build(str(identity["model"]), BOARD).tree, "selector.mpy": root["selector.mpy"]}
+    image = firmware_image.build(str(identity["model"]), BOARD)
+    rom = flash_image.ROM.content(firmware_image.rom_root_files(BOARD), image)
     return flash_image.make(find_image(), files, rom)
 
 
