@@ -1,0 +1,88 @@
+"""The three requirements on energy, for what the firmware does in simulation: 72 h, three years, three wakes.
+
+The day's shares of home, way and office are about those of the four hours from 05:30 that are played here;
+`emtag power --model ankle_gps` plays the day, docs/power.md has its result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from emrig import scenario as scenarios
+from emrig.interpreter import Interpreter
+from emrig.power import run, table
+from emrig.power.charge import HOUR_MS
+from emrig.power.meter import Meter
+from emrig.scenario import SCENARIOS
+from emrig.station import Station
+
+SETTLED_MS = 600_000
+MORNING = datetime(2026, 11, 24, 5, 30, tzinfo=UTC)
+
+
+@pytest.fixture
+def reckon(tmp_path: Path, device_interpreter: Interpreter) -> Callable[..., run.Result]:
+    """`emtag power` without its terminal."""
+    import asyncio
+
+    def reckoned(name: str, model: str, hours: float, **changes: object) -> run.Result:
+        scenario = scenarios.load(SCENARIOS / f"{name}.toml").model_copy(update=changes)
+        folder = tmp_path / name
+        folder.mkdir()
+        options = run.Options(scenario, model, run.DEFAULTS[model][0], folder, duration_ms=round(hours * HOUR_MS))
+        return asyncio.run(run.simulate(options, table.load()))
+
+    return reckoned
+
+
+def test_ankle_tag_lasts_72_h_on_1000_mah(reckon: Callable[..., run.Result]) -> None:
+    result = reckon("commuter", "ankle_gps", 4, start=MORNING)
+    print(f"{result.days * 24:.0f} h, {result.total_mah_a_day:.0f} mAh a day, {result.fixes} positions")
+    assert result.battery_mah == 1000 and result.days * 24 >= 72
+    # Every part that it has was seen at work.
+    for consumer in (
+        "receiver acquiring",
+        "receiver asleep",
+        "modem connected",
+        "modem transmitting",
+        "processor running",
+    ):
+        assert result.mah_a_day[consumer] > 0
+    assert result.counters["flash_bytes"] > 33 * result.fixes
+    assert result.fixes >= 60
+
+
+def test_pid_lasts_three_years_on_a_coin_cell(reckon: Callable[..., run.Result]) -> None:
+    result = reckon("pid-day", "pid", 3.5)
+    print(f"{result.days / 365.25:.1f} years, {result.total_mah_a_day / 24 * 1000:.1f} uA")
+    assert result.battery_mah == 950 and result.days >= 3 * 365.25
+    tokens = 3.5 * 360
+    assert 2 * tokens <= result.counters["advertisements"] <= 2.2 * tokens, "each token twice"
+    assert result.wakes <= 1.01 * tokens
+
+
+async def test_three_wakes_a_position_under_open_sky(
+    make_station: Callable[..., Station],
+) -> None:
+    commuter = scenarios.load(SCENARIOS / "commuter.toml")
+    ankle = commuter.devices[0].model_copy(
+        update={"track": commuter.devices[0].track[:1], "no_sky": (), "link_cut": ()}
+    )
+    station = make_station(commuter.model_copy(update={"devices": (ankle,)}))
+    meters: list[Meter] = []
+    figures = table.load()
+    station.on_wired = lambda: meters.append(Meter(station, "ankle", figures, "esp32s3", "ankle", 1.0, "sleep"))
+    async with station:
+        await station.rig.run(until_ms=SETTLED_MS)
+        begun = meters[0].counters["wakes"]
+        sleeps = meters[0].counters["receiver_sleeps"]
+        await station.rig.run(until_ms=SETTLED_MS + HOUR_MS)
+        positions = meters[0].counters["receiver_sleeps"] - sleeps
+        wakes = meters[0].counters["wakes"] - begun
+        dozed = station.modems["ankle"].counters["bytes_while_dozing"]
+    print(f"{wakes} wakes, {positions} positions")
+    assert 59 <= positions <= 61 and wakes <= 3 * positions
+    assert dozed == 0, "nothing was said to a modem that could not hear it"
