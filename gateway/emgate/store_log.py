@@ -17,8 +17,8 @@ from emgate.store_schema import COLUMNS, INSERT, Outcome, PayloadCipher, Record,
 log = structlog.get_logger(__name__)
 
 IDENTITY_CONFLICT = "identity_conflict"
-WEIGH_EACH = 64
-"""Commits between two looks at the size: 6,400 records, which is 1 MB."""
+WEIGH_EACH = 16
+"""Commits between two looks at the size: 2 MB where each has a thousand records."""
 ALARM_SHARE = 16
 PRUNE_ROWS = 2000
 """Deleted in one transaction: some 10 ms of the writer's time."""
