@@ -51,7 +51,7 @@ def _add(writer: VfsRomWriter, files: Mapping[str, bytes]) -> None:
 class RomPart:
     """A board's part, by what its MicroPython says of it."""
 
-    bytes: int
+    total_bytes: int
     block_bytes: int
 
     @property
@@ -63,7 +63,7 @@ class RomPart:
     @property
     def slot_bytes(self) -> int:
         """Of each slot, its header included."""
-        return (self.bytes - self.boot_bytes) // self.block_bytes // SLOTS * self.block_bytes
+        return (self.total_bytes - self.boot_bytes) // self.block_bytes // SLOTS * self.block_bytes
 
     @property
     def page_bytes(self) -> int:

@@ -20,7 +20,7 @@ BLOCK_BYTES = 4096
 BLOCKS = 320
 _START = FLASH_BYTES - BLOCKS * BLOCK_BYTES
 ROM = RomPart(392 * 1024, BLOCK_BYTES)
-_ROM_START = _START - ROM.bytes
+_ROM_START = _START - ROM.total_bytes
 _DISK_VERSION = 0x00020000
 """What MicroPython formats with."""
 
@@ -34,8 +34,8 @@ def make(image: Path, files: Mapping[str, bytes], rom: bytes = b"") -> bytes:
         with filesystem.open("/" + path, "wb") as file:
             file.write(contents)
     flash = blank_flash(image)[:_START] + bytes(filesystem.context.buffer)
-    if len(rom) > ROM.bytes:
-        raise ValueError(f"the modules take {len(rom)} bytes of flash; {ROM.bytes} are set apart for them")
+    if len(rom) > ROM.total_bytes:
+        raise ValueError(f"the modules take {len(rom)} bytes of flash; {ROM.total_bytes} are set apart for them")
     return flash[:_ROM_START] + rom + flash[_ROM_START + len(rom) :]
 
 
