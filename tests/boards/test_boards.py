@@ -14,7 +14,7 @@ BOARDS = ("esp32s3", "nrf52840", "pico_w")
 CHECKS = [(check, board) for check in ("models", "pins", "uart", "battery", "missing_part") for board in BOARDS]
 
 
-@pytest.mark.parametrize(("check", "board"), [*CHECKS, ("power", "esp32s3")])
+@pytest.mark.parametrize(("check", "board"), [*CHECKS, ("power", "esp32s3"), ("sliced_wait", "nrf52840")])
 def test_on_micropython(micropython: str, tmp_path: Path, check: str, board: str) -> None:
     path = [HERE / "device", ROOT / "tests" / "tags" / "device", ROOT / "firmware", ROOT / "protocol"]
     done = subprocess.run(

@@ -1,4 +1,5 @@
 # The nRF52840 DK: nothing beyond its table of pins.
+from boards import sliced_wait
 from boards.machine_board import MachineBoard
 from boards.nrf52840 import pins
 
@@ -8,3 +9,4 @@ class Board(MachineBoard):
 
     def __init__(self, storage_path):
         super().__init__(pins, storage_path)
+        sliced_wait.install(pins.WAIT_SLICE_MS)

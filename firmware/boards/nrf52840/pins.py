@@ -8,6 +8,9 @@ MACHINE = "nrf52840"
 BASE_IMAGE = "debugger"
 # nRF52840 product specification §6.36: 32 bits at 32768 Hz.
 WATCHDOG_LIMIT_MS = 131071000
+# The port's poll wakes every millisecond (MICROPY_EVENT_POLL_HOOK), its time.sleep_ms lets the kernel idle. Contacts
+# are debounced for 50 ms and stamped within 5 s: five looks a second serve both.
+WAIT_SLICE_MS = 200
 
 # name: (number, baud rate, what machine.UART takes). Its pins (P1.01, P1.02) are in the board's device tree.
 UART = {

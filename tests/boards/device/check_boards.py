@@ -102,6 +102,59 @@ async def check_battery(folder, name):
     assert adc.read_u16() == 39000, adc.read_u16()
 
 
+async def check_sliced_wait(folder, name):
+    """The processor sleeps in slices while every task waits; stream and interrupt are noticed after one at most."""
+    import asyncio.core as core
+    import time
+
+    board = board_of(name, folder)
+    slept = []
+    really_sleep = time.sleep_ms
+
+    class Time:
+        def sleep_ms(self, milliseconds):
+            slept.append(milliseconds)
+            really_sleep(milliseconds)
+
+    from boards import sliced_wait
+
+    sliced_wait.time = Time()
+    assert isinstance(core._io_queue, sliced_wait.SlicedWait)
+    again = core._io_queue
+    sliced_wait.install(50)
+    assert core._io_queue is again, "once"
+    begun = time.ticks_ms()
+    await asyncio.sleep_ms(500)
+    assert 500 <= time.ticks_diff(time.ticks_ms(), begun)
+    assert slept[:2] == [200, 200] and 90 <= slept[2] <= 100 and len(slept) <= 5, slept
+    flag = asyncio.ThreadSafeFlag()
+    waiting = asyncio.create_task(flag.wait())
+    await asyncio.sleep_ms(1)
+    del slept[:]
+    flag.set()
+    await waiting
+    assert slept == [], "what is there already is not slept over"
+    strap = board.pin_in("strap")
+    seen = []
+    strap.on_change(seen.append)
+    raw = machine.Pin.made[board.pins.PIN_IN["strap"][0]]
+
+    class Edge:
+        def sleep_ms(self, milliseconds):
+            slept.append(milliseconds)
+            if len(slept) == 2:
+                raw.set(1 - raw.level)
+            really_sleep(milliseconds)
+
+    sliced_wait.time = Edge()
+    await asyncio.sleep_ms(1000)
+    assert len(seen) == 1, seen
+    uart = board.uart("host")
+    del slept[:]
+    uart.write(b"token")
+    assert await uart.read() == b"token" and len(slept) <= 1
+
+
 async def check_missing_part(folder, name):
     """A part that the board has not is named, with where to look."""
     board = board_of(name, folder)
