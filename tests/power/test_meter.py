@@ -31,6 +31,7 @@ BOARD = {
     "sleep_ma": 1.0,
     "wake_ms": 5.0,
     "uart_awake_ms": 2000.0,
+    "poll_ms": 1000.0,
 }
 
 
@@ -123,6 +124,7 @@ def test_processor_wakes_and_waits_for_a_uart(tmp_path: Path) -> None:
     bench.board.parts["modem"].output(w.DATA, b"AT\r")
     bench.pass_to(100_000)
     assert mas(meter, "processor asleep") == pytest.approx(100 * 1.0)
+    assert mas(meter, "processor polling") == pytest.approx(100 * 0.005 * 51.0)
     assert mas(meter, "processor awake") == pytest.approx(3 * (11.0 - 1.0) + 0.005 * (11.0 - 1.0))
     assert meter.counters["wakes"] == 1 and bench.board.steps == [10_000]
 

@@ -47,6 +47,8 @@ class Meter:
         asleep = self._of("sleep_ma") if wait == "sleep" else self._of("idle_ma")
         self._level("processor asleep" if wait == "sleep" else "processor waiting").set(asleep, 0)
         self._awake_ma = max(0.0, self._of("idle_ma") - asleep)
+        if wait == "sleep" and self._of("poll_ms"):
+            self._level("processor polling").set(self._of("running_ma") * self._of("wake_ms") / self._of("poll_ms"), 0)
         self._level("board").set(self._of("board_ma"), 0)
         capacity = table[f"batteries.{battery}.capacity_mah"]
         loss = capacity * table[f"batteries.{battery}.self_discharge_percent_a_month"] / 100 / MONTH_H
@@ -115,8 +117,8 @@ class Meter:
 
     def _uart_used(self) -> None:
         hold_ms = round(self._of("uart_awake_ms"))
-        if not hold_ms:
-            return
+        if not hold_ms or "host" in self._device.parts:
+            return  # the latter listens all the time
         now = self._clock.now_ms()
         self._awake.set(self._awake_ma, now)
         if self._awake_timer:
