@@ -35,6 +35,7 @@ class Dock:
             number, counter = struct.unpack("<II", value[at : at + 8])
             self._saved[number] = counter
         self._scanner = None
+        self._radio_on = False
         self._beacons = {}  # device id: (key, decrypt, watch)
         self._heard = Signal()
         self._found = None  # (device id, RSSI, battery, strap) of the token just heard
@@ -61,6 +62,7 @@ class Dock:
         if not self._beacons or not device.health.charging or self._moving():
             self._leave(CAUSE_DOCK if self._beacons else CAUSE_ORDER)
             self._checked_ms = None
+            self._silence()
             return False
         now = device.ticks_ms()
         if self._checked_ms is not None and now - self._checked_ms < device.settings.dock_check_interval_s * 1000:
@@ -77,6 +79,12 @@ class Dock:
             if self._misses >= MISSES:
                 self._leave(CAUSE_BEACON)
         return self.docked
+
+    def _silence(self):
+        # On battery a radio that is on keeps some processors from sleeping.
+        if self._radio_on:
+            self._radio_on = False
+            self._device.board.ble().active(False)
 
     def _take_beacons(self):
         wanted = self._device.settings.beacons
@@ -97,6 +105,7 @@ class Dock:
         device = self._device
         if self._scanner is None:
             self._scanner = BeaconScanner(device.board.ble(), device.board.clock)
+        self._radio_on = True
         begun = device.ticks_ms()
         self._found = None
         self._heard.clear()

@@ -190,6 +190,7 @@ async def check_docked_it_rests(folder):
     (event,) = work.events(constants.EVENT_UNDOCKED)
     assert event[3] > 3600 and event[4] == b"\x01"
     assert [fix for fix in work.fixes() if 0 <= seconds(fix[0]) - undocked < 60], "at once again"
+    assert not work.board.radio.active(), "on battery it listens for nothing"
 
 
 async def check_charging_elsewhere_is_not_docked(folder):
