@@ -47,6 +47,7 @@ class Meter:
         asleep = self._of("sleep_ma") if wait == "sleep" else self._of("idle_ma")
         self._level("processor asleep" if wait == "sleep" else "processor waiting").set(asleep, 0)
         self._awake_ma = max(0.0, self._of("idle_ma") - asleep)
+        self._running_ma = max(0.0, self._of("running_ma") - asleep)
         if wait == "sleep" and self._of("poll_ms"):
             self._level("processor polling").set(self._of("running_ma") * self._of("wake_ms") / self._of("poll_ms"), 0)
         self._level("board").set(self._of("board_ma"), 0)
@@ -147,7 +148,7 @@ class Meter:
         self._base_wire, self._base_files = wire, files
         self.counters["processor_ms"] += round(board_s * 1000)
         self.counters["flash_bytes"] += max(0, written)
-        self._pulse("processor running", board_s * 1000 * max(0.0, self._of("running_ma") - self._of("sleep_ma")))
+        self._pulse("processor running", board_s * 1000 * self._running_ma)
         flash = max(0, written) * self._of("flash_byte_uc") * self._of("flash_overhead_factor")
         self._pulse("flash", flash)
 
