@@ -240,7 +240,7 @@ class ThingsBoard:
             "oversize_check_period": 1,
         }
         general["connectors"] = [{"type": "mqtt", "name": "devices", "configuration": "mqtt.json"}]
-        # One device for all and the least of converters (every member of the message is a value): its quickest way.
+        # A device for each of ours, by topic; and the least of converters: every member of the message is a value.
         connector = {
             "broker": {
                 "host": "127.0.0.1",
@@ -262,8 +262,8 @@ class ThingsBoard:
                     "converter": {
                         "type": "json",
                         "deviceInfo": {
-                            "deviceNameExpressionSource": "constant",
-                            "deviceNameExpression": "fleet",
+                            "deviceNameExpressionSource": "topic",
+                            "deviceNameExpression": "bench/up/([0-9a-f]{8})",
                             "deviceProfileExpressionSource": "constant",
                             "deviceProfileExpression": "default",
                         },
