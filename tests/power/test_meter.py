@@ -1,5 +1,6 @@
 """What the meter makes of what passes a device's boundary; the charges are reckoned by hand from round figures."""
 
+import importlib
 import os
 import struct
 import sys
@@ -61,7 +62,7 @@ class Board:
     name = "tag"
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.parts, self.pid, self.bytes_out = folder, {}, os.getpid(), 0  # type: ignore[var-annotated]
+        self.folder, self.parts, self.pid, self.bytes_out = folder, {}, os.getpid(), 0
         self.steps: list[int] = []
         OutputPin(self, "vibration")  # type: ignore[arg-type]
         AdcChannel(self, "battery", lambda: 37_000)  # type: ignore[arg-type]
@@ -146,8 +147,7 @@ def test_a_converter_turns_the_boards_current_into_the_batterys(tmp_path: Path) 
 
 
 def test_receiver_by_its_power_pin_and_what_it_is_told(tmp_path: Path) -> None:
-    from drivers import ubx_setup
-
+    ubx_setup = importlib.import_module("drivers.ubx_setup")
     bench = Bench(tmp_path)
     receiver = SyntheticReceiver(bench.rig, bench.board, lambda: Sky(51.0, 0.0), "ubx")  # type: ignore[arg-type]
     bench.receivers["tag"] = receiver
@@ -262,6 +262,16 @@ def test_radio_by_events_windows_and_connections(tmp_path: Path) -> None:
     assert mas(meter, "bluetooth scanning") == pytest.approx(10 * 6.0 / 4)
     assert mas(meter, "bluetooth connected") == pytest.approx(20 * 8.0 / 40 + 100 * 0.25 / 1000)
     assert mas(meter, "bluetooth on") == pytest.approx(40 * 2.0)
+
+
+def test_a_reset_ends_what_the_radio_does(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    meter = bench.meter(round_figures(boards__nrf52840__radio_receive_ma=6.0))
+    bench.board.parts["ble"].call(ble_wire.CALL_SCAN, struct.pack(ble_wire.SCAN, 0, 100_000, 100_000, 0))
+    bench.pass_to(10_000)
+    bench.board.kill()
+    bench.pass_to(60_000)
+    assert mas(meter, "bluetooth scanning") == pytest.approx(10 * 6.0)
 
 
 def test_motor_and_samples(tmp_path: Path) -> None:

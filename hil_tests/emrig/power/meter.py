@@ -42,6 +42,7 @@ class Meter:
         self._levels: list[Level] = []
         self._counts: list[Callable[[], None]] = []
         """What is read from a counter, to be charged at every look."""
+        self._on_kill: list[Callable[[], None]] = []
         self._usage: Usage | None = None
         self._base_files = self._base_wire = 0
         asleep = self._of("sleep_ma") if wait == "sleep" else self._of("idle_ma")
@@ -108,6 +109,8 @@ class Meter:
         def watched_kill() -> None:
             self._take_usage()
             self._usage = None
+            for dead in self._on_kill:
+                dead()
             kill()
 
         device.step, device.feed = watched_step, watched_feed  # type: ignore[method-assign]
@@ -308,6 +311,7 @@ class Radio:
 
         device.feed = watched_feed  # type: ignore[method-assign]
         meter._counts.append(self._count)
+        meter._on_kill.append(self._off)
 
     def _of(self, figure: str) -> float:
         return self._meter._of(figure)
@@ -325,8 +329,7 @@ class Radio:
             self._count()
             self._on.set(self._of("radio_on_ma") if argument[0] else 0.0, now)
             if not argument[0]:
-                self._scan.set(0.0, now)
-                self._connection.set(0.0, now)
+                self._off()
         elif operation == ble_wire.CALL_ADVERTISE:
             self._count()
             _, connectable, data, _ = ble_wire.unpack_advertise(argument)
@@ -339,6 +342,11 @@ class Radio:
             self._scan.set(0.0, now)
         elif operation == ble_wire.CALL_NOTIFY:
             self._bytes(len(argument))
+
+    def _off(self) -> None:
+        self._count()
+        for level in (self._on, self._scan, self._connection):
+            level.set(0.0, self._clock.now_ms())
 
     def _interrupt(self, operation: int, payload: bytes) -> None:
         now = self._clock.now_ms()

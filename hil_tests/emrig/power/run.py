@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -89,6 +90,7 @@ def check_board(model: str, board: str, table: Table) -> None:
 
 async def simulate(options: Options, table: Table, progress: Callable[[float], None] = lambda done: None) -> Result:
     """Run it; progress is told the share done."""
+    processor.usage(os.getpid())  # before minutes of simulation, where this machine does not tell
     interpreter = interpreters.find()
     here_s = await asyncio.to_thread(processor.reference_s, interpreter)
     slow = processor.slowness(table, options.board, here_s)
