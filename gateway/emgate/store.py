@@ -74,6 +74,7 @@ class Store:
         self._appended = {(consumer, alarm): asyncio.Event() for consumer in consumers for alarm in (False, True)}
         self._loop = asyncio.get_running_loop()
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store-reader")
+        self._alarm_reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="alarm-reader")
         self.salvaged: salvage.Report | None = None  # set when this opening followed a damage
         self.damaged = asyncio.Event()
         self.damage: str | None = None  # what was found; the store takes nothing any more and is to be opened anew
@@ -82,6 +83,7 @@ class Store:
             prepare(connection)
             self._log = Log(connection, consumers, payload_cipher)
             self._read_connection = connect(path)
+            self._alarm_connection = connect(path)
         except BaseException:
             connection.close()
             raise
@@ -369,10 +371,14 @@ class Store:
 
     # -- reading ------------------------------------------------------------------------------------------
 
-    async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `work` on the reading connection, for tables that others keep here."""
+    async def read(self, work: Callable[[sqlite3.Connection], T], *, alarm: bool = False) -> T:
+        """Run `work` on the reading connection, for tables that others keep here; or on that of alarms, which wait for
+        no backlog to be read."""
+        reader, connection = self._reader, self._read_connection
+        if alarm:
+            reader, connection = self._alarm_reader, self._alarm_connection
         try:
-            return await self._loop.run_in_executor(self._reader, work, self._read_connection)
+            return await self._loop.run_in_executor(reader, work, connection)
         except sqlite3.Error as error:
             if is_damage(error):
                 self._found_damage(str(error))
@@ -398,7 +404,7 @@ class Store:
                 records.append(self._record(row))
             return self._in_order(connection, alarm, records)
 
-        return await self.read(work)
+        return await self.read(work, alarm=alarm)
 
     def _in_order(self, connection: sqlite3.Connection, alarm: bool, records: list[Record]) -> list[Record]:
         books = self._log.books
@@ -674,6 +680,10 @@ class Store:
     async def close(self) -> None:
         """Commit what is queued, then close. What cannot be committed is refused and counted."""
         self._keep_evidence()
-        await self._loop.run_in_executor(self._reader, self._read_connection.close)
-        self._reader.shutdown()
+        for reader, connection in (
+            (self._reader, self._read_connection),
+            (self._alarm_reader, self._alarm_connection),
+        ):
+            await self._loop.run_in_executor(reader, connection.close)
+            reader.shutdown()
         await asyncio.to_thread(self._writer.close)

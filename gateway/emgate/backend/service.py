@@ -22,6 +22,7 @@ from emgate.broker_client import Connection, connected
 from emgate.clock import Clock
 from emgate.config import Broker, ReceiveSection
 from emgate.supervisor import Runnable, Supervisor
+from emgate.threads import share_quickly
 
 log = structlog.get_logger(__name__)
 
@@ -201,6 +202,7 @@ async def run_service(
     https: ReceiveSection | None = None,
 ) -> None:
     """Until SIGTERM or SIGINT; the broker may come and go."""
+    share_quickly()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
