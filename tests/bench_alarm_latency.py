@@ -187,7 +187,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", type=Path, default=ROOT / "var", help="where files are made and deleted")
     parser.add_argument("--rows", type=int, default=1_000_000, help="of the backlog")
-    parser.add_argument("--alarms", type=int, default=150, help="timed with, and as many without a backlog")
+    parser.add_argument("--alarms", type=int, default=100, help="timed with, and as many without a backlog")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=arguments.folder, prefix="bench-alarms-") as made, start_broker() as broker:
