@@ -185,9 +185,9 @@ async def test_an_uplink_cut_between_batch_and_acknowledgement_delivers_exactly_
     ingested: Counter[str] = Counter()
     ingest = backend.ingest
 
-    def counting(batch):
+    def counting(batch, pause=None):
         ingested[batch["batchId"]] += 1
-        return ingest(batch)
+        return ingest(batch, pause)
 
     monkeypatch.setattr(backend, "ingest", counting)
     uplink = MqttUplink(settings, "gw")
@@ -229,10 +229,10 @@ async def test_a_batch_that_the_backend_refuses_stays_and_is_tried_again(tmp_pat
         failures = iter([OSError("disk full")] * 3)
         ingest = backend.ingest
 
-        def failing(batch):
+        def failing(batch, pause=None):
             for error in failures:
                 raise error
-            return ingest(batch)
+            return ingest(batch, pause)
 
         monkeypatch.setattr(backend, "ingest", failing)
         async with supervised(service), supervised(uplink):
