@@ -158,3 +158,84 @@ async def check_garbage_between_and_within_answers(folder):
         model.noise = b""
         assert await link.look() == (True, modem.DBM_UNKNOWN), "this model has no +CSQ line"
         await link.send(FRAME)
+
+
+def _dozing_link(sleeps=False):
+    """A link whose modem's DTR is wired; `heard`: (ms since DTR fell, command) of every command."""
+    board = Board(".", {})
+    model = ModemModel(board)
+    pin = board.pin_out("modem_doze")
+    fell_ms = [-1000]
+    heard = []
+    pin.on_level = lambda level: level or fell_ms.append(now_ms())
+    take = board.uarts["modem"].on_write
+
+    def hear(data):
+        heard.append((pin.level, now_ms() - fell_ms[-1], data))
+        take(data)
+
+    board.uarts["modem"].on_write = hear
+    link = modem.ModemLink(
+        board.uart("modem"),
+        board.pin_out("modem_power"),
+        DEVICE_ID,
+        Clock(now_ms),
+        "broker",
+        1883,
+        board.log,
+        lambda: sleeps,
+        pin,
+    )
+    return link, model, pin, heard
+
+
+async def check_dozes_between_reports_and_is_roused_in_time(folder):
+    link, model, pin, heard = _dozing_link()
+    await link.connect()
+    assert b"AT+CSCLK=1" in model.commands and pin.level == 1
+    del heard[:]
+    await asyncio.sleep_ms(60000)
+    await link.send(FRAME)
+    await link.look()
+    assert pin.level == 1 and len(heard) == 3
+    assert [(level, since >= modem.ROUSE_MS) for level, since, _ in heard] == [(0, True)] * 3
+    # Roused ahead of time, a report does not wait.
+    await asyncio.sleep_ms(60000)
+    link.rouse()
+    await asyncio.sleep_ms(1000)
+    begun = now_ms()
+    await link.send(FRAME)
+    assert now_ms() == begun and pin.level == 1
+    link.rouse()
+    link.rest()
+    assert pin.level == 1, "nothing was to be reported after all"
+    # What comes down is heard all the same.
+    model.deliver("emtag/v1/down/00001001", FRAME)
+    assert await link.receive() == FRAME
+
+
+async def check_a_modem_that_will_not_doze_is_left_awake(folder):
+    link, model, pin, _ = _dozing_link()
+    model.answers[b"AT+CSCLK"] = b"\r\nERROR\r\n"
+    await link.connect()
+    await link.send(FRAME)
+    assert pin.level == 0
+    link, model, pin, _ = _dozing_link(sleeps=True)
+    await link.connect()
+    assert pin.level == 0 and b"AT+CSCLK=1" not in model.commands
+
+
+async def check_a_lost_session_and_a_restart_rouse_it(folder):
+    link, model, pin, heard = _dozing_link()
+    await link.connect()
+    model.lose_session()
+    await asyncio.sleep_ms(1000)
+    del heard[:]
+    await link.connect()
+    assert all(level == 0 and since >= modem.ROUSE_MS for level, since, _ in heard) and pin.level == 1
+    model.silent = True
+    assert await _fails(link.send(FRAME))
+    model.silent = False
+    await link.connect()
+    await link.send(FRAME)
+    assert pin.level == 1
