@@ -13,12 +13,20 @@ ROOT = HERE.parent.parent
 
 
 class PretendBoard:
-    """`port` is its serial port. `cut_after` bytes from the host it loses power, until `repair()`."""
+    """`port` is its serial port. `cut_after` bytes from the host it loses power, until `repair()`.
 
-    def __init__(self, micropython: str, flash: Path) -> None:
+    `rom`: the file with the part of its flash that code runs from in place; None if its MicroPython has none.
+    """
+
+    def __init__(self, micropython: str, flash: Path, rom_bytes: int = 0) -> None:
         self.flash = flash
         flash.mkdir(exist_ok=True)
+        self.rom = flash.with_name(flash.name + ".rom") if rom_bytes else None
+        if self.rom is not None:
+            # What a part holds that was something else before.
+            self.rom.write_bytes(bytes(range(256)) * (rom_bytes // 256))
         self.starts = 0
+        self._started = threading.Condition()
         self.received = 0
         self.cut_after: int | None = None
         self._micropython = micropython
@@ -39,11 +47,19 @@ class PretendBoard:
         for descriptor in (self._master, self._slave, self._wake, self._woken):
             os.close(descriptor)
 
+    def await_start(self, number: int) -> None:
+        """Until it has started so often: what is said to it before is lost with the process that it was said to."""
+        with self._started:
+            assert self._started.wait_for(lambda: self.starts >= number, 60)
+
     def _start(self) -> subprocess.Popen[bytes]:
-        self.starts += 1
+        with self._started:
+            self.starts += 1
+            self._started.notify_all()
         path = [HERE / "device", ROOT / "tests" / "boards" / "device", ROOT / "tests" / "tags" / "device"]
         return subprocess.Popen(
-            [self._micropython, "-X", "heapsize=1m", HERE / "device" / "raw_repl.py", self.flash],
+            [self._micropython, "-X", "heapsize=1m", HERE / "device" / "raw_repl.py", self.flash]
+            + ([] if self.rom is None else [self.rom]),
             env={**os.environ, "MICROPYPATH": ":".join((".frozen", *map(str, path)))},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

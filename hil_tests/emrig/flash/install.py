@@ -164,7 +164,8 @@ def _files(wish: Wish, place: rom.RomInstallation | None) -> dict[str, bytes]:
 
 
 def _check(repl: Repl, wish: Wish, facts: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
-    own = {path.partition("/")[0].partition(".")[0] for path in firmware_image.tree(wish.model, wish.board.name)}
+    roots = ["main", f"tags.{wish.model}", f"boards.{wish.board.name}.board"]
+    own = {path.partition("/")[0].partition(".")[0] for path in firmware_image.modules(roots)}
     missing = repl.missing_modules([name for name in NEEDED_MODULES[wish.model] if name not in own])
     if missing:
         raise FlashError(

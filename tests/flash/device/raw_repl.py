@@ -1,6 +1,7 @@
-"""A board's raw REPL on MicroPython's unix port: raw_repl.py FLASH. Standard input and output are its serial line.
+"""A board's raw REPL on MicroPython's unix port, standard input and output its serial line: raw_repl.py FLASH [ROM].
 
-The folder FLASH is the root of its file system, and machine.reset() ends the process: whoever runs it starts it again.
+The folder FLASH is the root of its file system, the file ROM the part of its flash that code runs from, and
+machine.reset() ends the process: whoever runs it starts it again.
 """
 
 import io
@@ -30,6 +31,48 @@ class Flash:
         with self.open(new, "wb") as target:
             target.write(data)
         self.remove(old)
+
+
+class Rom(bytearray):
+    """As a chip's: erased by block, and programming only clears bits. Every change is in the file at once."""
+
+    BLOCK_BYTES = 4096
+
+    def keep(self, file):
+        self.file = file
+
+    def ioctl(self, operation, argument):
+        if operation == 4:
+            return len(self) // self.BLOCK_BYTES
+        if operation == 5:
+            return self.BLOCK_BYTES
+        self._change(argument * self.BLOCK_BYTES, b"\xff" * self.BLOCK_BYTES)
+        return 0
+
+    def writeblocks(self, block, data, at):
+        begin = block * self.BLOCK_BYTES + at
+        self._change(begin, bytes(a & b for a, b in zip(self[begin : begin + len(data)], data)))
+
+    def _change(self, begin, data):
+        self[begin : begin + len(data)] = data
+        self.file.seek(begin)
+        self.file.write(data)
+
+
+class Vfs:
+    """The module `vfs` of a board with such a part."""
+
+    VfsRom = vfs.VfsRom
+    mount = staticmethod(vfs.mount)
+    umount = staticmethod(vfs.umount)
+
+    def __init__(self, path):
+        file = open(path, "r+b")
+        self.rom = Rom(file.read())
+        self.rom.keep(file)
+
+    def rom_ioctl(self, command, part):
+        return self.rom if (command, part) == (2, 0) else -22
 
 
 def _reset():
@@ -92,7 +135,17 @@ def serve():
 
 machine.reset = _reset
 bluetooth.BLE.config = lambda self, *names, **settings: (0, b"\xc0\1\2\3\4\5") if names else None
+if len(sys.argv) > 2:
+    board_vfs = Vfs(sys.argv[2])
+    sys.modules["vfs"] = board_vfs
 vfs.umount("/")
 vfs.mount(Flash(sys.argv[1]), "/")
 sys.path[:] = ["", ".frozen"]
+if len(sys.argv) > 2:
+    # As MicroPython does when it starts.
+    try:
+        vfs.mount(vfs.VfsRom(board_vfs.rom), "/rom")
+        sys.path.append("/rom")
+    except OSError:
+        pass
 serve()
