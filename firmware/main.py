@@ -14,8 +14,9 @@ async def run(board):
     model = board.identity["model"]
     if model not in MODELS:
         raise ValueError("identity.json: unknown model " + repr(model))
-    # Collecting only when the heap is full would spread what stays over all of it, until nothing large fits.
-    gc.threshold((gc.mem_alloc() + gc.mem_free()) // 8)
+    # Collecting only when the heap is full would spread what stays over all of it, until nothing large fits. Garbage of
+    # 8 KB of the RP2040's 264 costs some milliseconds of its time.
+    gc.threshold((gc.mem_alloc() + gc.mem_free()) // 32)
     if safe_mode.wanted(board):
         await safe_mode.run(board)
         return

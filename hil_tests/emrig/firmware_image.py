@@ -19,6 +19,7 @@ from pathlib import Path
 
 from emwire import constants
 
+from emrig.firmware_squeeze import names_of, squeeze
 from emrig.paths import firmware_folder, protocol_folder
 
 MAGIC = b"emI1"
@@ -140,12 +141,26 @@ def tree(model: str, board: str) -> dict[str, bytes]:
     if not (firmware_folder() / "boards" / board / "board.py").is_file() or board not in ARCHITECTURES:
         known = [name for name in ARCHITECTURES if (firmware_folder() / "boards" / name / "board.py").is_file()]
         raise ImageError(f"there is no board {board!r}; the boards are {', '.join(known)}")
-    return dict(
-        sorted(
-            _compiled(path, source.read_bytes(), board)
-            for path, source in modules(["main", f"tags.{model}", f"boards.{board}.board"]).items()
-        )
-    )
+    sources = {
+        path: source.read_text() for path, source in modules(["main", f"tags.{model}", f"boards.{board}.board"]).items()
+    }
+    if ARCHITECTURES[board] is not None:
+        sources = squeeze(sources, names_outside())
+    return dict(sorted(_compiled(path, source.encode(), board) for path, source in sources.items()))
+
+
+def compiled(roots: list[str], board: str) -> dict[str, bytes]:
+    """{path: contents} of these modules and all that they import, with every name as the sources have it."""
+    return dict(_compiled(path, source.read_bytes(), board) for path, source in modules(roots).items())
+
+
+def names_outside() -> set[str]:
+    """Names of the firmware that are used from outside a model's tree, so that squeeze() must leave them."""
+    names = {"make_board", "run", "Board"}
+    for source in ("boards/entry.py", "selector.py", "rom_slots.py"):
+        if (firmware_folder() / source).is_file():
+            names |= names_of((firmware_folder() / source).read_text())
+    return names
 
 
 def root_files(board: str) -> dict[str, bytes]:

@@ -51,8 +51,8 @@ class Repl:
 def rom() -> bytes:
     """Every model's modules, to run from flash: one image in place of selector and slots, so at /rom."""
     files: dict[str, bytes] = {}
-    for model in firmware_image.MODELS:
-        files |= firmware_image.tree(model, BOARD)
+    roots = ["main", f"boards.{BOARD}.board", *(f"tags.{model}" for model in firmware_image.MODELS)]
+    files |= firmware_image.compiled(roots, BOARD)
     return romfs(files | firmware_image.rom_root_files(BOARD))
 
 
