@@ -150,7 +150,10 @@ class Device:
             if kind == w.CALL:
                 answer = part.call(payload[0], payload[1:]) if part else b"\0\0"
                 assert self._socket is not None
-                self._socket.sendall(_HEADER.pack(len(answer), w.REPLY, number) + answer)
+                try:
+                    self._socket.sendall(_HEADER.pack(len(answer), w.REPLY, number) + answer)
+                except OSError as error:
+                    raise self._died(f"its wire broke: {error}") from None
             elif part:
                 part.output(kind, payload)
 
