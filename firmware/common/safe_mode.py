@@ -78,7 +78,9 @@ def _transport(board, device, model):
         broker = board.identity.get("mqtt", {})
         host, port = broker.get("host", "localhost"), broker.get("port", 1883)
         power = board.pin_out("modem_power")
-        return ModemLink(board.uart("modem"), power, device.device_id, device.clock, host, port, board.log), True
+        doze = board.pin_out("modem_doze")
+        link = ModemLink(board.uart("modem"), power, device.device_id, device.clock, host, port, board.log, None, doze)
+        return link, True
     if model == "home_unit":
         from drivers.serial_link import SerialLink
 

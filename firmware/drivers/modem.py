@@ -78,6 +78,10 @@ class ModemLink:
         self._may_doze = self._dozing = False
         self._talking = 0
         self._roused_ms = None
+        if doze is not None:
+            # It may have been dozing when a reset came.
+            doze.value(0)
+            self._roused_ms = clock.ticks_ms()
         self._registration = None
         self._registration_changed = Signal()
         self.on_registration = None  # called when the network is lost or found

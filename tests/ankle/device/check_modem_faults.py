@@ -239,3 +239,17 @@ async def check_a_lost_session_and_a_restart_rouse_it(folder):
     await link.connect()
     await link.send(FRAME)
     assert pin.level == 1
+
+
+async def check_a_modem_that_dozed_when_a_reset_came_is_roused(folder):
+    link, model, pin, heard = _dozing_link()
+    await link.connect()
+    assert pin.level == 1
+    again = modem.ModemLink(
+        link._channel._uart, link._power, DEVICE_ID, Clock(now_ms), "broker", 1883, lambda text: None, None, pin
+    )
+    link._reader.cancel()
+    assert pin.level == 0
+    del heard[:]
+    await again.connect()
+    assert heard[0][1] >= modem.ROUSE_MS
