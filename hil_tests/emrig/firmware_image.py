@@ -141,12 +141,18 @@ def tree(model: str, board: str) -> dict[str, bytes]:
     if not (firmware_folder() / "boards" / board / "board.py").is_file() or board not in ARCHITECTURES:
         known = [name for name in ARCHITECTURES if (firmware_folder() / "boards" / name / "board.py").is_file()]
         raise ImageError(f"there is no board {board!r}; the boards are {', '.join(known)}")
+    return dict(_tree(model, board))
+
+
+@cache
+def _tree(model: str, board: str) -> tuple[tuple[str, bytes], ...]:
+    """Seconds of work; a rack of boards and the tests ask for the same again and again."""
     sources = {
         path: source.read_text() for path, source in modules(["main", f"tags.{model}", f"boards.{board}.board"]).items()
     }
     if ARCHITECTURES[board] is not None:
         sources = squeeze(sources, names_outside())
-    return dict(sorted(_compiled(path, source.encode(), board) for path, source in sources.items()))
+    return tuple(sorted(_compiled(path, source.encode(), board) for path, source in sources.items()))
 
 
 def compiled(roots: list[str], board: str) -> dict[str, bytes]:

@@ -14,7 +14,7 @@ from emrig import firmware_image
 from emrig.flash import base_image, identity, rom
 from emrig.flash.boards import BoardDefinition
 from emrig.flash.errors import FlashError
-from emrig.flash.repl import RECONNECT_S, Repl, sha256
+from emrig.flash.repl import RECONNECT_S, STARTING_S, Repl, sha256
 
 START = "/main.py"
 DATA = "/data"
@@ -94,7 +94,7 @@ def install(wish: Wish, progress: Progress = lambda *_: None) -> Installed:
         progress("base image", 0, 1)
         base_image.put(wish.board, wish.port, wish.base_image)
     repl = Repl(wish.port)
-    repl.connect(within_s=RECONNECT_S if wish.base_image else 0)
+    repl.connect(RECONNECT_S if wish.base_image else STARTING_S, must_be_there=wish.base_image is None)
     try:
         facts = _identify(repl, wish)
         in_use = rom.leave(repl)
@@ -190,7 +190,7 @@ def _stop(repl: Repl, in_use: bool) -> None:
         repl.remove([START])
     if started or in_use:
         repl.reset()
-        repl.connect(within_s=RECONNECT_S)
+        repl.connect(RECONNECT_S, must_be_there=False)
         rom.leave(repl)
 
 

@@ -24,6 +24,8 @@ from emrig.flash.errors import FlashError
 ANSWER_S = 60
 # For the prompt, once; an emulated board takes a second.
 PROMPT_S = 4
+# A board may be in the midst of its start.
+STARTING_S = 3 * PROMPT_S
 # After a reset USB comes back within seconds; an emulated board boots in about ten.
 RECONNECT_S = 40
 # A chunk travels in base64 inside a statement that the board compiles in its heap: 1 KiB takes some 3 KiB there.
@@ -112,8 +114,10 @@ class Repl:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def connect(self, within_s: float = 0) -> None:
-        """Interrupt whatever runs and enter the raw REPL; tries again until within_s have passed."""
+    def connect(self, within_s: float = STARTING_S, must_be_there: bool = True) -> None:
+        """Interrupt whatever runs and enter the raw REPL; tries again until within_s have passed.
+
+        must_be_there: a port that does not exist is no board that restarts."""
         end = time.monotonic() + within_s
         while True:
             try:
@@ -121,7 +125,7 @@ class Repl:
                 return
             except (TransportError, OSError, serial.SerialException) as error:
                 self.close()
-                if time.monotonic() < end:
+                if time.monotonic() < end and (os.path.exists(self.port) or not must_be_there):  # noqa: PTH110
                     time.sleep(0.2)
                     continue
                 if not os.path.exists(self.port):  # noqa: PTH110 - a port need not be a path (rfc2217://…)
