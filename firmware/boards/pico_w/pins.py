@@ -4,8 +4,8 @@ NAME = "pico_w"
 TITLE = "Raspberry Pi Pico W (RP2040)"
 MODELS = ("home_unit", "pid")
 MACHINE = "Raspberry Pi Pico W with RP2040"
-# How MicroPython itself gets on it. One built with MICROPY_HW_ROMFS_BYTES (docs/flashing.md) runs firmware from flash in
-# place; the published one has to copy it to RAM, which is too small for all but the pid.
+# How MicroPython itself gets on it. One built with MICROPY_HW_ROMFS_BYTES (docs/flashing.md) runs firmware in place;
+# the published one has to copy it to RAM, which is too small for all but the pid.
 BASE_IMAGE = "uf2"
 # RP2040 data sheet §4.7: 24 bits of microseconds, counted twice.
 WATCHDOG_LIMIT_MS = 8388
