@@ -528,9 +528,10 @@ class Sessions:
                 [codec.BeaconKey(beacon.beacon_id, beacon.key) for beacon in wanted.beacons],
             )
             frames.append((link.seal(configuration.encode()), None))
-        frames += [(frame, None) for frame in link.acknowledgements()]
-        for due in self.downlink.due(session.device.device_id, min(FLUSH_MESSAGES, link.counters_left() - 1)):
+        # Before the acknowledgements: a device that has them may hang up. COUNTERS_LOW leaves counters for both.
+        for due in self.downlink.due(session.device.device_id, FLUSH_MESSAGES):
             frames.append((link.seal(due.message), due.sent))
+        frames += [(frame, None) for frame in link.acknowledgements()]
         if session.send_key:
             session.send_key = False
             wanted_key = session.device.next_key

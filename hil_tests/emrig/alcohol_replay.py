@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 import tempfile
+import time
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,8 +25,9 @@ from emrig.scenario import SCENARIOS, DeviceScenario, Scenario
 from emrig.station import Recordings, Station
 
 DEFAULT_ORDERS = SCENARIOS / "alcohol-replay-orders.toml"
-# After the last reading: two of the tag's report intervals, and what a BLE connection takes.
-TAIL_MS = 60 * 60_000
+# After the last reading: the gateway lives in real time, and so does its patience with a tag that it has just lost.
+TAIL_S = 90.0
+TAIL_SPEED = 600.0
 # After the last row is offered: the firmware reads it within a second.
 READ_MS = 60_000
 # The recording paces the readings; the tag's own timer is set as far away as it goes.
@@ -80,9 +82,9 @@ async def _run(station: Station, end_ms: int) -> int:
                 await station.rig.run(until_ms=min(end_ms, station.clock.now_ms() + 1_800_000))
                 progress.update(task, completed=station.clock.now_ms())
         folders = {device.device_id: station.rig.devices[device.name].folder for device in station.scenario.devices}
-        deadline = end_ms + TAIL_MS
+        deadline = time.monotonic() + TAIL_S
         while True:
             result = account(folders, station.gateway_folder, station.database)
-            if result.made == result.delivered or station.clock.now_ms() >= deadline:
+            if result.made == result.delivered or time.monotonic() >= deadline:
                 return result.made - result.delivered
-            await station.rig.run(until_ms=station.clock.now_ms() + 60_000)
+            await station.rig.run(until_ms=station.clock.now_ms() + 60_000, speed=TAIL_SPEED)
