@@ -529,8 +529,8 @@ class Sessions:
             )
             frames.append((link.seal(configuration.encode()), None))
         # Before the acknowledgements: a device that has them may hang up. COUNTERS_LOW leaves counters for both.
-        for due in self.downlink.due(session.device.device_id, FLUSH_MESSAGES):
-            frames.append((link.seal(due.message), due.sent))
+        due = self.downlink.due(session.device.device_id, FLUSH_MESSAGES)
+        frames += [(link.seal(each.message), each.sent) for each in due]
         frames += [(frame, None) for frame in link.acknowledgements()]
         if session.send_key:
             session.send_key = False
