@@ -38,7 +38,7 @@ class Probe:
         device.parts[CHANNEL] = self
 
     def ask(self) -> None:
-        for line in (b"import gc", b"gc.collect()", b"gc.mem_alloc()"):
+        for line in (b"import gc", b"collected = gc.collect()", b"gc.mem_alloc()"):
             self._device.feed(CHANNEL, w.DATA, line)
 
     def output(self, kind: int, payload: bytes) -> None:
