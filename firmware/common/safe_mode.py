@@ -40,6 +40,7 @@ async def stay_healthy(watchdog):
 
 async def run(board):
     """The device without its model's own work, until it tries again."""
+    from common import transports
     from common.device import Device
 
     model = board.identity["model"]
@@ -50,8 +51,7 @@ async def run(board):
         return
     device = Device(board, *_KINDS[model])
     device.safe_mode = True
-    transport, periodic = _transport(board, device, model)
-    device.link_over(transport, periodic=periodic)
+    device.link_over(*transports.of(device))
     device.records.event(constants.EVENT_SAFE_MODE, selector.booted.boots - 1)
     device.start("again", _try_again, board)
     await device.run()
@@ -68,23 +68,3 @@ _KINDS = {
     "home_unit": (constants.MODEL_HOME_UNIT, constants.CAPABILITY_SERIAL),
     "alcohol": (constants.MODEL_ALCOHOL, constants.CAPABILITY_BLE),
 }
-
-
-def _transport(board, device, model):
-    # As the models do it; only the drivers of the link are imported.
-    if model == "ankle_gps":
-        from drivers.modem import ModemLink
-
-        broker = board.identity.get("mqtt", {})
-        host, port = broker.get("host", "localhost"), broker.get("port", 1883)
-        power = board.pin_out("modem_power")
-        doze = board.pin_out("modem_doze")
-        link = ModemLink(board.uart("modem"), power, device.device_id, device.clock, host, port, board.log, None, doze)
-        return link, True
-    if model == "home_unit":
-        from drivers.serial_link import SerialLink
-
-        return SerialLink(board.uart("host"), device.device_id), False
-    from drivers.ble_link import BleLink
-
-    return BleLink(board.ble(), device.device_id, "emtag-%08x" % device.device_id), True

@@ -2,9 +2,9 @@
 # over BLE. Once a day the cell checks itself.
 import struct
 
+from common import transports
 from common.device import Device
 from drivers.alcohol_cell import CHECK_FORMAT, READY_TIMEOUT_MS, AlcoholCell
-from drivers.ble_link import BleLink
 from emwire import constants
 
 from tags.contact import EVIDENCE_FORMAT, Contact
@@ -39,7 +39,7 @@ class Alcohol:
         self._own = False  # the cell keeps a schedule of its own
         self._checked_ms = None
         board.pin_in("motion").on_change(self._on_motion)
-        device.link_over(BleLink(board.ble(), device.device_id, "emtag-%08x" % device.device_id), periodic=True)
+        device.link_over(*transports.of(device))
         device.tamper.on_strap = self._on_strap
         device.on_order(self._cell.wake)
         # In use by its own task: its last check is its test.

@@ -1,9 +1,9 @@
 # The ankle tag with satellite receiver and cellular modem: a trail of positions, zones, strap and case, over MQTT.
+from common import transports
 from common.device import Device
 from common.wait import Signal
 from drivers import fixes
 from drivers.gnss import Gnss
-from drivers.modem import ModemLink
 from drivers.nmea import day_number
 from emwire import constants
 
@@ -55,18 +55,7 @@ class AnkleGps:
             | constants.CAPABILITY_VIBRATION
             | constants.CAPABILITY_MOTION,
         )
-        broker = board.identity.get("mqtt", {})
-        self.modem = ModemLink(
-            board.uart("modem"),
-            board.pin_out("modem_power"),
-            device.device_id,
-            device.clock,
-            broker.get("host", "localhost"),
-            broker.get("port", 1883),
-            board.log,
-            lambda: device.settings.modem_sleep,
-            board.pin_out("modem_doze"),
-        )
+        self.modem, periodic = transports.of(device, lambda: device.settings.modem_sleep)
         self.gnss = Gnss(
             board.uart("gnss"),
             board.pin_out("gnss_power"),
@@ -92,7 +81,7 @@ class AnkleGps:
         self._fault_ms = None
         self._cell_ms = None
         self.undated = 0  # fixes without any date, which the clock could not give either
-        device.link_over(self.modem, periodic=True)
+        device.link_over(self.modem, periodic)
         # Asleep the modem cannot be asked where it is within the 3 min of NIJ's draft.
         device.uplink.stays = lambda: not device.settings.modem_sleep
         device.tamper.on_strap = self._on_strap

@@ -2,11 +2,11 @@
 import struct
 from binascii import unhexlify
 
+from common import transports
 from common.device import Device
 from common.slots import Slots
 from common.wait import Signal
 from cryptolib import aes
-from drivers.serial_link import SerialLink
 from emwire import beacon, constants
 
 from tags.curfew import Curfews
@@ -58,7 +58,7 @@ class HomeUnit:
         self._listening = False
         self._deaf_told_ms = None
         self._spared_ms = 0
-        device.link_over(SerialLink(board.uart("host"), device.device_id))
+        device.link_over(*transports.of(device))
 
     async def run(self):
         self._listen_for()
