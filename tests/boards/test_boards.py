@@ -1,31 +1,21 @@
 """Boards that are not here: their tables run on real MicroPython over a model of its `machine` module."""
 
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
+from device_checks import ROOT, VIRTUAL, run_check
 from emrig.flash.boards import definition, definitions
 from emrig.flash.errors import FlashError
 
-HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
+DEVICE = Path(__file__).parent / "device"
 BOARDS = ("esp32s3", "nrf52840", "pico_w")
 CHECKS = [(check, board) for check in ("models", "pins", "uart", "battery", "missing_part") for board in BOARDS]
 
 
 @pytest.mark.parametrize(("check", "board"), [*CHECKS, ("power", "esp32s3"), ("sliced_wait", "nrf52840")])
 def test_on_micropython(micropython: str, tmp_path: Path, check: str, board: str) -> None:
-    path = [HERE / "device", ROOT / "tests" / "tags" / "device", ROOT / "firmware", ROOT / "protocol"]
-    done = subprocess.run(
-        [micropython, "-X", "heapsize=1m", HERE / "device" / "check_boards.py", f"check_{check}", board, tmp_path],
-        env={**os.environ, "MICROPYPATH": ":".join((".frozen", *map(str, path)))},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["passed"]), done.stdout + done.stderr
+    path = [DEVICE, VIRTUAL, ROOT / "firmware", ROOT / "protocol"]
+    run_check(micropython, path, DEVICE / "check_boards.py", f"check_{check}", board, tmp_path)
 
 
 def test_the_host_knows_every_board() -> None:

@@ -11,11 +11,12 @@ import sys
 import tempfile
 import time
 import tty
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 import aiomqtt
+import pytest
 from common.journal import Journal
 from emgate.sealing import Ccm
 from emrig.mortal import mortal
@@ -272,3 +273,13 @@ def identities(path: Path, where: str = "1") -> list[tuple[int, int, int]]:
         return connection.execute(
             f"SELECT device_id, epoch, sequence FROM records WHERE link <> 'gateway' AND {where} ORDER BY 1, 2, 3"
         ).fetchall()
+
+
+@pytest.fixture(autouse=True)
+def no_gateway_is_left() -> Iterator[None]:
+    """No gateway process outlives its test; a conftest that imports this has it so."""
+    yield
+    while GatewayProcess.started:
+        process = GatewayProcess.started.pop()
+        if process.returncode is None:
+            process.kill()

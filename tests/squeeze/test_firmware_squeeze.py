@@ -1,27 +1,19 @@
 """What the image builder makes of a model's modules does what the modules do."""
 
-import ast
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
+from device_checks import ROOT, RUN, VIRTUAL, checks_of, run_check
 from emrig import firmware_image
 from emrig.firmware_squeeze import names_of, squeeze
 
-ROOT = Path(__file__).resolve().parents[2]
-CHECKS = ROOT / "tests" / "tags" / "device"
 MODELS = ("ankle", "home_unit", "alcohol", "pid", "curfew", "strap", "settings", "commands")
 
 
 def checks() -> list[tuple[str, str]]:
     """Every check of a whole model, and of what reaches furthest into its modules."""
-    return [
-        (f"check_{name}", node.name)
-        for name in MODELS
-        for node in ast.parse((CHECKS / f"check_{name}.py").read_text()).body
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name.startswith("check_")
-    ]
+    modules = [f"check_{name}" for name in MODELS]
+    return [(module, name) for module in modules for name in checks_of(VIRTUAL / f"{module}.py")]
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +27,7 @@ def squeezed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if path.stem not in ("__init__", "start")
     ]
     kept = firmware_image.names_outside()
-    for check in CHECKS.glob("*.py"):
+    for check in VIRTUAL.glob("*.py"):
         kept |= names_of(check.read_text())
     sources = {path: source.read_text() for path, source in firmware_image.modules(["main", *roots]).items()}
     folder = tmp_path_factory.mktemp("squeezed")
@@ -49,16 +41,8 @@ def squeezed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_squeezed_model_passes_its_checks(
     micropython: str, squeezed: Path, tmp_path: Path, module: str, function: str
 ) -> None:
-    module_path = [CHECKS, squeezed, ROOT / "firmware"]
-    done = subprocess.run(
-        [micropython, "-X", "heapsize=1m", CHECKS / "run.py", module, function, tmp_path],
-        env={**os.environ, "MICROPYPATH": ":".join((".frozen", *map(str, module_path)))},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["passed"]), done.stdout + done.stderr
+    module_path = [VIRTUAL, squeezed, ROOT / "firmware"]
+    run_check(micropython, module_path, RUN, module, function, tmp_path)
 
 
 def squeezed_module(source: str, **others: str) -> str:

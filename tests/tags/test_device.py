@@ -1,32 +1,14 @@
 """Runs every check in tests/tags/device on MicroPython, in virtual time, one interpreter each."""
 
-import ast
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
+from device_checks import ROOT, RUN, VIRTUAL, checks_in, run_check
 
-HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
-
-
-def _checks():
-    for path in sorted((HERE / "device").glob("check_*.py")):
-        for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("check_"):
-                yield pytest.param(path.stem, node.name, id=f"{path.stem[6:]}-{node.name[6:]}")
+CHECKS = [pytest.param(*check, id="-".join(name[6:] for name in check)) for check in checks_in(VIRTUAL)]
 
 
-@pytest.mark.parametrize(("module", "function"), list(_checks()))
+@pytest.mark.parametrize(("module", "function"), CHECKS)
 def test_on_micropython(micropython: str, tmp_path: Path, module: str, function: str) -> None:
-    module_path = [HERE / "device", ROOT / "firmware", ROOT / "protocol"]
-    done = subprocess.run(
-        [micropython, "-X", "heapsize=1m", HERE / "device" / "run.py", module, function, tmp_path],
-        env={**os.environ, "MICROPYPATH": ":".join((".frozen", *map(str, module_path)))},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["passed"]), done.stdout + done.stderr
+    module_path = [VIRTUAL, ROOT / "firmware", ROOT / "protocol"]
+    run_check(micropython, module_path, RUN, module, function, tmp_path)

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
+from device_checks import ROOT, RUN, VIRTUAL, run_check
+
 BLOCK = re.compile(r"^```python\n# (?P<path>\S+?)(?:, before: (?P<anchor>[^\n]+))?\n(?P<code>.*?)^```$", re.M | re.S)
 
 CHECK = """
@@ -59,17 +59,6 @@ def test_the_new_sensor_reports(micropython: str, tmp_path: Path) -> None:
         cwd=tmp_path,
     )
     (tmp_path / "check_readme.py").write_text(CHECK)
-    path = [tmp_path, HERE / "device", tmp_path / "firmware", tmp_path / "protocol"]
+    path = [tmp_path, VIRTUAL, tmp_path / "firmware", tmp_path / "protocol"]
     (tmp_path / "flash").mkdir()
-    done = subprocess.run(
-        [
-            micropython, "-X", "heapsize=1m", HERE / "device" / "run.py", "check_readme", "check_humidity",
-            tmp_path / "flash",
-        ],
-        env={**os.environ, "MICROPYPATH": ":".join((".frozen", *map(str, path)))},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )  # fmt: skip
-    assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["passed"]), done.stdout + done.stderr
+    run_check(micropython, path, RUN, "check_readme", "check_humidity", tmp_path / "flash")
