@@ -326,8 +326,8 @@ class Network(RuleBasedStateMachine):
     """Frames are lost, repeated and reordered; device and gateway restart at any time.
 
     Held at every step: no acknowledgement speaks of a record that is not on disk (stored) or not in the backend
-    (delivered), the cursor passes none that is not there, and no down frame's nonce is used twice. Held at the end: once the network is good, every
-    record is delivered once and the device holds nothing any more."""
+    (delivered), the cursor passes none that is not there, and no down frame's nonce is used twice. Held at the end:
+    once the network is good, every record is delivered once and the device holds nothing any more."""
 
     def __init__(self) -> None:
         super().__init__()
