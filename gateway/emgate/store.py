@@ -391,6 +391,12 @@ class Store:
         late for that is taken along from behind (and comes again in its place). The last one has the row to advance
         to: the highest of those that are in their place."""
         after = self._log.cursors[consumer, alarm]
+        held = self._log.tails[alarm].after(after, limit, maximum_bytes)
+        if held is not None:
+            try:
+                return self._in_order(None, alarm, held)
+            except LookupError:
+                pass  # the file has to be looked into after all
 
         def work(connection: sqlite3.Connection) -> list[Record]:
             records: list[Record] = []
@@ -406,7 +412,8 @@ class Store:
 
         return await self.read(work, alarm=alarm)
 
-    def _in_order(self, connection: sqlite3.Connection, alarm: bool, records: list[Record]) -> list[Record]:
+    def _in_order(self, connection: sqlite3.Connection | None, alarm: bool, records: list[Record]) -> list[Record]:
+        """See undelivered. LookupError where no connection is given and one is needed."""
         books = self._log.books
         now = time.monotonic()
         settled = self._settled_row
@@ -416,22 +423,27 @@ class Store:
             settled = row_id
         if self._last_commit_s <= now - HOLD_S[alarm]:
             settled = 1 << 62
-        epochs = {(record.device_id, record.epoch) for record in records}
+        epochs = {record[:2] for record in records}
         with books.lock:
             found = {key: books.all_held().get(key) for key in epochs}
-        for key in epochs:
-            found[key] = found[key] or books.read(connection, key)
+        for key, book in found.items():
+            if book is None:
+                if connection is None:
+                    raise LookupError(key)
+                found[key] = books.read(connection, key)
         highest: dict[tuple[int, int], int] = {}
         disorder = False
         kept: list[Record] = []
         for record in records:
-            key = (record.device_id, record.epoch)
+            key, sequence = record[:2], record[2]
             book = found[key]
-            if record.row_id > settled and book is not None and record.sequence > book.stored.through:
+            if record.row_id > settled and book is not None and sequence > book.stored.through:
                 self._loop.call_soon_threadsafe(self._look_again, alarm)
                 break
-            disorder = disorder or record.sequence < highest.get(key, -1)
-            highest[key] = max(record.sequence, highest.get(key, -1))
+            if sequence < highest.get(key, -1):
+                disorder = True
+            else:
+                highest[key] = sequence
             kept.append(record)
         if not kept:
             return kept
@@ -442,7 +454,10 @@ class Store:
                 for row_id, identity in books.late[alarm].items()
                 if row_id > last and identity[2] < highest.get(identity[:2], -1)
             ]
+        if behind and connection is None:
+            raise LookupError(behind[0])
         for row_id in behind:
+            assert connection is not None
             row = connection.execute(f"SELECT {COLUMNS} FROM records WHERE row_id = ?", (row_id,)).fetchone()
             if row is not None:
                 kept.append(self._record(row)._replace(row_id=last))

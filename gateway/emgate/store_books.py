@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from emwire.ranges import RangeSet
 
-from emgate.store_schema import insert
+from emgate.store_schema import Record, insert
 
 CHECKPOINT_ROWS = 5000
 """Rows between two checkpoints: some 20 ms of the writer's time, and what a start has to read again at most."""
@@ -92,10 +92,10 @@ class Books:
     def catch_up(self, connection: sqlite3.Connection) -> None:
         """Take in rows that are in the file and not yet here."""
         for row in connection.execute(
-            "SELECT device_id, epoch, sequence, row_id, alarm FROM records WHERE row_id > ? ORDER BY row_id",
+            "SELECT device_id, epoch, sequence, alarm, row_id FROM records WHERE row_id > ? ORDER BY row_id",
             (self.row_id,),
         ).fetchall():
-            self.store(connection, [row])
+            self.store(connection, [Record(row[0], row[1], row[2], bool(row[3]), 0, "", b"", row[4])])
 
     def of(self, connection: sqlite3.Connection, device_id: int, epoch: int) -> Book:
         """The book of an epoch, from the file if need be."""
@@ -130,13 +130,14 @@ class Books:
         """What is in memory. Under `lock`."""
         return self._books
 
-    def store(self, connection: sqlite3.Connection, rows: Sequence[tuple[int, int, int, int, bool]]) -> None:
-        """Records are committed: device, epoch, sequence, row and lane of each, in the order of rows."""
-        found = [self.of(connection, row[0], row[1]) for row in rows]
+    def store(self, connection: sqlite3.Connection, records: Sequence[Record]) -> None:
+        """Records are committed, in the order of their rows."""
+        found = [self.of(connection, record[0], record[1]) for record in records]
         with self.lock:
             recent, stored = self.recent, self.stored
-            for book, (device_id, epoch, sequence, row_id, alarm) in zip(found, rows, strict=True):
-                identity = (device_id, epoch, sequence)
+            for book, record in zip(found, records, strict=True):
+                _, _, sequence, alarm, _, _, _, row_id = record
+                identity = record[:3]
                 book.stored.add(sequence, sequence)
                 book.stored_records += 1
                 recent[identity] = row_id
@@ -145,9 +146,9 @@ class Books:
                     book.highest[alarm] = sequence
                 elif len(self.late[alarm]) < LATE:
                     self.late[alarm][row_id] = identity
-            self.row_id = max(self.row_id, rows[-1][3])
-            self._dirty.update([row[:2] for row in rows])
-            self._changes += len(rows)
+            self.row_id = max(self.row_id, records[-1].row_id)
+            self._dirty.update([record[:2] for record in records])
+            self._changes += len(records)
 
     def pass_late(self, alarm: bool) -> None:
         """Forget the late ones that every consumer has."""

@@ -13,6 +13,7 @@ import structlog
 from emgate.store_books import Books, Identity
 from emgate.store_limits import bytes_in_use, drop
 from emgate.store_schema import COLUMNS, INSERT, Outcome, PayloadCipher, Record, check_sum, insert, verify
+from emgate.store_tail import Tail
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +41,7 @@ class Log:
         for consumer, lane, row_id in connection.execute("SELECT consumer, alarm, row_id FROM cursors"):
             if (consumer, bool(lane)) in self.cursors:
                 self.cursors[consumer, bool(lane)] = row_id
-        self._appended: dict[Identity, tuple[int, Record]] = {}  # with its row
+        self._appended: dict[Identity, Record] = {}  # with their rows
         self._moved: Cursors = {}
         self._delivered: list[tuple[bool, int, list[Identity]]] = []
         self._pruned: list[Identity] = []
@@ -57,6 +58,7 @@ class Log:
         highest = connection.execute("SELECT max(row_id) FROM records").fetchone()[0] or 0
         self.books.row_id = max(self.books.row_id, highest, *self.cursors.values())
         self._next_row = self.books.row_id + 1
+        self.tails = {alarm: Tail(self.books.row_id) for alarm in (False, True)}
 
     def delivered_row(self, alarm: bool) -> int:
         """Every record of the lane up to this row has reached every required consumer."""
@@ -71,9 +73,13 @@ class Log:
             books.checkpointed()
             self._checkpointing = False
         if self._appended:
-            books.store(
-                connection, [(*identity, row_id, record.alarm) for identity, (row_id, record) in self._appended.items()]
-            )
+            records = list(self._appended.values())
+            books.store(connection, records)
+            alarms = [record for record in records if record.alarm]
+            if alarms:
+                self.tails[True].append(alarms)
+                records = [record for record in records if not record.alarm]
+            self.tails[False].append(records)
             self._appended.clear()
         self.cursors.update(self._moved)
         self._moved.clear()
@@ -82,6 +88,7 @@ class Log:
             with books.lock:
                 books.delivered_row[alarm] = max(books.delivered_row[alarm], through)
                 books.pass_late(alarm)
+            self.tails[alarm].passed(min(row_id for (_, lane), row_id in self.cursors.items() if lane == alarm))
         self._delivered.clear()
         with books.lock:
             books.pruned += len(self._pruned)
@@ -128,6 +135,8 @@ class Log:
     def reopened(self, connection: sqlite3.Connection) -> None:
         """After a failed commit the file may have what was thought rolled back."""
         self.books.catch_up(connection)
+        for tail in self.tails.values():
+            tail.forget(self.books.row_id)
         self._next_row = max(self._next_row, self.books.row_id + 1)
         gone = [
             each
@@ -155,13 +164,13 @@ class Log:
             device_id, epoch, sequence = identity = record[:3]
             placed = appended.get(identity)
             if placed is not None:
-                outcomes.append(self._known(connection, placed[1], record))
+                outcomes.append(self._known(connection, placed, record))
             elif sequence in books.of(connection, device_id, epoch).stored:
                 outcomes.append(self._known(connection, self._find(connection, identity), record))
             else:
                 row_id = self._next_row
                 self._next_row += 1
-                appended[identity] = row_id, record
+                appended[identity] = Record(*record[:7], row_id)
                 kept = record if cipher is None else cipher.seal(record)
                 row = (*kept[:7], row_id, sealed)
                 rows.append((*row, check_sum(row)))
@@ -212,7 +221,12 @@ class Log:
         self._moved[consumer, alarm] = max(row_id, self.cursors[consumer, alarm], self._moved.get((consumer, alarm), 0))
         after = self.delivered_row(alarm)
         if after > before:
-            self._delivered.append((alarm, after, self.books.newly_delivered(connection, alarm, after)))
+            held = self.tails[alarm].between(self.books.delivered_row[alarm], after)
+            if held is None:
+                identities = self.books.newly_delivered(connection, alarm, after)
+            else:
+                identities = [record[:3] for record in held]
+            self._delivered.append((alarm, after, identities))
         if not alarm:  # of what was given up while it was under way, nobody knows that every target has it
             return max(before, self.dropped_through), max(after, self.dropped_through)
         return before, after
@@ -231,6 +245,8 @@ class Log:
         """Drop the oldest routine records that are not delivered, up to a row; how many."""
         dropped = drop(connection, self.books, self.delivered_row(False), through, cause)
         self._dropped += dropped
+        if dropped:
+            self.tails[False].forget(self._next_row - 1)
         return len(dropped)
 
     def prune(self, connection: sqlite3.Connection, before_ms: int) -> int:
