@@ -1,7 +1,9 @@
 # One folder per board: the hardware boundary. Each has board.py with a class Board that offers
 #   name, identity (dict: device_id, model, key, …), storage_path, reset_cause
 #   clock.ticks_ms() -> ms since boot; random_bytes(n); log(text)
-#   uart(name): .write(data), async .read()              names: gnss, modem, host
+#   uart(name): .write(data), async .read(after_ms=0), .discard()   names: gnss, modem, host
+#     read(after_ms) waits so long, and then until a burst has ended (100 ms of silence), without waking anybody before;
+#     discard() forgets what has come
 #   adc(name): .read_u16()             names: battery, alcohol_cell, contact_infrared, skin_temperature
 #   pin_in(name): .value(), .on_change(callback(level))  names: strap, case, mains, charger, alcohol_ready, motion
 #   pin_out(name): .value(level)                         names: gnss_power, modem_power, modem_doze, alcohol_sample,

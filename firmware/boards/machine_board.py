@@ -10,6 +10,12 @@ from emwire import constants
 from machine import Pin
 
 READ_BYTES = 256
+# Bytes of a session that is over; a receiver that cannot be switched off would send for ever.
+DISCARDED_READS = 64
+# A burst is over when nothing comes for this long (drivers/gnss.py, IDLE_MS).
+SILENCE_MS = 100
+# esp32 has four hardware timers (0 may be the UART driver's own), other ports have virtual ones.
+_SILENCE_TIMER = 2 if sys.platform == "esp32" else -1
 # A real-time clock that nobody set begins in 2000 or 2021.
 EARLIEST_YEAR = 2025
 # Of a real-time clock over a reset: whole seconds, and 20 ppm over the weeks since it may have been set.
@@ -49,6 +55,10 @@ class Uart:
         """keywords: what the port's machine.UART takes, as a rule tx, rx, rxbuf and txbuf."""
         self._uart = machine.UART(number, baud_rate, **keywords)
         self._reader = asyncio.StreamReader(self._uart)
+        self._silent = None
+        self._timer = None
+        self._after = None
+        self._waiting = 0
 
     def write(self, data):
         at = 0
@@ -58,11 +68,42 @@ class Uart:
                 raise OSError(5)  # EIO: the line does not take bytes
             at += written
 
-    async def read(self):
+    def discard(self):
+        for _ in range(DISCARDED_READS):
+            if not self._uart.read(READ_BYTES):
+                return
+
+    async def read(self, after_ms=0):
+        # machine.UART, "UART.irq": IRQ_RXIDLE on esp32 and rp2, not on Zephyr; there every piece wakes us.
+        if after_ms and hasattr(self._uart, "IRQ_RXIDLE"):
+            await self._silence(after_ms)
+            return self._uart.read(self._uart.any())
         while True:
             data = await self._reader.read(READ_BYTES)
             if data:
                 return data
+
+    async def _silence(self, after_ms):
+        if self._silent is None:
+            self._silent = asyncio.ThreadSafeFlag()
+            self._timer = machine.Timer(_SILENCE_TIMER)
+            self._uart.irq(self._on_idle, self._uart.IRQ_RXIDLE)
+        self._silent.clear()
+        self._after = time.ticks_add(time.ticks_ms(), after_ms)
+        await self._silent.wait()
+
+    # The port says that the line is idle after two characters or so; a receiver pauses longer between sentences.
+    def _on_idle(self, uart):
+        if self._after is not None:
+            self._waiting = uart.any()
+            self._timer.init(mode=machine.Timer.ONE_SHOT, period=SILENCE_MS, callback=self._on_silence)
+
+    def _on_silence(self, timer):
+        if self._after is None or self._uart.any() != self._waiting:
+            return  # more has come: its end is told as well
+        if time.ticks_diff(time.ticks_ms(), self._after) >= 0:
+            self._after = None
+            self._silent.set()
 
 
 class Adc:

@@ -89,6 +89,7 @@ class Epochs:
         self._usual = 1  # position sentences an epoch has, as far as learned
         self._singles = 0
         self._given_ms = None  # time of day of the last epoch given out
+        self.newest_ms = None  # time of day of the last epoch of all, if it said
         self._dated_ms = self._dated_day = self._jumped_to = None
         self._mode = self._mode_ms = None
         self._weeks = 0
@@ -188,6 +189,7 @@ class Epochs:
             return
         self.close()
         self.voids += 1
+        self.newest_ms = None
         self.cause = CAUSE_VOID if seen.status == nmea.VOID else CAUSE_ESTIMATED
 
     def _refuse(self, status):
@@ -278,7 +280,7 @@ class Epochs:
             )
             self.fixes += 1
             self.cause = CAUSE_NONE
-        self._given_ms = self._time_ms
+        self._given_ms = self.newest_ms = self._time_ms
 
     def _mode_of_epoch(self):
         if self._gsa_mode > 1:

@@ -4,6 +4,7 @@ import asyncio
 from common.wait import Signal
 
 from drivers import fixes, nmea, ubx, ubx_setup
+from drivers.nmea import DAY_MS
 
 # NMEA allows 82 characters; high-precision and vendor sentences run longer. None we use does.
 SENTENCE_LIMIT = 128
@@ -182,8 +183,14 @@ SETTLE_MS = 10000
 AWAKE_AFTER_MS = 10000
 # What counts as good enough not to wait for better: usual masks for navigation are HDOP 2 to 2.5.
 GOOD_HDOP_HUNDREDTHS = 250
-# Reads of stale bytes before power-on; a receiver that cannot be switched off would send for ever.
-_DRAIN_READS = 16
+# A receiver that only speaks NMEA is read once in so long at most: what a UART has to hold (boards/*/pins.py).
+LONGEST_READ_MS = 6000
+# A position may take a second longer now and then: only so many in a row that took less are believed.
+SOONER_AFTER = 4
+# What was told to a receiver may have been lost.
+ASK_AGAIN = 256
+# Of what came in one read, looked at together: less than two epochs.
+_PIECE = 64
 
 
 class Gnss:
@@ -199,7 +206,7 @@ class Gnss:
         self.starts = 0
         self.faults = 0
         self.period_s = 0  # the receiver sleeps between positions so far apart; 0 = it does not
-        self.on_awake = None  # called when a receiver that slept is heard again
+        self.on_awake = None  # called when a receiver that slept is heard again, or has power again
         self._uart = uart
         self._power_pin = power_pin
         self._clock = clock
@@ -207,6 +214,10 @@ class Gnss:
         self._not_before_day = not_before_day
         self._configure = configure
         self._ask = False
+        self._plain = False  # a whole fix without a word of UBX: nothing can be told to it, and it sends every second
+        self._lead_ms = 0  # from its power-on to a fix that had settled, the last time
+        self._sooner = 0  # how often in a row it had settled sooner
+        self._until_ms = 0
         self._hurry = False
         self._sentences = 0
         self._signal = Signal()
@@ -226,19 +237,23 @@ class Gnss:
         """Why there is no fix now (fixes.CAUSE_…)."""
         return self.receiver.epochs.cause if self.receiver else fixes.CAUSE_NOTHING_HEARD
 
-    async def on(self) -> None:
+    def on(self) -> None:
         """Power the receiver and begin to listen."""
         if self.powered:
             return
-        await self._drain()
+        self._uart.discard()  # bytes left from an earlier session would pass for a fix of now
         self.receiver = Receiver(self._not_before_day)
         self.time_to_fix_ms = None
         self._settled = 0
         self._understood = 0
         self._fresh = []
         self._on_ms = self._heard_ms = self._understood_ms = self._clock.ticks_ms()
-        self._ask = self._configure
+        if not self.starts % ASK_AGAIN:
+            self._plain = False
+        self._ask = self._configure and not self._plain
         self.period_s = 0
+        if self._plain and self.on_awake:
+            self.on_awake()
         self.starts += 1
         self.powered = True
         self._power_pin.value(1)
@@ -273,7 +288,7 @@ class Gnss:
         """
         best = None
         try:
-            await self.on()
+            self.on()
             if self.period_s and self.period_s != period_s:
                 await self._full_power()
             if not self.period_s:
@@ -302,7 +317,7 @@ class Gnss:
         best = best_ticks_ms = None
         self.outcome = OUTCOME_NO_FIX
         begun_ms = self._clock.ticks_ms()
-        deadline_ms = begun_ms + timeout_ms + self.period_s * 1000
+        deadline_ms = self._until_ms = begun_ms + timeout_ms + self.period_s * 1000
         while True:
             if self._hurry:
                 self._hurry = False
@@ -338,16 +353,27 @@ class Gnss:
         if best is not None:
             self.outcome = OUTCOME_FIX
             self.fix_ticks_ms = best_ticks_ms
+            self._plain = not self.receiver.messages
+            if self._settled == SETTLED_FIXES:
+                self._lead_ms = self._heard_ms - self._on_ms - 500
+                self._sooner = 0
+            elif self._settled > SETTLED_FIXES:
+                self._sooner += 1
+                if self._sooner >= SOONER_AFTER:
+                    self._lead_ms -= 1000
+                    self._sooner = 0
         elif now_ms >= fault_ms:
             self.outcome = OUTCOME_SILENT if self._heard_ms <= begun_ms else OUTCOME_GARBAGE
             self.faults += 1
+            self._plain = False
             self._log("gnss: %s for %d ms" % (OUTCOME_NAMES[self.outcome], FAULT_AFTER_MS))
         return best
 
     async def _read(self):
         while True:
             try:
-                data = await self._uart.read()
+                late_ms = self._patience_ms()
+                data = await self._uart.read(late_ms)
             except OSError as error:
                 self._log("gnss: UART: %s" % error)
                 return  # silence is then noticed as such
@@ -359,7 +385,10 @@ class Gnss:
                 # Only now is it certainly awake.
                 self._ask = False
                 self._uart.write(ubx_setup.binary())
-            self._take(self.receiver.feed(data))
+            if late_ms:
+                self._take_all(data)
+            else:
+                self._take(self.receiver.feed(data))
             if self.period_s and self.receiver.sentences != self._sentences:
                 # It has restarted by itself, and forgotten what it was told.
                 self.period_s = 0
@@ -368,6 +397,35 @@ class Gnss:
                 self._understood = self.receiver.understood
                 self._understood_ms = self._heard_ms
             self._signal.set()
+
+    def _patience_ms(self):
+        """How long nothing of what a receiver says can matter: until it may have settled, and half a second less."""
+        if not self._plain:
+            return 0
+        now_ms = self._clock.ticks_ms()
+        left_ms = self._until_ms - now_ms - 1000
+        since_ms = now_ms - self._on_ms
+        if self.receiver.bytes_heard:
+            lead_ms = max(1, SETTLED_FIXES - self._settled) * 1000 - 500
+        else:
+            lead_ms = self._lead_ms - since_ms
+        return max(1, min(lead_ms, left_ms, LONGEST_READ_MS))
+
+    def _take_all(self, data):
+        """Some epochs at once, up to now: the same as one by one, each with its own time."""
+        self._fresh = []
+        for at in range(0, len(data), _PIECE):
+            self._take(self.receiver.feed(data[at : at + _PIECE]))
+        self._take(self.receiver.pause())
+        epochs = self.receiver.epochs
+        fresh = []
+        for fix, ticks_ms in self._fresh:
+            if fix.time_s is not None and epochs.newest_ms is not None:
+                late_ms = (epochs.newest_ms - fix.time_s % 86400 * 1000 - fix.millisecond) % DAY_MS
+                fresh.append((fix, ticks_ms - late_ms))
+            elif fix is self._fresh[-1][0] and epochs.cause == fixes.CAUSE_NONE:
+                fresh.append((fix, ticks_ms))
+        self._fresh = fresh
 
     def _take(self, done):
         for fix in done:
@@ -379,14 +437,6 @@ class Gnss:
         if self.receiver.epochs.cause != fixes.CAUSE_NONE:
             self._settled = 0
         del self._fresh[:-SETTLED_FIXES]  # nobody may be waiting
-
-    async def _drain(self):
-        """Bytes left from an earlier session would pass for a fix of now."""
-        for _ in range(_DRAIN_READS):
-            try:
-                await asyncio.wait_for_ms(self._uart.read(), 1)
-            except (asyncio.TimeoutError, OSError):
-                return
 
 
 def _good(fix):

@@ -59,6 +59,7 @@ class Rig:
             self._log,
         )
         device.wake = self._woken.set
+        device.clock = self.clock
         self.devices[name] = device
         return device
 

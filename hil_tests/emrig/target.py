@@ -15,11 +15,14 @@ from typing import Protocol
 
 from emwire.constants import RESET_SOFT, RESET_WATCHDOG
 
+from emrig.clock import VirtualClock
 from emrig.interpreter import Spawner
+from emrig.line import Line
 from emrig.micropython import rig_wire as w
 
 # A step is microseconds to milliseconds of work; a device that computes for longer than this hangs.
 STEP_LIMIT_S = 60.0
+UARTS = ("gnss", "modem", "host")
 _TIME = struct.Struct(w.TIME_FORMAT)
 _HEADER = struct.Struct(w.HEADER_FORMAT)
 _NUMBERS = {name: number for number, name in enumerate(w.CHANNELS)}
@@ -69,6 +72,9 @@ class Device:
         self._pid = 0
         self.wake: Callable[[], None] = lambda: None
         """Called when input arrives; the rig sets it."""
+        self.clock: VirtualClock | None = None
+        """The rig's, for lines that hold what they receive."""
+        self._lines: dict[str, Line] = {}
 
     @property
     def pid(self) -> int:
@@ -104,6 +110,9 @@ class Device:
             self._socket = None
         self.deadline_ms = None
         self.inbox.clear()
+        for line in self._lines.values():
+            line.release()
+        self._lines.clear()
 
     @property
     def restarts_itself(self) -> bool:
@@ -115,6 +124,12 @@ class Device:
         """Input for the device, handed over at its next step."""
         if self._socket is None:
             return
+        if channel in self._lines and kind == w.DATA:
+            self._lines[channel].receive(payload)
+        else:
+            self._deliver(channel, kind, payload)
+
+    def _deliver(self, channel: str, kind: int, payload: bytes) -> None:
         number = _NUMBERS[channel]
         for start in range(0, max(len(payload), 1), w.MAXIMUM_PAYLOAD):
             part = payload[start : start + w.MAXIMUM_PAYLOAD]
@@ -147,8 +162,11 @@ class Device:
                     self._on_log(self.name, payload.decode(errors="replace"))
                 continue
             part = self.parts.get(channel)
-            if kind == w.CALL:
+            if kind == w.CALL and channel in UARTS and payload[0] == w.HOLD:
+                answer = self._hold(channel, payload[1:])
+            elif kind == w.CALL:
                 answer = part.call(payload[0], payload[1:]) if part else b"\0\0"
+            if kind == w.CALL:
                 assert self._socket is not None
                 try:
                     self._socket.sendall(_HEADER.pack(len(answer), w.REPLY, number) + answer)
@@ -156,6 +174,27 @@ class Device:
                     raise self._died(f"its wire broke: {error}") from None
             elif part:
                 part.output(kind, payload)
+
+    def _hold(self, channel: str, argument: bytes) -> bytes:
+        assert self.clock is not None
+        line = self._lines.get(channel)
+        if not argument:
+            if line is not None:
+                line.release()
+            return b""
+        (after_ms,) = struct.unpack(w.HOLD_FORMAT, argument)
+        if not after_ms:
+            if line is not None:
+                del self._lines[channel]
+                kept = line.release()
+                if kept:
+                    self._deliver(channel, w.DATA, kept)
+            return b""
+        if line is None:
+            line = Line(self.clock, lambda data: self._deliver(channel, w.DATA, data))
+            self._lines[channel] = line
+        line.hold(after_ms)
+        return b""
 
     def _receive(self, count: int) -> bytes:
         assert self._socket is not None

@@ -35,7 +35,8 @@ class _ModemPower:
     def __init__(self, power):
         self._power = power
         self._key = machine.Pin(pins.MODEM_POWER_KEY, machine.Pin.OUT, value=0)
-        self._timer = machine.Timer(0)
+        # Not 0: MicroPython's UARTs took it for IRQ_RXIDLE (ports/esp32/machine_uart.c).
+        self._timer = machine.Timer(1)
         self._on = False
 
     def value(self, level):

@@ -16,7 +16,8 @@ _BUFFERS = {"rxbuf": 2048, "txbuf": 2048}
 # shares its radio with LTE and cannot fix while it sends. A model has a receiver or a host, never both.
 UART = {
     "modem": (1, 115200, dict(tx=5, rx=4, **_BUFFERS)),
-    "gnss": (2, 9600, dict(tx=17, rx=16, **_BUFFERS)),
+    # What comes in LONGEST_READ_MS (drivers/gnss.py), 10 bits a byte, and a second more.
+    "gnss": (2, 9600, {"tx": 17, "rx": 16, "rxbuf": 9600 // 10 * 7, "txbuf": 2048}),
     "host": (2, 115200, dict(tx=17, rx=16, **_BUFFERS)),
 }
 # name: (pin, numerator, denominator, offset); ADC1 only (GPIO 1 to 10), ADC2 is the radio's. The battery is the power

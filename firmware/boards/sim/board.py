@@ -2,10 +2,11 @@
 import asyncio
 import json
 import os
+import struct
 from binascii import hexlify
 
 from emwire import constants
-from rig_wire import DATA, LOG, PIN, READ
+from rig_wire import DATA, HOLD, HOLD_FORMAT, LOG, PIN, READ
 
 from boards.sim import reset_cause, virtual_clock, wire
 
@@ -30,6 +31,7 @@ class Uart:
         self._name = name
         self._buffer = bytearray()
         self._arrived = asyncio.Event()
+        self._held = 0
         self.overruns = 0
         wire.on(name, self._on_input)
 
@@ -44,10 +46,19 @@ class Uart:
     def write(self, data):
         wire.send(DATA, self._name, bytes(data))
 
-    async def read(self):
-        while not self._buffer:
+    def discard(self):
+        self._buffer = bytearray()
+        if self._held:
+            wire.call(self._name, HOLD, b"")
+
+    async def read(self, after_ms=0):
+        if after_ms or self._held:
+            self._held = after_ms
+            wire.call(self._name, HOLD, struct.pack(HOLD_FORMAT, after_ms))
+        while after_ms or not self._buffer:
             self._arrived.clear()
             await self._arrived.wait()
+            after_ms = 0
         data = bytes(self._buffer)
         self._buffer = bytearray()
         return data

@@ -52,3 +52,8 @@ CHANNELS = (
 
 # Operation of CALL on ADC and pin channels
 READ = 0  # reply: u16 LE (ADC) or u8 (pin)
+# Operation of CALL on UART channels: the line's receiver keeps what comes, without waking the processor, until so many
+# ms have passed and the line has then been silent for SILENCE_MS. 0: no longer. Without an argument: it is emptied.
+HOLD = 1
+HOLD_FORMAT = "<I"
+SILENCE_MS = 100

@@ -55,7 +55,12 @@ class ADC:
 
 
 class UART(io.IOBase):
+    IRQ_RXIDLE = 0x1000
+    made = {}
+
     def __init__(self, number, baud_rate, **keywords):
+        UART.made[number] = self
+        self.handler = None
         for name in ("tx", "rx"):
             if name in keywords:
                 Pin(keywords[name], Pin.OUT)
@@ -65,6 +70,19 @@ class UART(io.IOBase):
         part = bytes(data[:100])  # a port may take less than all
         self.waiting += part
         return len(part)
+
+    def any(self):
+        return len(self.waiting)
+
+    def irq(self, handler, trigger):
+        assert trigger == self.IRQ_RXIDLE
+        self.handler = handler
+
+    def receive(self, data):
+        """A burst, after which the line is idle."""
+        self.waiting += data
+        if self.handler:
+            self.handler(self)
 
     def read(self, count):
         data, self.waiting = self.waiting[:count], self.waiting[count:]

@@ -150,7 +150,7 @@ async def check_asks_for_nav_pvt_once_it_is_awake(folder):
 async def check_uart_that_fails(folder):
     bench = Bench(lambda s: b"")
 
-    async def broken():
+    async def broken(after_ms):
         raise OSError(5)
 
     bench.uart.read = broken
@@ -255,6 +255,69 @@ async def check_a_receiver_that_dies_asleep_is_a_fault(folder):
     bench.make = lambda since: b""
     assert await bench.gnss.fix(40000, period_s=60) is None
     assert bench.gnss.fault and bench.pin.level == 0
+
+
+class Plain(Bench):
+    """Of another make: an epoch a second, the first `void` of them after power-on without a fix. Counts reads."""
+
+    def __init__(self, **options):
+        self.void = 1
+        self.lost = 1000  # after so many epochs the sky is gone
+        self.reads = 0
+        Bench.__init__(self, self._make, configure=True, **options)
+        self._read = self.uart.read
+        self.uart.read = self.counted
+
+    def _make(self, since):
+        second = self.clock.ticks_ms() // 1000
+        if since > self.lost:
+            # Its clock goes on.
+            return sentence("GNRMC,12%02d%02d.00,V,,,,,,,010626,,,N" % (second // 60, second % 60))
+        return epoch(second, valid=since > self.void)
+
+    async def counted(self, after_ms):
+        data = await self._read(after_ms)
+        self.reads += 1
+        return data
+
+    async def fix(self):
+        """(the fix, reads it took, ms from power-on); the receiver was off for a while."""
+        await asyncio.sleep_ms(20000)
+        reads, begun = self.reads, self.clock.ticks_ms()
+        fix = await self.gnss.fix(40000, period_s=60)
+        return fix, self.reads - reads, self.clock.ticks_ms() - begun
+
+
+async def check_one_read_a_fix_of_a_receiver_that_only_speaks_nmea(folder):
+    bench = Plain()
+    fix, reads, _ = await bench.fix()
+    assert reads > 4, "what it is has to be found out"
+    for _ in range(30):
+        fix, reads, took_ms = await bench.fix()
+        # The third good fix, as of a receiver that is heard all the time, dated when its burst ended.
+        assert reads == 1 and 3900 <= took_ms <= 5200 and fix.mode == 3, (reads, took_ms)
+        seconds = fix.time_s % 3600
+        assert 0 <= bench.gnss.fix_ticks_ms - 1000 * seconds <= 1200, (bench.gnss.fix_ticks_ms, seconds)
+    bench.void = 3  # a worse sky: one read more, once
+    for expected in (2, 1, 1, 1):
+        assert (await bench.fix())[1] == expected
+    bench.void = 1  # a better one is believed after a while
+    assert (await bench.fix())[2] > 5800
+    for _ in range(12):
+        _, _, took_ms = await bench.fix()
+    assert took_ms < 5200
+    # No sky: three epochs a read, and no longer than the time it was given.
+    bench.void = 1000
+    fix, reads, took_ms = await bench.fix()
+    assert fix is None and reads <= 15 and took_ms <= 40100 and not bench.gnss.fault
+    # It loses the sky in the midst of a read: each position has its own time.
+    bench.void, bench.lost = 0, 2
+    fix, reads, took_ms = await bench.fix()
+    late_ms = bench.gnss.fix_ticks_ms - 1000 * (fix.time_s % 3600)
+    assert -1000 <= late_ms <= 1200 and not bench.pin.level, late_ms
+    # It dies.
+    bench.make = lambda since: b""
+    assert (await bench.fix())[0] is None and bench.gnss.outcome == gnss.OUTCOME_SILENT
 
 
 async def check_another_make_is_switched_off_between(folder):

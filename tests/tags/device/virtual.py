@@ -57,7 +57,21 @@ class Uart:
         self._buffer.extend(data)
         self._arrived.set()
 
-    async def read(self):
+    def discard(self):
+        self._buffer = bytearray()
+
+    async def read(self, after_ms=0):
+        if after_ms:
+            # What has come by the first silence of 100 ms that ends so much later.
+            end_ms = now_ms() + after_ms
+            while True:
+                self._arrived.clear()
+                try:
+                    await asyncio.wait_for_ms(self._arrived.wait(), 100)
+                except asyncio.TimeoutError:
+                    if self._buffer and now_ms() >= end_ms:
+                        break
+                    await self._arrived.wait()
         while not self._buffer:
             self._arrived.clear()
             await self._arrived.wait()
