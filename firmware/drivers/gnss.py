@@ -355,7 +355,7 @@ class Gnss:
             self.fix_ticks_ms = best_ticks_ms
             self._plain = not self.receiver.messages
             if self._settled == SETTLED_FIXES:
-                self._lead_ms = self._heard_ms - self._on_ms - 500
+                self._lead_ms = min(self._heard_ms - self._on_ms - 500, LONGEST_READ_MS)
                 self._sooner = 0
             elif self._settled > SETTLED_FIXES:
                 self._sooner += 1
