@@ -6,11 +6,13 @@ import datetime
 import ipaddress
 import json
 import ssl
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from emgate import batch_bytes
 from emgate.backend.ingest import Backend
 from emgate.backend.receive_https import HttpsReceiver
 from emgate.backend.service import Housekeeping
@@ -180,6 +182,73 @@ async def test_batches_arrive_once_by_token_and_by_certificate_and_requests_come
     far.close()
 
 
+def alarm_batch(number: int = 9) -> dict[str, Any]:
+    made = batch(number, records=1)
+    return {**made, "records": [{**made["records"][0], "alarm": True}]}
+
+
+async def test_an_alarm_waits_for_no_routine_batch_that_is_being_ingested(tmp_path: Path, authority: Authority) -> None:
+    """The backend is amid a routine batch, which does not get on before the alarm's own acknowledgement is here."""
+    far = Receiving(tmp_path, authority, (ReceiveGateway(id="gw", token_file=token_file(tmp_path)),))
+    begun, acknowledged = threading.Event(), threading.Event()
+    wanted = far.house.wanted
+
+    def slowly() -> bool:
+        """Asked after every record, in the worker."""
+        if not acknowledged.is_set():
+            begun.set()
+            for _ in range(200):
+                if wanted() or acknowledged.wait(0.1):
+                    break
+        return wanted()
+
+    far.house.wanted = slowly  # type: ignore[method-assign]
+    async with asyncio.timeout(30), supervised(far.receiver):
+        await far.receiver.up.wait()
+        assert far.receiver.port is not None
+        uplink = HttpsUplink(target(far.receiver.port, authority), "gw")
+        async with supervised(uplink):
+            routine = asyncio.create_task(uplink.deliver(batch(1, records=400)))
+            assert await asyncio.to_thread(begun.wait, 20)
+            await uplink.deliver(alarm_batch())
+            assert not routine.done()
+            acknowledged.set()
+            await routine
+        assert far.count() == 401
+        assert far.backend.counters["batches_overtaken"] == 1, "what was there of the routine batch was kept"
+    far.close()
+
+
+async def test_an_alarm_goes_over_another_connection_than_a_routine_batch_that_is_not_answered(
+    tmp_path: Path, authority: Authority
+) -> None:
+    """The server answers no routine batch before the alarm is acknowledged; one connection would be stuck for ever."""
+    alarm_taken = asyncio.Event()
+    lanes: list[str | None] = []
+    connections = set()
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        body = batch_bytes.decode(await request.read())
+        if body["records"]:
+            lanes.append(request.headers.get("X-Emtag-Lane"))
+            connections.add(request.transport)
+            if lanes[-1] is None:
+                await alarm_taken.wait()
+        return web.json_response({"batchId": body["batchId"]})
+
+    async with asyncio.timeout(30), serving(authority, answer) as port:
+        uplink = HttpsUplink(target(port, authority), "gw")
+        async with supervised(uplink):
+            routine = asyncio.create_task(uplink.deliver(batch(1, records=500)))
+            while not lanes:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            await uplink.deliver(alarm_batch())
+            assert not routine.done()
+            alarm_taken.set()
+            await routine
+    assert (lanes, len(connections)) == ([None, "alarm"], 2)
+
+
 async def test_a_gateway_is_not_believed_to_be_another_one(tmp_path: Path, authority: Authority) -> None:
     far = Receiving(tmp_path, authority, (ReceiveGateway(id="gw", token_file=token_file(tmp_path)),))
     (tmp_path / "wrong").write_text("another-token-of-some-length")
@@ -278,8 +347,9 @@ async def without_end(request: web.BaseRequest) -> web.StreamResponse:
     response = web.StreamResponse()
     await response.prepare(request)
     with contextlib.suppress(OSError):
-        while True:
+        while request.transport is not None and not request.transport.is_closing():
             await response.write(b" " * 65536)
+            await asyncio.sleep(0)  # a transport that is closed neither fails nor gives way
     return response
 
 

@@ -2,6 +2,9 @@
 
 A gateway is known by its bearer token, or by a client certificate whose common name is its id. The answer says what
 devices are to be asked, so that a gateway behind any network needs no connection towards it.
+
+Alarms overtake: a gateway sends them over a connection of their own and says so in a header, and what it says there has
+places of its own here; the worker takes them before the rest of a routine batch, as it does what came over MQTT.
 """
 
 import asyncio
@@ -14,9 +17,10 @@ import structlog
 from aiohttp import web
 
 from emgate import batch_bytes
+from emgate.backend.intake import is_urgent
 from emgate.config import ReceiveSection
 from emgate.errors import ConfigError
-from emgate.uplinks.https import PATH, read_token
+from emgate.uplinks.https import LANE, LANE_ALARM, PATH, read_token
 
 if TYPE_CHECKING:
     from emgate.backend.service import Housekeeping
@@ -28,7 +32,7 @@ LONGEST_BODY = batch_bytes.MAXIMUM_BYTES
 BODY_S = 120.0
 """For a whole body, as long as a gateway gives itself: one that trickles holds no place for ever."""
 MOST_AT_ONCE = 64
-"""Bodies being read or waiting for the one worker."""
+"""Bodies being read or waiting for the one worker, in each lane."""
 
 
 class HttpsReceiver:
@@ -46,7 +50,7 @@ class HttpsReceiver:
         }
         self._known = {gateway.id for gateway in section.gateways}
         self._context = _context(section)
-        self._places = asyncio.Semaphore(MOST_AT_ONCE)
+        self._places = {first: asyncio.Semaphore(MOST_AT_ONCE) for first in (False, True)}
 
     async def run(self) -> None:
         """Serve until cancelled; OSError when the address cannot be had."""
@@ -74,10 +78,11 @@ class HttpsReceiver:
             return self._no(401, "not_let_in", "no gateway is known by this token or certificate")
         if request.content_length is not None and request.content_length > LONGEST_BODY:
             return self._no(413, "too_large", f"a batch has at most {LONGEST_BODY} bytes")
-        async with self._places:
-            return await self._take(request, gateway_id)
+        first = request.headers.get(LANE) == LANE_ALARM
+        async with self._places[first]:
+            return await self._take(request, gateway_id, first)
 
-    async def _take(self, request: web.BaseRequest, gateway_id: str) -> web.StreamResponse:
+    async def _take(self, request: web.BaseRequest, gateway_id: str, first: bool) -> web.StreamResponse:
         body = bytearray()
         try:
             async with asyncio.timeout(BODY_S):
@@ -87,18 +92,25 @@ class HttpsReceiver:
                         return self._no(413, "too_large", f"a batch has at most {LONGEST_BODY} bytes")
         except TimeoutError:
             return self._no(408, "too_slow", f"a batch must be whole within {BODY_S:.0f} s")
+        house = self._house
         try:
-            batch = await self._house.work(batch_bytes.decode, bytes(body))
+            if first:
+                batch = await asyncio.to_thread(batch_bytes.decode, bytes(body))
+            else:
+                batch = await house.work(batch_bytes.decode, bytes(body))
         except batch_bytes.BatchBytesError as error:
             return self._no(400, "unreadable", f"the batch is {error}")
+        urgent = first and is_urgent(batch)  # the header alone does not make it one
+        return web.json_response(await (house.work_first if urgent else house.work)(self._answer, gateway_id, batch))
+
+    def _answer(self, gateway_id: str, batch: dict[str, Any]) -> dict[str, Any]:
+        """In the worker."""
         intake = self._house.intake
-        answer: dict[str, Any] = await self._house.work(intake.take, gateway_id, batch)
-        if "refused" not in answer:
-            due = await self._house.work(intake.due, gateway_id)
-            if due:
-                self.counters["requests_handed"] += len(due)
-                answer["down"] = [asked for _, asked in due]
-        return web.json_response(answer)
+        answer = intake.take(gateway_id, batch)
+        if "refused" not in answer and (due := intake.due(gateway_id)):
+            self.counters["requests_handed"] += len(due)
+            answer["down"] = [asked for _, asked in due]
+        return answer
 
     def _who(self, request: web.BaseRequest) -> str | None:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")

@@ -5,9 +5,8 @@ import asyncio
 import json
 import os
 import signal
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from emgate import batch_bytes
 from emgate.backend.ingest import Backend
 from emgate.backend.intake import Intake, is_urgent
 from emgate.backend.order_dispatch import OrderDispatch
+from emgate.backend.worker import Worker
 from emgate.broker_client import Connection, connected
 from emgate.clock import Clock
 from emgate.config import Broker, ReceiveSection
@@ -134,44 +134,17 @@ class BackendService:
         self._house.close()
 
 
-class Housekeeping:
-    """The one worker thread of a backend, and what is due by the clock: judging conditions, orders and requests."""
+class Housekeeping(Worker):
+    """The worker, and what is due by the clock: judging conditions, orders and requests."""
 
     def __init__(self, backend: Backend, clock: Clock) -> None:
+        super().__init__()
         self._backend = backend
         self._clock = clock
-        # One thread: the backend has one writer, and a batch is ingested before the next is looked at.
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="backend")
-        self._first: deque[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]] = deque()
         self.intake = Intake(backend, clock, self)
         self.counters = self.intake.counters
         self._orders = OrderDispatch(backend, clock)
         self.hand_down: list[Callable[[], Any]] = []
-
-    async def work(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Run in the worker."""
-        return await asyncio.get_running_loop().run_in_executor(self._worker, function, *arguments)
-
-    async def work_first(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Run in the worker, before the rest of a batch that is being ingested."""
-        future: Future[Any] = Future()
-        self._first.append((future, function, arguments))
-        self._worker.submit(self.take)
-        return await asyncio.wrap_future(future)
-
-    def wanted(self) -> bool:
-        """See ingest.Pause."""
-        return bool(self._first)
-
-    def take(self) -> None:
-        """See ingest.Pause. In the worker."""
-        while self._first:
-            future, function, arguments = self._first.popleft()
-            if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(function(*arguments))
-                except Exception as error:
-                    future.set_exception(error)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -188,10 +161,6 @@ class Housekeeping:
                 self.counters["evaluate_failed"] += 1
                 log.exception("evaluation failed")
             await asyncio.sleep(EVALUATE_S)
-
-    def close(self) -> None:
-        """After run() has ended."""
-        self._worker.shutdown(wait=True)
 
 
 async def run_service(

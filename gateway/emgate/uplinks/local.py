@@ -1,16 +1,18 @@
-"""The local uplink: the backend in this process, in one worker thread, with a database of its own."""
+"""The local uplink: the backend in this process, in one worker thread, with a database of its own.
+
+An alarm batch is taken before the rest of a routine one, as in a backend of its own (emgate.backend.worker)."""
 
 import asyncio
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import structlog
 
 from emgate.backend.ingest import Backend
-from emgate.backend.intake import Intake
+from emgate.backend.intake import Intake, is_urgent
 from emgate.backend.order_dispatch import OrderDispatch
+from emgate.backend.worker import Worker
 from emgate.clock import Clock
 from emgate.uplinks import TakeDown
 
@@ -31,24 +33,23 @@ class LocalUplink:
         self._database = database
         self._clock = clock
         self._take_down = take_down
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="backend")
+        self._worker = Worker()
         self._backend: Backend | None = None
 
     async def run(self) -> None:
         """Open the backend, then let it judge time passing until cancelled."""
-        loop = asyncio.get_running_loop()
+        work = self._worker.work
         try:
             if self._backend is None:
-                self._backend = await loop.run_in_executor(self._worker, self._open)
-            backend = self._backend
+                self._backend = await work(self._open)
             self.up.set()
             judged_ms = 0
             while True:
                 now_ms = self._clock.now_ms()
                 if now_ms != judged_ms:  # a shared clock may stand still
                     judged_ms = now_ms
-                    await loop.run_in_executor(self._worker, backend.evaluate, now_ms)
-                for _, asked in await loop.run_in_executor(self._worker, self._look_after):
+                    await work(self._backend.evaluate, now_ms)
+                for _, asked in await work(self._look_after):
                     self._take_down(asked)
                 await asyncio.sleep(EVALUATE_S)
         finally:
@@ -57,7 +58,7 @@ class LocalUplink:
     def _open(self) -> Backend:
         self._database.parent.mkdir(parents=True, exist_ok=True)
         backend = Backend(self._database, self._clock)
-        self._intake = Intake(backend, self._clock)
+        self._intake = Intake(backend, self._clock, self._worker)
         self._orders = OrderDispatch(backend, self._clock)
         return backend
 
@@ -69,11 +70,10 @@ class LocalUplink:
     async def deliver(self, batch: dict[str, Any]) -> None:
         """Ingest; an error is logged and the batch tried again, because it must not be lost."""
         delay_s = RETRY_FIRST_S
+        work = self._worker.work_first if is_urgent(batch) else self._worker.work
         while True:
             await self.up.wait()
-            answer = await asyncio.get_running_loop().run_in_executor(
-                self._worker, self._intake.take, batch["gatewayId"], batch
-            )
+            answer = await work(self._intake.take, batch["gatewayId"], batch)
             if answer.get("refused") is None:
                 return
             self.counters["ingest_failed"] += 1
@@ -83,6 +83,6 @@ class LocalUplink:
 
     def close(self) -> None:
         """Wait for the worker's last ingest; then close."""
-        self._worker.shutdown(wait=True)
+        self._worker.close()
         if self._backend is not None:
             self._backend.close()
