@@ -399,7 +399,8 @@ class Requests:
             self._late.setdefault(request.device_id, {})[request.request_id] = request
         request.result = result
         self.counters[state] += 1
-        log.info("request ended", request=request.request_id, device=request.device_id, state=state, result=result)
+        outcome = (result or {}).get("outcome")  # never the whole result: that of LOCATE_NOW tells where a wearer is
+        log.info("request ended", request=request.request_id, device=request.device_id, state=state, outcome=outcome)
         self._change(request, state)
         if request.device_id in self._open:
             self._downlink.nudge(request.device_id)
