@@ -25,15 +25,20 @@ SCAN_INTERVAL_MS = 100
 MAXIMUM_WAITING = 32
 
 
-# MicroPython's BLE.config(addr_mode=…): a non-resolvable private address, drawn anew each time this is set.
-ADDRESS_NRPA = 3
+# MicroPython's BLE.config(addr_mode=…), drawn anew each time it is set: a non-resolvable private address (NimBLE), else
+# a static random one (BTstack knows no other). Zephyr's binding sets none: there the address stays, which the wearer's
+# privacy suffers from (docs/ble.md), the curfew does not.
+ADDRESS_MODES = (3, 1)
 
 
 class Advertiser:
-    """Non-connectable advertising, under a new random address whenever the data changes: nothing links the two."""
+    """Non-connectable advertising, under a new random address whenever the data changes: nothing links the two.
+
+    .same_address counts the times that the stack drew none."""
 
     def __init__(self, ble):
         self._ble = ble
+        self.same_address = 0
 
     def advertise(self, interval_ms: int, advertisement_data: bytes):
         """Advertise this from now on; calling it again replaces the data. OSError: the radio refused."""
@@ -41,8 +46,18 @@ class Advertiser:
             self._ble.active(True)
         # A controller takes no new address while it advertises.
         self._ble.gap_advertise(None)
-        self._ble.config(addr_mode=ADDRESS_NRPA)
+        if not self._draw_address():
+            self.same_address += 1
         self._ble.gap_advertise(interval_ms * 1000, adv_data=advertisement_data, resp_data=b"", connectable=False)
+
+    def _draw_address(self):
+        for mode in ADDRESS_MODES:
+            try:
+                self._ble.config(addr_mode=mode)
+                return True
+            except OSError:
+                pass
+        return False
 
     def stop(self):
         if self._ble.active():

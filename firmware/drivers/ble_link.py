@@ -126,7 +126,10 @@ class BleLink:
         import bluetooth
 
         self._ble.active(True)
-        self._ble.config(mtu=MTU)
+        try:
+            self._ble.config(mtu=MTU)
+        except OSError:
+            pass  # Zephyr's is set when it is built; what the exchange gives is what counts
         rx = (bluetooth.UUID(RX_UUID), bluetooth.FLAG_WRITE | bluetooth.FLAG_WRITE_NO_RESPONSE)
         tx = (bluetooth.UUID(TX_UUID), bluetooth.FLAG_NOTIFY)
         ((self._rx, self._tx),) = self._ble.gatts_register_services(((bluetooth.UUID(SERVICE_UUID), (rx, tx)),))

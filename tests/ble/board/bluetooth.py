@@ -30,7 +30,8 @@ class BLE:
         return self.on
 
     def config(self, *names, **values):
-        pass
+        if "mtu" in values:
+            raise OSError(95)  # as Zephyr's binding does; the exchange counts
 
     def irq(self, handler):
         self.handler = handler

@@ -26,6 +26,8 @@ class BLE:
         self.scanning = False
         self._scan = None
         self.refuses = False
+        # Address modes that the stack below knows: NimBLE 0 to 3, BTstack 0 and 1, Zephyr none.
+        self.address_modes = (0, 1, 2, 3)
 
     def active(self, on=None):
         if on is not None:
@@ -35,8 +37,11 @@ class BLE:
     def config(self, *names, **settings):
         if names == ("mac",):
             return 1, b"\xc0\1\2\3\4\5"
-        if settings.get("addr_mode") == 3:
+        mode = settings.get("addr_mode")
+        if mode is not None:
             assert not self._advertising, "a controller refuses that"
+            if mode not in self.address_modes:
+                raise OSError(22)
             self.addresses += 1
 
     def irq(self, handler):

@@ -30,6 +30,17 @@ async def check_token_each_interval(folder):
     }
 
 
+async def check_sends_over_every_stack(folder):
+    for modes, drawn in (((0, 1), True), ((), False)):  # BTstack, Zephyr
+        work = AtWork(folder, "pid")
+        work.board.radio.address_modes = modes
+        work.start()
+        await asyncio.sleep_ms(600000)
+        work.stop()
+        assert len(_tokens(work)) >= 59, modes
+        assert work.board.radio.addresses == (len(_tokens(work)) if drawn else 0), modes
+
+
 async def check_counter_never_goes_back(folder):
     newest = -1
     for boot in range(8):
