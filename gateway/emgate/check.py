@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from emgate import config as configuration
-from emgate import key_source, vault
+from emgate import key_source, unsealed, vault
 from emgate.clock import UNKNOWN_UNCERTAINTY_MS
 from emgate.config import Broker, Config, HttpsTarget
 from emgate.errors import ConfigError
@@ -57,9 +57,8 @@ def _findings(path: Path) -> Iterator[Finding]:
         return
     yield from _exposed(path, "the configuration", secret=bool(config.devices))
     yield from _state_directory(config)
-    yield from _registry(config)
-    yield from _protection(config)
-    yield from _local_backend(config)
+    yield from _registry(config, path)
+    yield from _protection(config, path)
     for section in config.serial:
         if section.port is not None:
             yield from _serial(section.port)
@@ -131,7 +130,7 @@ def _state_directory(config: Config) -> Iterator[Finding]:
                 yield Finding("error", str(store), f"its schema {version} is newer than this program", "upgrade emtag")
 
 
-def _registry(config: Config) -> Iterator[Finding]:
+def _registry(config: Config, path: Path) -> Iterator[Finding]:
     try:
         registry = config.make_registry()
     except ConfigError as error:
@@ -139,27 +138,27 @@ def _registry(config: Config) -> Iterator[Finding]:
         yield from (Finding("error", *_parted(line, place)) for line in str(error).splitlines())
         return
     if config.registry is not None:
-        plain = _plain_keys(config.registry)
+        plain = any(place.startswith(str(config.registry)) for place, _ in unsealed.plain_keys(config, path))
         yield from _exposed(config.registry, "the registry", secret=plain)
     if len(registry) == 0:
         yield Finding("warning", "registry", "no device is listed", "provision one")
 
 
-def _plain_keys(path: Path) -> bool:
-    from emgate.registry import SEALED
-
-    lines = [line.split("#", 1)[0] for line in path.read_text(encoding="utf-8").splitlines()]
-    return any("key" in line and "=" in line and SEALED not in line and '"' in line for line in lines)
-
-
-def _protection(config: Config) -> Iterator[Finding]:
+def _protection(config: Config, path: Path) -> Iterator[Finding]:
     protection = config.protection
     try:
         opened = config.open_vault()
     except ConfigError as error:
         yield Finding("error", "protection", str(error), "")
         return
-    if opened is None and protection.at_rest != "off" and key_source.find(protection.passphrase_file) is None:
+    given = protection.at_rest != "off" and key_source.find(protection.passphrase_file) is not None
+    if given:
+        for place, problem in unsealed.local_backends(config, path):
+            yield Finding("error", place, problem, unsealed.LOCAL_REMEDY)
+        for place, problem in unsealed.plain_keys(config, path):
+            level = "error" if protection.at_rest == "required" else "warning"
+            yield Finding(level, place, problem, unsealed.KEYS_REMEDY)
+    elif protection.at_rest != "off":
         yield Finding(
             "warning", "protection", "nothing is sealed at rest: whoever takes the disk reads keys and records",
             f"give a systemd credential {key_source.CREDENTIAL} (see security.md)",
@@ -168,14 +167,6 @@ def _protection(config: Config) -> Iterator[Finding]:
         yield from _exposed(protection.passphrase_file or Path("/nonexistent"), "the passphrase's file", secret=True)
     if opened is not None:
         yield from _exposed(config.gateway.state_directory / vault.FILE, "keys.json", secret=True)
-
-
-def _local_backend(config: Config) -> Iterator[Finding]:
-    sealed = config.protection.at_rest == "required" or (config.gateway.state_directory / vault.FILE).exists()
-    if sealed and any(target.kind == "local" for target in config.uplink):
-        yield Finding(
-            "warning", "uplink.kind", "the local backend's database is not sealed", "put it on an encrypted file system"
-        )
 
 
 def _serial(port: str) -> Iterator[Finding]:

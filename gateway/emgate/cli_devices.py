@@ -74,3 +74,10 @@ def register(gateway: typer.Typer) -> None:
         from emgate.device_commands import set_revoked
 
         raise typer.Exit(set_revoked(config, number, False))
+
+    @device.command("seal")
+    def device_seal(config: Config) -> None:
+        """Seal the keys that stand in the registry in plain digits, where this gateway has a secret to seal by."""
+        from emgate.device_commands import seal_all
+
+        raise typer.Exit(seal_all(config))

@@ -205,12 +205,15 @@ class HttpsTarget(Section):
 
 
 class UplinkSection(Section):
-    """Where committed records go: `local` ingests in this process, `mqtt` and `https` send batches to a backend."""
+    """Where committed records go: `local` ingests in this process, `mqtt` and `https` send batches to a backend.
+
+    `guarded_disk`: the operator's word that nobody takes away the disk that a local backend's database is on."""
 
     name: Name = "uplink"
     required: bool = True
     kind: Literal["local", "mqtt", "https"] = "local"
     database: Path | None = None
+    guarded_disk: bool = False
     broker: Broker | None = None
     https: HttpsTarget | None = None
     host: str | None = None
@@ -229,6 +232,8 @@ class UplinkSection(Section):
                 raise ValueError("https needs token_file, or certificate_file and key_file, for the backend to know us")
         if self.kind == "local" and self.metered is not None:
             raise ValueError('metered is for targets that cost something: kind = "local" costs nothing')
+        if self.kind != "local" and self.guarded_disk:
+            raise ValueError('guarded_disk is for kind = "local": no other keeps a database on this machine')
         return self
 
     def mqtt(self) -> Broker:

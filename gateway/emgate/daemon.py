@@ -16,7 +16,7 @@ from typing import IO, Any
 import structlog
 from emwire import constants
 
-from emgate import logs, reload, service_manager, status_facts
+from emgate import key_source, logs, reload, service_manager, status_facts, unsealed
 from emgate.clock_watch import ClockWatch
 from emgate.config import Config
 from emgate.control_socket import ControlSocket
@@ -57,6 +57,11 @@ class Gateway:
         self._state = config.gateway.state_directory
         self._clock = config.clock.make()
         self._vault = config.open_vault(create=True)
+        if self._vault is not None:
+            key_source.leave_no_core()
+            unsealed.refuse(config, config_path)
+            for place, problem in unsealed.plain_keys(config, config_path):
+                log.warning("not sealed", place=place, problem=problem, remedy=unsealed.KEYS_REMEDY)
         self._registry = config.make_registry()
         self._ready = False
         self._clock_watch: ClockWatch | None = None

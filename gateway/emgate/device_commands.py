@@ -1,4 +1,4 @@
-"""What `emtag gateway device add|list|rotate-key|revoke|release` do; the options are in cli_devices.py.
+"""What `emtag gateway device add|list|rotate-key|revoke|release|seal` do; the options are in cli_devices.py.
 
 Every change is written to the registry file and then applied by the running gateway, by a reload.
 """
@@ -23,6 +23,7 @@ from emgate.registry import KEY_BYTES
 from emgate.registry_edit import Table, edit
 from emgate.request_commands import EXIT_DONE, device_number, guarded
 from emgate.sealing import fingerprint
+from emgate.unsealed import keys_of
 
 
 def add(config_path: Path, device: str, model: str, key_file: Path | None, identity_file: Path | None) -> int:
@@ -99,6 +100,32 @@ def set_revoked(config_path: Path, device: str, revoked: bool) -> int:
 
         edit(registry_path, change, config.open_key)
         print(f"device {number} is {'revoked: its frames go to quarantine' if revoked else 'released'}")
+        return _apply(config_path, config)
+
+    return guarded(work)
+
+
+def seal_all(config_path: Path) -> int:
+    """Seal the keys of the registry that stand there in plain digits."""
+
+    def work() -> int:
+        config, registry_path = _load(config_path)
+        vault = config.open_vault(create=True)
+        if vault is None:
+            raise ConfigError("this gateway has no secret to seal by: give one first, see operations.md")
+        sealed = 0
+
+        def change(devices: list[Table]) -> None:
+            nonlocal sealed
+            for device in devices:
+                beacons = device.get("configuration", {}).get("beacons", [])
+                for table, owner in ((device, "device_id"), *((beacon, "beacon_id") for beacon in beacons)):
+                    for name in keys_of(table):
+                        table[name] = vault.seal_key(table[owner], name, bytes.fromhex(table[name]))
+                        sealed += 1
+
+        edit(registry_path, change, config.open_key)
+        print(f"{sealed} keys sealed; what the disk held of them before can be read until it is written over")
         return _apply(config_path, config)
 
     return guarded(work)

@@ -4,6 +4,7 @@ In this order: systemd's credential directory (a credential sealed by the TPM or
 a passphrase in the environment or in a file. The first that is there counts.
 """
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -34,6 +35,12 @@ class Secret:
 def find(passphrase_file: Path | None = None) -> Secret | None:
     """The secret, or None when nobody has provided one; ConfigError when one is there and cannot be used."""
     return _credential() or _keyring() or _passphrase(passphrase_file)
+
+
+def leave_no_core() -> None:
+    """From now on a crash of this process writes no memory to a disk (prctl(2), PR_SET_DUMPABLE)."""
+    with contextlib.suppress(OSError, AttributeError):  # not Linux
+        ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
 
 
 def _credential() -> Secret | None:

@@ -4,22 +4,28 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from emgate import config, key_source
+from emgate import config, device_commands, key_source, unsealed
+from emgate.check import check
 from emgate.clock import SystemClock
+from emgate.control_socket import short
 from emgate.down_kinds import Asked, Made
 from emgate.down_requests import Requests
 from emgate.downlink import Downlink
 from emgate.errors import ConfigError
+from emgate.gateway_commands import run_gateway
 from emgate.registry import read_device_file
 from emgate.store import Outcome, Record, Store
 from emgate.vault import DAY_MS, PayloadCipher, open_vault
-from emwire import codec
+from emwire import codec, constants
+from emwire.positions import CORE, encode_block
 from gateway_kit import (
     DEVICE,
     KEY,
@@ -259,40 +265,170 @@ async def test_a_sealed_store_gives_back_what_it_took_and_its_file_tells_nothing
         await store.close()
 
 
+HOME = (51_507_351, -127_758)  # latitude and longitude in microdegrees, and nothing else here is like it
+OTHER_KEY, BEACON_KEY = os.urandom(16), os.urandom(16)
+
+
+def wearers_records() -> list[bytes]:
+    """What a tag journals of somebody's day: positions, alarms with evidence, its own state."""
+    fixes = [(200_000_000 + 60 * n, HOME[0] + 11 * n, HOME[1] - 7 * n) for n in range(40)]
+    blocks = [
+        codec.PositionBlock(1, 100, 200_000_000 + n, n, encode_block(fixes[n * 8 : n * 8 + 8], CORE)).encode()
+        for n in range(5)
+    ]
+    left = codec.Event(1, 100, 200_000_000, 1, constants.EVENT_ZONE_LEFT, 200_000_000, 7, 3, b"seen near the school")
+    return [hello_record(), *blocks, left.encode(), *(event_record(n) for n in range(3)), status_record(1)]
+
+
+def an_order() -> list[bytes]:
+    """A curfew, and a zone around a home."""
+    zone = codec.OrderZone(9, 3, 0, 1, 1, 0, 0, 2, 100, 0, 1, [HOME]).encode()
+    return [codec.OrderConditions(9, 3, 1, 0, 0, 60, 0, 0, 0, 0, 0, 0, 0, [(1, 1140, 420, 1)]).encode(), zone]
+
+
+def as_written(secret: bytes) -> list[bytes]:
+    """As bytes, and as hexadecimal text."""
+    return [secret, secret.hex().encode(), secret.hex().upper().encode()]
+
+
+def coordinates() -> list[bytes]:
+    """Home, as numbers of the wire either way round, and as digits."""
+    found = [number.to_bytes(4, order, signed=True) for number in HOME for order in ("little", "big")]
+    digits = [f"{number / 1e6:.6f}" for number in HOME] + [f"{number / 1e6:.4f}" for number in HOME]
+    return [form for number in found for form in as_written(number)] + [
+        text.encode() for text in (*digits, *(str(abs(number)) for number in HOME))
+    ]
+
+
 async def test_a_stolen_card_tells_no_history_and_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The whole process: sealed registry, sealed store; then the state directory as a thief has it."""
+    """The whole process with positions, an order with a zone, a command and its result, a stranger and a reused
+    identity; killed at work, and again after a stop: the card as a thief has it, write-ahead log and logs included."""
     secret = credential(tmp_path / "credentials", os.urandom(32))
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(secret))
     card = tmp_path / "card"
-    vault = open_vault(card / "state", create=True)
-    assert vault is not None
-    port, tag = Port(), Tag(tmp_path / "tag")
+    port, other = Port(), Port()
+    tag, stranger = Tag(tmp_path / "tag"), Tag(tmp_path / "stranger", device_id=DEVICE + 9, key=OTHER_KEY)
     # The backend is elsewhere: what it keeps is not on this card.
-    text = toml(links=f'[[serial]]\nport = "{port.path}"') + f'[uplink]\ndatabase = "{tmp_path}/backend.sqlite"\n'
-    text += '[protection]\nat_rest = "required"\n'
-    gateway = GatewayProcess(card, text.replace(KEY.hex(), vault.seal_key(DEVICE, "key", KEY)))
+    text = 'registry = "devices.toml"\n' + toml(
+        links=f'[[serial]]\nport = "{port.path}"\n[[serial]]\nport = "{other.path}"',
+        uplink=f'[uplink]\ndatabase = "{tmp_path}/backend.sqlite"\nguarded_disk = true\n',
+        devices=0,
+        extra='log_level = "debug"',
+    )
+    gateway = GatewayProcess(card, text + '[protection]\nat_rest = "required"\n')
+    registry = card / "devices.toml"
+    registry.write_text(
+        f'[[devices]]\ndevice_id = {DEVICE}\nmodel = "home_unit"\nkey = "{KEY.hex()}"\nnext_key = "{OTHER_KEY.hex()}"\n'
+        f'[devices.configuration]\nversion = 1\nbeacons = [{{ beacon_id = 7, key = "{BEACON_KEY.hex()}" }}]\n'
+    )
+    with pytest.raises(ConfigError, match=r"devices.toml: line 4: a key stands there in plain digits; seal them by"):
+        unsealed.refuse(config.load(gateway.config), gateway.config)
+    assert await asyncio.to_thread(device_commands.seal_all, gateway.config) == 0
+    assert 'key = "sealed:' in registry.read_text()
     await gateway.start()
-    payloads = [event_record(n) if n % 5 == 0 else status_record(n) for n in range(20)]
-    async with over_serial(tag, port):
-        for number, payload in enumerate(payloads):
-            tag.record(payload, number % 5 == 0)
+    payloads = wearers_records()
+    orders = an_order()
+    asked = [
+        {"requestId": "o", "deviceId": DEVICE, "kind": "order", "messages": [message.hex() for message in orders]},
+        {"requestId": "c", "deviceId": DEVICE, "kind": "command", "command": "LOCATE_NOW", "argument": 77},
+    ]
+    detail = b"".join(number.to_bytes(4, "little", signed=True) for number in HOME)
+    async with over_serial(tag, port), over_serial(stranger, other):
+        for request in asked:
+            assert (await ask(gateway, {"do": "submit", "request": request}))["ok"]
+        for payload in payloads:
+            tag.record(payload, payload[:1] == event_record(0)[:1])
+        stranger.record(payloads[1])
+        await tag.until(lambda: any(message[0] == constants.MESSAGE_COMMAND for message in tag.messages))
+        number = next(message[1] for message in tag.messages if message[0] == constants.MESSAGE_COMMAND)
+        done = codec.CommandResult(
+            1,
+            100,
+            200_000_000,
+            60,
+            number,
+            constants.COMMAND_LOCATE_NOW,
+            constants.OUTCOME_DONE,
+            200_000_000,
+            1,
+            detail,
+        ).encode()
+        payloads.append(done)
+        tag.record(done)
         await tag.until_delivered()
+        answered = await ask(gateway, {"do": "show", "requestId": "c"})
+        assert answered["request"]["result"]["detail"] == detail.hex(), "whoever may ask is told"
+    twice = Tag(tmp_path / "twice")  # another first record under an identity that was used
+    async with over_serial(twice, port):
+        twice.record(payloads[2])
+        await twice.until(lambda: (DEVICE, 1, 0) in twice.told)
+    secrets = [form for key in (KEY, OTHER_KEY, BEACON_KEY, detail) for form in as_written(key)] + coordinates()
+    secrets += [form for message in (*payloads, *orders) for form in as_written(message[1:])]
+    secrets += [b"seen near the school", b"seen near the school".hex().encode(), b"LOCATE_NOW"]
+    await gateway.kill()
+    assert (card / "state" / "store.sqlite-wal").stat().st_size, "what was not moved into the file yet"
+    assert_card_tells_nothing(card, secrets)
+    await gateway.start()
     assert await gateway.stop() == 0
-    assert len(identities(gateway.store)) >= 20
-    on_card = everything_in(card)
-    for secret_bytes in (KEY, KEY.hex().encode(), *(payload[1:] for payload in payloads)):
-        assert secret_bytes not in on_card
+    assert len(identities(gateway.store)) == len(payloads)
+    assert_card_tells_nothing(card, secrets)
+    with contextlib.closing(sqlite3.connect(gateway.store)) as connection:
+        reasons = {reason for (reason,) in connection.execute("SELECT reason FROM quarantine")}
+        assert reasons == {"unknown_device", "identity_conflict"}
+        assert connection.execute("SELECT count(*) FROM down_requests").fetchone() == (2,)
     # The thief starts it: it does not run, and says what is missing.
     monkeypatch.delenv("CREDENTIALS_DIRECTORY")
-    done = await asyncio.to_thread(
+    done_2 = await asyncio.to_thread(
         subprocess.run,
         [sys.executable, "-m", "emgate.cli", "gateway", "run", "--config", str(gateway.config)],
         capture_output=True,
         text=True,
         timeout=60,
     )
-    assert done.returncode == 2
-    assert "no secret to open the keys at rest" in done.stderr
+    assert done_2.returncode == 2
+    assert "no secret to open the keys at rest" in done_2.stderr
+
+
+def assert_card_tells_nothing(card: Path, secrets: list[bytes]) -> None:
+    for path in sorted(card.rglob("*")):
+        if path.is_file() and not path.is_symlink():
+            content = path.read_bytes()
+            for secret in secrets:
+                assert secret not in content, (path.name, secret)
+
+
+async def ask(gateway: GatewayProcess, what: dict[str, Any]) -> dict[str, Any]:
+    """Of the gateway's control socket."""
+    reader, writer = await asyncio.open_unix_connection(short(gateway.folder / "state" / "control.sock"))
+    try:
+        writer.write(json.dumps(what).encode() + b"\n")
+        answer: dict[str, Any] = json.loads(await asyncio.wait_for(reader.readline(), 20))
+        return answer
+    finally:
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("uplink", "words"),
+    [
+        ("", r"gateway\.toml: the database of uplink 'uplink' \(local\) is not sealed"),
+        ('[[uplink]]\nkind = "local"\n', r"line 12: the database of uplink 'uplink'"),
+        ('[uplink]\nguarded_disk = true\nkind = "mqtt"\nhost = "localhost"\n', "guarded_disk is for kind"),
+    ],
+)
+def test_a_gateway_with_a_secret_keeps_no_backend_beside_it_unless_its_disk_is_guarded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], uplink: str, words: str
+) -> None:
+    path = tmp_path / "gateway.toml"
+    path.write_text(toml(links='[[serial]]\nport = "/dev/null"', uplink=uplink))
+    if "guarded" not in uplink:
+        assert check(path) == 0, "nothing is sealed: nothing to be taken for sealed"
+    monkeypatch.setenv(key_source.PASSPHRASE, PASSPHRASE)
+    capsys.readouterr()
+    assert run_gateway(path) == 2
+    assert re.search(words, capsys.readouterr().err)
+    assert check(path) == 2
+    assert re.search(words, capsys.readouterr().out)
 
 
 async def test_what_devices_are_asked_to_do_is_sealed_too(tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ def test_uplinks_are_looked_at_too(tmp_path: Path, capsys: pytest.CaptureFixture
     text = toml(links='[[serial]]\nport = "/dev/null"') + (
         f'[[uplink]]\nname = "a"\nkind = "mqtt"\nhost = "127.0.0.1"\nport = {closed}\n'
         f'[[uplink]]\nname = "b"\nkind = "https"\n[uplink.https]\nurl = "https://127.0.0.1:{closed}/x"\n'
-        'token_file = "token"\n[[uplink]]\nname = "c"\n[protection]\nat_rest = "required"\n'
+        'token_file = "token"\n'
     )
     path = write(tmp_path, text)
     status, findings = found(path, capsys)
@@ -195,7 +195,7 @@ def test_uplinks_are_looked_at_too(tmp_path: Path, capsys: pytest.CaptureFixture
     assert any("uplink b" in each and "cannot read the token" in each for each in errors(findings))
     (tmp_path / "token").write_text("0123456789abcdef\n")
     warned = [f"{each['place']}: {each['problem']}" for each in found(path, capsys)[1] if each["level"] == "warning"]
-    for words in ("uplink a: 127.0.0.1", "uplink b: 127.0.0.1", "the file holds secrets", "database is not sealed"):
+    for words in ("uplink a: 127.0.0.1", "uplink b: 127.0.0.1", "the file holds secrets"):
         assert any(words in each for each in warned), (words, warned)
 
 

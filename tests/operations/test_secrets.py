@@ -67,7 +67,8 @@ async def test_nothing_that_a_gateway_writes_for_people_holds_a_secret(
     port, port_2 = Port(), Port()
     links = f'[[serial]]\nport = "{port.path}"\n[[serial]]\nport = "{port_2.path}"\n'
     links += '[mqtt]\nhost = "127.0.0.1"\nport = 1\nusername = "gateway"\n'
-    text = toml(links=links, devices=0, extra='log_level = "debug"') + (
+    backend = "[uplink]\nguarded_disk = true"
+    text = toml(links=links, uplink=backend, devices=0, extra='log_level = "debug"') + (
         f'[[devices]]\ndevice_id = {DEVICE}\nmodel = "home_unit"\nkey = "{DEVICE_KEY.hex()}"\n'
         f'next_key = "{OTHER_KEY.hex()}"\n'
         f'[devices.configuration]\nversion = 3\nbeacons = [{{ beacon_id = 7, key = "{BEACON_KEY.hex()}" }}]\n'

@@ -73,6 +73,8 @@ def test_the_installed_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
     unit = tmp_path / "etc/systemd/system/emtag-gateway.service"
     assert f"ExecStart={command} gateway run --config /etc/emtag/gateway.toml" in unit.read_text()
     assert systemd.COMMAND not in unit.read_text()
+    for words in ("LimitCORE=0", "MemorySwapMax=0"):
+        assert words in unit.read_text(), "no memory goes to a disk"
     for name, words in (("sysusers.d", "u emtag"), ("tmpfiles.d", "d /etc/emtag 0750 root emtag")):
         assert words in (tmp_path / "etc" / name / "emtag-gateway.conf").read_text()
     if shutil.which("systemd-analyze") is None:
