@@ -266,7 +266,10 @@ class Requests:
 
     def open_of(self, device_id: int, kind: str) -> Request | None:
         """The newest request of a kind that is neither answered for good nor expired."""
-        mine = [request for request in self._open.get(device_id, {}).values() if request.kind == kind]
+        requests = self._open.get(device_id)
+        if not requests:  # asked for every frame
+            return None
+        mine = [request for request in requests.values() if request.kind == kind]
         return mine[-1] if mine else None
 
     async def find(self, request_id: str) -> Request | None:

@@ -1,6 +1,7 @@
 """What an MQTT broker has sent and nobody has looked at yet: messages are taken out here, other packets by paho."""
 
 import errno
+from collections.abc import Iterator
 from typing import NamedTuple
 
 _PUBLISH = 3
@@ -22,7 +23,7 @@ class Inbound:
     def __init__(self, version5: bool) -> None:
         self.open = True
         self._version5 = version5
-        self._buffer = bytearray()
+        self._buffer = b""
         self._at = 0
         self._error: OSError | None = None
 
@@ -30,12 +31,9 @@ class Inbound:
         """What the socket gave; nothing means that the broker has closed the connection."""
         if not data:
             self.open = False
-        elif self._at == len(self._buffer):
-            self._buffer, self._at = bytearray(data), 0
         else:
-            del self._buffer[: self._at]
+            self._buffer = self._buffer[self._at :] + data
             self._at = 0
-            self._buffer += data
 
     def broken(self, error: OSError) -> None:
         """The socket gave an error; it is told behind what came before it."""
@@ -63,7 +61,7 @@ class Inbound:
             if self._error is not None:
                 raise self._error
             return b""
-        data = bytes(self._buffer[self._at : self._at + bufsize])
+        data = self._buffer[self._at : self._at + bufsize]
         self._at += len(data)
         return data
 
@@ -74,40 +72,58 @@ class Inbound:
 
     def message(self) -> Message | None:
         """The next packet, at_message; None until it has come whole. OSError when it is none."""
-        buffer = self._buffer
-        found = self._length(self._at + 1)
-        if found is None or sum(found) > len(buffer):
-            if not self.open:
-                raise OSError(errno.ECONNRESET, "the broker closed the connection within a packet")
-            return None
-        length, at = found
-        end = at + length
-        first = buffer[self._at]
-        qos = first >> 1 & 3
-        topic_end = at + 2 + int.from_bytes(buffer[at : at + 2], "big")
-        body = topic_end + 2 if qos else topic_end
-        mid = int.from_bytes(buffer[topic_end:body], "big")
-        if self._version5:
-            properties = self._length(body)
-            if properties is None:
+        for message in self.messages():
+            return message
+        if not self.open:
+            raise OSError(errno.ECONNRESET, "the broker closed the connection within a packet")
+        return None
+
+    def messages(self, longest: int = 1 << 28) -> Iterator[Message]:
+        """What has come whole, up to a packet for others or one that is longer. OSError when one is no packet."""
+        buffer, version5 = self._buffer, self._version5
+        until = len(buffer)
+        while self._at < until:
+            first = buffer[self._at]
+            if first >> 4 != _PUBLISH or first & 6 > 2:
+                return
+            found = self._length(self._at + 1)
+            if found is None:
+                return
+            length, at = found
+            end = at + length
+            if end > until or length > longest:
+                return
+            topic_end = at + 2 + int.from_bytes(buffer[at : at + 2], "big")
+            qos = first >> 1 & 3
+            body, mid = topic_end, 0
+            if qos:
+                body = topic_end + 2
+                mid = int.from_bytes(buffer[topic_end:body], "big")
+            if version5 and buffer[body : body + 1] != b"\0":
+                properties = self._length(body)
+                if properties is None:
+                    raise OSError(errno.EPROTO, "the broker sent a malformed message")
+                body = properties[0] + properties[1]
+            elif version5:
+                body += 1
+            if body > end or (qos and mid == 0):
                 raise OSError(errno.EPROTO, "the broker sent a malformed message")
-            body = properties[0] + properties[1]
-        if body > end or (qos and mid == 0):
-            raise OSError(errno.EPROTO, "the broker sent a malformed message")
-        topic = buffer[at + 2 : topic_end].decode()
-        message = Message(topic, bytes(buffer[body:end]), bool(first & 1), mid, qos)
-        self._at = end
-        return message
+            message = Message(buffer[at + 2 : topic_end].decode(), buffer[body:end], first & 1 == 1, mid, qos)
+            self._at = end
+            yield message
 
     def _length(self, at: int) -> tuple[int, int] | None:
         """A variable byte integer and where it ends; None while it is not whole. OSError: it never will be."""
+        buffer = self._buffer
+        if at < len(buffer) and buffer[at] < 0x80:  # nearly always
+            return buffer[at], at + 1
         value = shift = 0
-        for index in range(at, min(at + 4, len(self._buffer))):
-            digit = self._buffer[index]
+        for index in range(at, min(at + 4, len(buffer))):
+            digit = buffer[index]
             value |= (digit & 0x7F) << shift
             if not digit & 0x80:
                 return value, index + 1
             shift += 7
-        if len(self._buffer) >= at + 4:
+        if len(buffer) >= at + 4:
             raise OSError(errno.EPROTO, "the broker sent a packet without a length")
         return None
