@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from emwire.ranges import RangeSet
 
-from emgate.store_schema import Record, insert
+from emgate.sqlite_rows import insert
+from emgate.store_schema import Record
 
 CHECKPOINT_ROWS = 5000
 """Rows between two checkpoints: some 20 ms of the writer's time, and what a start has to read again at most."""

@@ -10,9 +10,10 @@ from typing import Any
 
 import structlog
 
+from emgate.sqlite_rows import insert
 from emgate.store_books import Books, Identity
 from emgate.store_limits import bytes_in_use, drop
-from emgate.store_schema import COLUMNS, INSERT, Outcome, PayloadCipher, Record, check_sum, insert, verify
+from emgate.store_schema import COLUMNS, INSERT, Outcome, PayloadCipher, Record, check_sum, verify
 from emgate.store_tail import Tail
 
 log = structlog.get_logger(__name__)

@@ -6,7 +6,6 @@ import sqlite3
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -255,21 +254,7 @@ COLUMNS = "device_id, epoch, sequence, alarm, received_time_ms, link, payload, r
 INSERT = f"INSERT INTO records ({COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?)"
 LOOKED_AT = 200
 """Rows of each table looked at when opening. The rest is for store_audit.py."""
-ROWS_AT_ONCE = 50
-"""Of one statement. Python's lock changes hands once per statement: row by row, another thread's work comes between."""
 TABLES = tuple(re.findall(r"CREATE TABLE IF NOT EXISTS (\w+)", SCHEMA))
-
-
-def insert(connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Any number of rows, by a statement that ends with its row of placeholders."""
-    whole = len(rows) - len(rows) % ROWS_AT_ONCE
-    if whole:
-        placeholders = statement[statement.rindex("(") :]
-        many = statement + f",{placeholders}" * (ROWS_AT_ONCE - 1)
-        for at in range(0, whole, ROWS_AT_ONCE):
-            connection.execute(many, tuple(chain.from_iterable(rows[at : at + ROWS_AT_ONCE])))
-    if whole < len(rows):
-        connection.executemany(statement, rows[whole:])
 
 
 def check_sum(row: Sequence[Any]) -> int:

@@ -16,6 +16,11 @@ SCHEMA_VERSION = 1
 BUSY_MS = 10_000
 """A second writer (a tool loading orders) may wait as long as a large batch takes; longer means something is wrong."""
 
+CACHE_KIB = 8192
+"""A record goes into a dozen trees, at its device's place of each: in SQLite's 2 MB pages are read again."""
+LOG_PAGES = 4000
+"""16 MB of log before it is moved into the file: a page that many batches have changed is moved once."""
+
 SCHEMA = """
 CREATE TABLE records (
     record_id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -130,7 +135,6 @@ CREATE TABLE events (
 );
 CREATE INDEX events_by_time ON events (device_id, event_start_date);
 CREATE INDEX events_by_type ON events (device_id, event_type_id, event_start_date);
-CREATE INDEX events_by_record ON events (record_id);
 
 CREATE TABLE readings (
     reading_id INTEGER PRIMARY KEY,
@@ -278,6 +282,8 @@ def connect(path: Path) -> sqlite3.Connection:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")
         database.execute("PRAGMA foreign_keys = ON")
+        database.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        database.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
         with transaction(database):
             version = int(database.execute("PRAGMA user_version").fetchone()[0])
             if version == 0:

@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -21,6 +22,7 @@ from emgate.backend import database, orders, projection
 from emgate.backend.conditions.engine import Judgement
 from emgate.backend.projection import Decoded, Header, Row
 from emgate.backend.vocabulary import unix_ms
+from emgate.sqlite_rows import ROWS_AT_ONCE, insert
 
 log = structlog.get_logger(__name__)
 
@@ -53,15 +55,22 @@ _WHY_QUARANTINED = (
 QUARANTINE = f"UPDATE records SET quarantine_reason = {_WHY_QUARANTINED}"
 
 _COLUMNS = (
-    "device_id, epoch, sequence, alarm, link, gateway_id, batch_id, message_type, state, reason, uptime_s,"
+    "record_id, device_id, epoch, sequence, alarm, link, gateway_id, batch_id, message_type, state, reason, uptime_s,"
     " clock_source, clock_uncertainty_ms, recorded_date, recorded_source, received_date, uploaded_date, ingested_date,"
     " payload"
 )
-_INSERT = (
-    f"INSERT INTO records ({_COLUMNS}, quarantine_reason) SELECT {_COLUMNS}, {_WHY_QUARANTINED} FROM (SELECT "
-    + ", ".join(f"? AS {column}" for column in _COLUMNS.split(", "))
-    + ") AS records WHERE true ON CONFLICT (device_id, epoch, sequence) DO NOTHING"
-)
+
+
+def _insert_records(rows: int) -> str:
+    """So many new records."""
+    values = ", ".join([f"({', '.join('?' * len(_COLUMNS.split(', ')))})"] * rows)
+    return (
+        f"WITH records ({_COLUMNS}) AS (VALUES {values})"
+        f" INSERT INTO main.records ({_COLUMNS}, quarantine_reason) SELECT {_COLUMNS}, {_WHY_QUARANTINED} FROM records"
+    )
+
+
+_INSERT, _INSERT_MANY = _insert_records(1), _insert_records(ROWS_AT_ONCE)
 
 
 class Clock(Protocol):
@@ -263,7 +272,12 @@ class _Ingest:
         self._anchored: set[tuple[int, int]] = set()
         self._epochs: dict[tuple[int, int], _EpochBooks] = {}
         self._devices: dict[int, _DeviceBooks] = {}
-        self._rows: dict[tuple[str, tuple[str, ...]], list[tuple[Any, ...]]] = {}
+        self._rows: dict[str, tuple[str, list[tuple[Any, ...]]]] = {}  # by table: its columns, and rows
+        self._records: list[tuple[Any, ...]] = []  # to be written
+        self._unwritten: dict[tuple[int, int, int], bytes] = {}  # their payloads
+        self._highest: dict[tuple[int, int], int] = {}  # per epoch the highest sequence there is
+        last = connection.execute("SELECT max(seq) FROM sqlite_sequence WHERE name = 'records'").fetchone()[0]
+        self._next_id: int = (last or 0) + 1
 
     def run(self, records: Iterator[batches.BatchRecord], pause: Pause | None) -> tuple[int, int]:
         """Store records of the batch until none is left or a pause is wanted; how many, and how many were new."""
@@ -336,9 +350,16 @@ class _Ingest:
         decoded = projection.decode(record.payload)
         recorded, source = self._recorded(record, decoded)
         message = decoded.message
-        cursor = self._database.execute(
-            _INSERT,
+        known = self._known(identity)
+        if known is not None:
+            self._duplicate(identity, record.payload, known)
+            return False
+        record_id = self._next_id
+        self._next_id += 1
+        self._unwritten[identity] = record.payload
+        self._records.append(
             (
+                record_id,
                 *identity,
                 record.alarm,
                 record.link,
@@ -356,18 +377,32 @@ class _Ingest:
                 batch.uploadedDateMs,
                 self._now_ms,
                 record.payload,
-            ),
+            )
         )
-        if not cursor.rowcount:
-            self._duplicate(identity, record.payload)
-            return False
-        record_id = cursor.lastrowid
-        assert record_id is not None
         books = self._epoch(record.deviceId, record.epoch)
         books.received += 1
         books.highest_sequence = max(books.highest_sequence, record.sequence)
         self._project(record_id, record, decoded, recorded, source)
         return True
+
+    def _known(self, identity: tuple[int, int, int]) -> bytes | None:
+        """The payload that is stored under this identity; None when it is new."""
+        key, sequence = identity[:2], identity[2]
+        highest = self._highest.get(key)
+        if highest is None:
+            (highest,) = self._database.execute(
+                "SELECT coalesce(max(sequence), -1) FROM records WHERE device_id = ? AND epoch = ?", key
+            ).fetchone()
+        self._highest[key] = max(highest, sequence)
+        if sequence > highest:
+            return None
+        payload = self._unwritten.get(identity)
+        if payload is not None:
+            return payload
+        row = self._database.execute(
+            "SELECT payload FROM records WHERE device_id = ? AND epoch = ? AND sequence = ?", identity
+        ).fetchone()
+        return None if row is None else bytes(row[0])
 
     def _project(
         self,
@@ -384,11 +419,8 @@ class _Ingest:
         if source == "DEVICE":
             self._anchored.add((record.deviceId, record.epoch))
 
-    def _duplicate(self, identity: tuple[int, int, int], payload: bytes) -> None:
-        (kept,) = self._database.execute(
-            "SELECT payload FROM records WHERE device_id = ? AND epoch = ? AND sequence = ?", identity
-        ).fetchone()
-        conflict = payload != bytes(kept)
+    def _duplicate(self, identity: tuple[int, int, int], payload: bytes, kept: bytes) -> None:
+        conflict = payload != kept
         if conflict:
             log.warning("other bytes under a known identity", device=identity[0], identity=identity)
             self._database.execute(
@@ -444,6 +476,7 @@ class _Ingest:
 
     def _anchor(self, device_id: int, epoch: int, uptime_s: int) -> int | None:
         """Time at `uptime_s` by the record of this boot whose clock was set and whose uptime is nearest."""
+        self._write_records()
         nearest = self._database.execute(
             "SELECT recorded_date, uptime_s FROM ("
             " SELECT * FROM (SELECT recorded_date, uptime_s, sequence FROM records INDEXED BY records_anchor"
@@ -486,18 +519,38 @@ class _Ingest:
 
     def _insert(self, rows: Iterable[Row]) -> None:
         for row in rows:
-            self._rows.setdefault((row.table, tuple(row.values)), []).append(tuple(row.values.values()))
+            found = self._rows.get(row.table)
+            if found is None:
+                found = self._rows[row.table] = ", ".join(row.values), []
+            found[1].append(tuple(row.values.values()))
             self._touch(row)
 
+    def _write_records(self) -> None:
+        rows = self._records
+        if not rows:
+            return
+        whole = len(rows) - len(rows) % ROWS_AT_ONCE
+        for at in range(0, whole, ROWS_AT_ONCE):
+            self._database.execute(_INSERT_MANY, tuple(chain.from_iterable(rows[at : at + ROWS_AT_ONCE])))
+        self._database.executemany(_INSERT, rows[whole:])
+        rows.clear()
+        self._unwritten.clear()
+
     def _write_rows(self) -> None:
-        for (table, columns), values in self._rows.items():
-            marks = ", ".join("?" * len(columns))
-            self._database.executemany(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})", values)
+        self._write_records()  # which they refer to
+        for table, (columns, rows) in self._rows.items():
+            marks = ", ".join("?" * len(rows[0]))
+            insert(self._database, f"INSERT INTO {table} ({columns}) VALUES ({marks})", rows)
         self._rows.clear()
 
     def _delete(self, rows: Iterable[Row]) -> None:
         for row in rows:
-            self._database.execute(f"DELETE FROM {row.table} WHERE record_id = ?", (row.values["record_id"],))
+            # The index by device and time leads to the few among which the record's is.
+            which = " AND device_id = :device_id AND event_start_date IS :event_start_date"
+            self._database.execute(
+                f"DELETE FROM {row.table} WHERE record_id = :record_id{which if row.table == 'events' else ''}",
+                row.values,
+            )
             self._touch(row)
 
     def _touch(self, row: Row) -> None:

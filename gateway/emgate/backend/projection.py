@@ -1,7 +1,7 @@
 """From a decoded record to the rows of the tables: pure, so that nothing is half written when a record surprises it."""
 
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from emwire import codec, constants, positions
 from emwire.errors import WireError
@@ -12,17 +12,16 @@ Value: TypeAlias = int | float | str | bytes | None
 RecordMessage: TypeAlias = codec.Record
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One row of one table. `measured` is (device it is evidence about, unix ms or None)."""
+class Row(NamedTuple):
+    """One row of one table, whose columns always come in one order. `measured` is (device it is evidence about, unix ms
+    or None)."""
 
     table: str
     values: dict[str, Value]
     measured: tuple[tuple[int, int | None], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """What every record begins with, and where it belongs."""
 
     record_id: int

@@ -1,0 +1,21 @@
+"""Many rows into an SQLite table by few statements."""
+
+import sqlite3
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+ROWS_AT_ONCE = 50
+"""Of one statement. Python's lock changes hands once per statement: row by row, another thread's work comes between."""
+
+
+def insert(connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Any number of rows, by a statement that ends with its row of placeholders."""
+    whole = len(rows) - len(rows) % ROWS_AT_ONCE
+    if whole:
+        placeholders = statement[statement.rindex("(") :]
+        many = statement + f",{placeholders}" * (ROWS_AT_ONCE - 1)
+        for at in range(0, whole, ROWS_AT_ONCE):
+            connection.execute(many, tuple(chain.from_iterable(rows[at : at + ROWS_AT_ONCE])))
+    if whole < len(rows):
+        connection.executemany(statement, rows[whole:])
