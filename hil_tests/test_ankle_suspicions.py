@@ -38,6 +38,14 @@ async def test_shielding_and_jamming_begin_and_end(busy_day: Scenario, make_stat
         modem.restore()
         await _minutes(station, 25)
         assert _events(station, ankle.name) == []
+        # A lorry with a jammer, heard once: one report, however many positions until the next.
+        reported = receiver.counters["interference_reports"]
+        receiver.jamming = (3, 230)
+        while receiver.counters["interference_reports"] == reported:
+            await station.rig.run(until_ms=station.clock.now_ms() + 10_000)
+        receiver.jamming = (1, 12)
+        await _minutes(station, 10)
+        assert _events(station, ankle.name) == []
         receiver.jamming = (3, 230)
         await _minutes(station, 20)
         receiver.jamming = (1, 12)

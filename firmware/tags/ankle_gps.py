@@ -199,8 +199,10 @@ class AnkleGps:
         if not settings.gnss_power_save or not SHORTEST_PERIOD_S <= period_s <= LONGEST_PERIOD_S:
             period_s = 0
         fix = await self.gnss.fix(timeout_ms, period_s=period_s)
-        if self.gnss.receiver is not None and self.gnss.receiver.interference is not None:
-            self.rules.interference(self.gnss.receiver.interference)
+        receiver = self.gnss.receiver
+        if receiver is not None and receiver.interference is not None:
+            self.rules.interference(receiver.interference)
+            receiver.interference = None  # judged: asleep it reports at every fifth position only
         if fix is None:
             await self._without_fix()
         else:

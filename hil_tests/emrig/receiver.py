@@ -141,6 +141,7 @@ class SyntheticReceiver:
         every = self._ublox.interference_every
         if every and self._epochs % every == 0:
             out += self._ublox.interference(*self.jamming)
+            self.counters["interference_reports"] += 1
         return out
 
     def _sleep_if_done(self, now: int, fix: bool) -> None:
