@@ -7,10 +7,10 @@
 #   adc(name): .read_u16()             names: battery, alcohol_cell, contact_infrared, skin_temperature
 #   pin_in(name): .value(), .on_change(callback(level))  names: strap, case, mains, charger, alcohol_ready, motion
 #   pin_out(name): .value(level)                         names: gnss_power, modem_power, modem_doze, alcohol_sample,
-#                                                              vibration
+#                                                              vibration; cell_check, where there is one
 #   ble(): MicroPython's bluetooth.BLE
 #   watchdog(timeout_ms): .feed(); resets the device when it is not fed for so long, however it hangs
 #   restart(): reset now; does not return
 # and may offer record_made(epoch, sequence, alarm, payload), called after each append to the journal;
 #   retain_time(utc_ms, uncertainty_ms), retained_time() -> the same or None: a clock that goes on over a reset;
-#   temperature() -> 0.01 °C inside; fuel_gauge() -> drivers.fuel_gauge.FuelGauge
+#   temperature() -> 0.01 °C inside, OSError: unknown; fuel_gauge(): .read() -> (mV, percent), as drivers.fuel_gauge

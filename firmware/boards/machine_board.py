@@ -55,18 +55,24 @@ class Uart:
         """keywords: what the port's machine.UART takes, as a rule tx, rx, rxbuf and txbuf."""
         self._uart = machine.UART(number, baud_rate, **keywords)
         self._reader = asyncio.StreamReader(self._uart)
+        self.on_use = None  # called at every byte or burst either way
         self._silent = None
         self._timer = None
         self._after = None
         self._waiting = 0
 
     def write(self, data):
+        self._use()
         at = 0
         while at < len(data):
             written = self._uart.write(data[at:])
             if not written:
                 raise OSError(5)  # EIO: the line does not take bytes
             at += written
+
+    def _use(self):
+        if self.on_use is not None:
+            self.on_use()
 
     def discard(self):
         for _ in range(DISCARDED_READS):
@@ -81,6 +87,7 @@ class Uart:
         while True:
             data = await self._reader.read(READ_BYTES)
             if data:
+                self._use()
                 return data
 
     async def _silence(self, after_ms):
@@ -94,6 +101,7 @@ class Uart:
 
     # The port says that the line is idle after two characters or so; a receiver pauses longer between sentences.
     def _on_idle(self, uart):
+        self._use()
         if self._after is not None:
             self._waiting = uart.any()
             self._timer.init(mode=machine.Timer.ONE_SHOT, period=SILENCE_MS, callback=self._on_silence)
@@ -126,14 +134,16 @@ class PinIn:
     """A level, 1 as the driver means it."""
 
     def __init__(self, pin, pull_up, inverted):
-        self._pin = Pin(pin, Pin.IN, Pin.PULL_UP if pull_up else None)
+        self.pin = Pin(pin, Pin.IN, Pin.PULL_UP if pull_up else None)
+        self._pull = Pin.PULL_UP if pull_up else None
         self._inverted = inverted
+        self._told = None
         self._callback = None
         self._flag = None
         self._edges = 0
 
     def value(self):
-        return 1 - self._pin.value() if self._inverted else self._pin.value()
+        return 1 - self.pin.value() if self._inverted else self.pin.value()
 
     def on_change(self, callback):
         """callback(level) in the asyncio thread; two edges too fast to be seen apart arrive as both levels."""
@@ -141,7 +151,15 @@ class PinIn:
         if self._flag is None:
             self._flag = asyncio.ThreadSafeFlag()
             asyncio.create_task(self._watch())
-            self._pin.irq(self._on_edge, Pin.IRQ_RISING | Pin.IRQ_FALLING)
+            self._told = self.value()
+            self.pin.irq(self._on_edge, Pin.IRQ_RISING | Pin.IRQ_FALLING)
+
+    def look(self, again=False):
+        """After a sleep, in which edges were lost. again: the port used the pin for its own wake-up meanwhile."""
+        if again:
+            self.pin.init(Pin.IN, self._pull)
+        if self._flag is not None and self.value() != self._told:
+            self._on_edge(self.pin)
 
     def _on_edge(self, pin):
         self._edges += 1
@@ -151,7 +169,7 @@ class PinIn:
         while True:
             await self._flag.wait()
             edges, self._edges = self._edges, 0
-            level = self.value()
+            level = self._told = self.value()
             if edges > 1:
                 self._callback(1 - level)
             self._callback(level)
@@ -161,10 +179,12 @@ class PinOut:
     """A level, 1 = on; off until told otherwise."""
 
     def __init__(self, pin, inverted):
+        self.level = 0
         self._inverted = inverted
         self._pin = Pin(pin, Pin.OUT, value=1 if inverted else 0)
 
     def value(self, level):
+        self.level = 1 if level else 0
         self._pin.value(1 if bool(level) != self._inverted else 0)
 
 
@@ -201,18 +221,33 @@ class MachineBoard:
         self.reset_cause = _reset_cause()
         self.serial_number = machine.unique_id()
         self._parts = {}
+        self._inputs = []
+        self._uarts = []
+        self._radio = None
+        self._sleep = None
 
     def random_bytes(self, count):
         return os.urandom(count)
 
     def uart(self, name):
-        return self._part(_uart, self.pins.UART, name)
+        uart = self._part(_uart, self.pins.UART, name)
+        if uart not in self._uarts:
+            self._uarts.append(uart)
+            uart.on_use = self._line_used
+        return uart
+
+    def _line_used(self):
+        if self._sleep is not None:
+            self._sleep.used()
 
     def adc(self, name):
         return self._part(Adc, self.pins.ADC, name)
 
     def pin_in(self, name):
-        return self._part(PinIn, self.pins.PIN_IN, name)
+        pin = self._part(PinIn, self.pins.PIN_IN, name)
+        if pin not in self._inputs:
+            self._inputs.append(pin)
+        return pin
 
     def pin_out(self, name):
         return self._part(PinOut, self.pins.PIN_OUT, name)
@@ -220,7 +255,18 @@ class MachineBoard:
     def ble(self):
         import bluetooth
 
-        return bluetooth.BLE()
+        self._radio = bluetooth.BLE()
+        return self._radio
+
+    def sleep_lightly(self):
+        """From here on the processor sleeps while every task waits; the board says when it may, and what wakes it."""
+        from boards import light_sleep, sliced_wait
+
+        def make(queue):
+            self._sleep = light_sleep.LightSleep(queue, self)
+            return self._sleep
+
+        sliced_wait.take(make)
 
     def watchdog(self, timeout_ms):
         limit_ms = self.pins.WATCHDOG_LIMIT_MS

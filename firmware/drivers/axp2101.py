@@ -7,7 +7,9 @@ except ImportError:
 import asyncio
 
 ADDRESS = 0x34
-_STATUS = 0x00  # bit 5: supply good
+_STATUS = 0x00  # bit 5: supply good; bit 3: battery present
+_GAUGE = 0x18  # bit 3: fuel gauge on
+_PERCENT = 0xA4  # 0 to 100
 _ADC_CHANNELS = 0x30  # bit 0: battery voltage
 _BATTERY_VOLTAGE = 0x34  # two bytes, 14 bits, mV
 _INTERRUPTS = 0x40  # three bytes of enables; second byte: bit 7 supply came, bit 6 supply went
@@ -21,6 +23,7 @@ _REGULATOR_B1_VOLTAGE = 0x96  # 0 = 0.5 V, 100 mV a step
 # The SIM7080G takes 2.7 to 4.8 V; the maker's examples give it 3.0 V, and its level shifter 3.3 V.
 _MODEM_VOLTAGE = 88 + (3000 - 1600) // 100
 _SHIFTER_VOLTAGE = (3300 - 500) // 100
+_EIO = 5
 
 
 class Axp2101:
@@ -32,12 +35,20 @@ class Axp2101:
         self._flag = None
         self._callbacks: "list[Callable[[], None]]" = []
         self._change(_ADC_CHANNELS, 1, 1)
+        self._change(_GAUGE, 0x08, 0x08)
         self._change(_TEMPERATURE_PIN, 0x10, 0x10)
 
     def battery_mv(self) -> int:
         """0 without a battery."""
         high, low = self._bus.readfrom_mem(ADDRESS, _BATTERY_VOLTAGE, 2)
         return (high & 0x3F) << 8 | low
+
+    def read(self) -> tuple:
+        """(mV, percent), as drivers.fuel_gauge; OSError without a battery, or while the gauge has no word for it."""
+        percent = self._bus.readfrom_mem(ADDRESS, _PERCENT, 1)[0]
+        if not self._bus.readfrom_mem(ADDRESS, _STATUS, 1)[0] & 0x08 or percent > 100:
+            raise OSError(_EIO)
+        return self.battery_mv(), percent
 
     def supplied(self) -> bool:
         """Whether 5 V are there."""
@@ -60,6 +71,11 @@ class Axp2101:
             self._bus.writeto_mem(ADDRESS, _INTERRUPTS, b"\x00\xc0\x00")
             asyncio.create_task(self._watch())
             self._interrupt.irq(lambda pin: self._flag.set(), self._interrupt.IRQ_FALLING)
+
+    def look(self) -> None:
+        """After a sleep, in which an edge was lost: it holds its line low until it is answered."""
+        if self._flag is not None and not self._interrupt.value():
+            self._flag.set()
 
     async def _watch(self):
         while True:

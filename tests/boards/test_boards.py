@@ -9,10 +9,20 @@ from emrig.flash.errors import FlashError
 
 DEVICE = Path(__file__).parent / "device"
 BOARDS = ("esp32s3", "nrf52840", "pico_w")
-CHECKS = [(check, board) for check in ("models", "pins", "uart", "battery", "missing_part") for board in BOARDS]
+CHECKS = [
+    (check, board) for check in ("models", "pins", "uart", "battery", "temperature", "missing_part") for board in BOARDS
+]
+ONLY = [
+    ("power", "esp32s3"),
+    ("light_sleep", "esp32s3"),
+    ("without_wake_on_gpio", "esp32s3"),
+    ("burst", "esp32s3"),
+    ("light_sleep", "pico_w"),
+    ("sliced_wait", "nrf52840"),
+]
 
 
-@pytest.mark.parametrize(("check", "board"), [*CHECKS, ("power", "esp32s3"), ("sliced_wait", "nrf52840")])
+@pytest.mark.parametrize(("check", "board"), [*CHECKS, *ONLY])
 def test_on_micropython(micropython: str, tmp_path: Path, check: str, board: str) -> None:
     path = [DEVICE, VIRTUAL, ROOT / "firmware", ROOT / "protocol"]
     run_check(micropython, path, DEVICE / "check_boards.py", f"check_{check}", board, tmp_path)

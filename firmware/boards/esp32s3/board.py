@@ -1,4 +1,5 @@
 # The ESP32-S3 board: modem, battery, charger and mains are behind its power manager.
+import esp32
 import machine
 from drivers.axp2101 import Axp2101
 
@@ -7,6 +8,10 @@ from boards.machine_board import MachineBoard
 
 # SIM7080 Series Hardware Design §3.3.1: the key is held for more than 1 s.
 POWER_KEY_MS = 1200
+# While a contact is open (its pin high) its closing cannot wake: it is looked at so often. Debounced for 50 ms.
+OPEN_LOOK_MS = 1000
+# Everything else is woken for; the power manager's line, too.
+LONGEST_SLEEP_MS = 60000
 
 
 class _Battery:
@@ -37,14 +42,14 @@ class _ModemPower:
         self._key = machine.Pin(pins.MODEM_POWER_KEY, machine.Pin.OUT, value=0)
         # Not 0: MicroPython's UARTs took it for IRQ_RXIDLE (ports/esp32/machine_uart.c).
         self._timer = machine.Timer(1)
-        self._on = False
+        self.level = 0
 
     def value(self, level):
-        if bool(level) == self._on:
+        if bool(level) == bool(self.level):
             return
-        self._on = bool(level)
-        self._power.modem_rail(self._on)
-        if self._on:
+        self.level = 1 if level else 0
+        self._power.modem_rail(bool(level))
+        if level:
             self._key.value(1)
             self._timer.init(mode=machine.Timer.ONE_SHOT, period=POWER_KEY_MS, callback=lambda _: self._key.value(0))
 
@@ -55,9 +60,60 @@ class Board(MachineBoard):
     def __init__(self, storage_path):
         super().__init__(pins, storage_path)
         bus = machine.I2C(0, sda=machine.Pin(pins.POWER_SDA), scl=machine.Pin(pins.POWER_SCL))
-        self._power = Axp2101(bus, machine.Pin(pins.POWER_INTERRUPT, machine.Pin.IN, machine.Pin.PULL_UP))
+        self._interrupt = machine.Pin(pins.POWER_INTERRUPT, machine.Pin.IN, machine.Pin.PULL_UP)
+        self._power = Axp2101(bus, self._interrupt)
         # Low from the start: the modem remembers that it may doze while this is high, or open.
         self.pin_out("modem_doze")
+        self._lines = [machine.Pin(entry[2]["rx"]) for name, entry in pins.UART.items() if name != "host"]
+        # MicroPython, "esp32": wake_on_gpio, from 1.27; a line that cannot wake us would be deaf. Then we stay awake.
+        if hasattr(esp32, "wake_on_gpio"):
+            self.sleep_lightly()
+
+    def temperature(self):
+        # Of the chip, in whole degrees ("Quick reference for the ESP32", The internal temperature sensor).
+        return 100 * esp32.mcu_temperature()
+
+    def fuel_gauge(self):
+        return self._power
+
+    # -- light sleep (boards/light_sleep.py)
+
+    def must_wake(self):
+        if "host" in self._parts:
+            return True
+        try:
+            # USB is the console, and its host would lose the board; with 5 V there is nothing to save.
+            if self._power.supplied():
+                return True
+        except OSError:
+            return True
+        # NimBLE's controller does not sleep along.
+        if self._radio is not None and self._radio.active():
+            return True
+        # The modem's DTR is low: a command is under way, or may be answered at any time.
+        modem = self._parts.get("modem_power")
+        return modem is not None and modem.level and not self._parts["modem_doze"].level
+
+    def arm(self):
+        """Wake by strap, case, motion and cell going high, power manager and UARTs going low; the longest sleep."""
+        low = [contact.pin for contact in self._inputs if not contact.pin.value()]
+        # MicroPython, "esp32": EXT1 wakes by any of its pins that is high, EXT0 by one pin, GPIO by any at one level.
+        # EXT0 and EXT1 use RTC pins, GPIO 0 to 21 of this chip; GPIO would turn a pin's own interrupt into another.
+        esp32.wake_on_ext1(tuple(low) or None, esp32.WAKEUP_ANY_HIGH)
+        esp32.wake_on_ext0(self._interrupt if self._interrupt.value() else None, esp32.WAKEUP_ALL_LOW)
+        # A line without a powered part at its end is low all the time.
+        esp32.wake_on_gpio(tuple(line for line in self._lines if line.value()) or None, esp32.WAKEUP_ALL_LOW)
+        return LONGEST_SLEEP_MS if len(low) == len(self._inputs) else OPEN_LOOK_MS
+
+    def woken(self, by_timer):
+        for contact in self._inputs:
+            contact.look(True)
+        # As PinIn.look: back from the RTC, which had it for EXT0.
+        self._interrupt.init(machine.Pin.IN, machine.Pin.PULL_UP)
+        self._power.look()
+        # What woke it was a byte on a line, or a level that may still change.
+        if not by_timer and machine.wake_reason() != machine.TIMER_WAKE:
+            self._sleep.used()
 
     def adc(self, name):
         return self._own(name, _Battery) if name == "battery" else super().adc(name)

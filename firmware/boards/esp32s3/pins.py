@@ -40,6 +40,7 @@ PIN_OUT = {
     "modem_doze": (42, False),  # its DTR
     "vibration": (13, False),
     "alcohol_sample": (14, False),
+    "cell_check": (21, False),
 }
 # Of the modem and its power manager
 MODEM_POWER_KEY = 41

@@ -37,4 +37,5 @@ PIN_IN = {
 PIN_OUT = {
     "vibration": (("gpio1", 10), False),
     "alcohol_sample": (("gpio1", 11), False),
+    "cell_check": (("gpio1", 12), False),
 }

@@ -1,4 +1,6 @@
-# The Pico W: nothing beyond its table of pins.
+# The Pico W: its table of pins, and the RP2040's own thermometer.
+import machine
+
 from boards.machine_board import MachineBoard
 from boards.pico_w import pins
 
@@ -8,3 +10,25 @@ class Board(MachineBoard):
 
     def __init__(self, storage_path):
         super().__init__(pins, storage_path)
+        # MicroPython, "Quick reference for the RP2": ADC.CORE_TEMP; 4 before that had a name.
+        self._thermometer = machine.ADC(getattr(machine.ADC, "CORE_TEMP", 4))
+        self.sleep_lightly()
+
+    def temperature(self):
+        # RP2040 data sheet, Temperature Sensor: 0.706 V at 27 degrees, 1.721 mV less a degree.
+        microvolts = self._thermometer.read_u16() * 3300000 // 65535
+        return 2700 - (microvolts - 706000) * 100 // 1721
+
+    # -- light sleep (boards/light_sleep.py)
+
+    def must_wake(self):
+        # MicroPython's lightsleep on this chip stops the clocks of UARTs and pins, and only a timer wakes it
+        # (ports/rp2/modmachine.c): a board with a host listens, one without may sleep for a slice.
+        return bool(self._uarts)
+
+    def arm(self):
+        return pins.SLEEP_SLICE_MS
+
+    def woken(self, by_timer):
+        for contact in self._inputs:
+            contact.look()

@@ -1,5 +1,5 @@
 # Pins of the Raspberry Pi Pico W (its data sheet, §2.1). Three ADC inputs are at the header, too few for the alcohol
-# tag, and GPIO 29 is shared with the radio.
+# tag. GPIO 29, which could measure VSYS, is the clock of the radio's SPI: reading it takes the radio away.
 NAME = "pico_w"
 TITLE = "Raspberry Pi Pico W (RP2040)"
 MODELS = ("home_unit", "pid")
@@ -9,6 +9,8 @@ MACHINE = "Raspberry Pi Pico W with RP2040"
 BASE_IMAGE = "uf2"
 # RP2040 data sheet §4.7: 24 bits of microseconds, counted twice.
 WATCHDOG_LIMIT_MS = 8388
+# Nothing but time wakes it: contacts are looked at so often, as on the nRF52840.
+SLEEP_SLICE_MS = 200
 
 # name: (number, baud rate, what machine.UART takes). The host's line is on its own UART: USB stays the console.
 UART = {

@@ -8,6 +8,7 @@ import sys
 from emwire import constants
 
 import machine
+import pretended_time
 
 
 def board_of(name, folder, model="pid"):
@@ -100,6 +101,17 @@ async def check_battery(folder, name):
     else:
         machine.REGISTERS[0x34], machine.REGISTERS[0x35] = 3900 >> 8, 3900 & 0xFF
     assert adc.read_u16() == 39000, adc.read_u16()
+    if name == "esp32s3":
+        gauge = board.fuel_gauge()
+        assert gauge.read() == (3900, 61) and machine.REGISTERS[0x18] & 8
+        for register, value in ((0x00, 0x20), (0xA4, 0xFF)):
+            kept, machine.REGISTERS[register] = machine.REGISTERS[register], value
+            try:
+                gauge.read()
+            except OSError:
+                machine.REGISTERS[register] = kept
+            else:
+                raise AssertionError("no battery, or no word for it")
 
 
 async def check_sliced_wait(folder, name):
@@ -153,6 +165,166 @@ async def check_sliced_wait(folder, name):
     del slept[:]
     uart.write(b"token")
     assert await uart.read() == b"token" and len(slept) <= 1
+
+
+async def check_burst(folder, name):
+    """A read that waits is given whole bursts, at the end of the first that is late enough; what was before is not."""
+    board = board_of(name, folder)
+    uart = board.uart("host")
+    raw = machine.UART.made[board.pins.UART["host"][0]]
+    raw.waiting = b"of the session before"
+    uart.discard()
+    reading = asyncio.create_task(uart.read(60))
+    await asyncio.sleep_ms(10)
+    timer = machine.Timer.made[-1]
+    raw.receive(b"first ")
+    timer.callback(timer)
+    await asyncio.sleep_ms(60)
+    assert not reading.done(), "too early"
+    raw.receive(b"second")
+    raw.waiting += b" third"  # a pause between sentences is no end
+    timer.callback(timer)
+    await asyncio.sleep_ms(10)
+    assert not reading.done()
+    raw.receive(b".")
+    assert timer.period == 100
+    timer.callback(timer)
+    assert await asyncio.wait_for_ms(reading, 100) == b"first second third."
+
+
+async def check_temperature(folder, name):
+    """Hundredths of a degree of the chip, or an error that status records tell as unknown."""
+    board = board_of(name, folder)
+    if name == "pico_w":
+        machine.ADC.microvolts[machine.ADC.CORE_TEMP] = 706000 - 10 * 1721
+    degrees = board.temperature()
+    assert abs(degrees - {"pico_w": 3700, "nrf52840": 2475, "esp32s3": 3100}[name]) < 10, degrees
+    if name == "nrf52840":
+        from common.health import TEMPERATURE_UNKNOWN, Health
+
+        import zsensor
+
+        def without(label):
+            raise ValueError("device " + label + " not found")
+
+        zsensor.Sensor = without  # an image without CONFIG_TEMP_NRF5
+
+        class Device:
+            pass
+
+        machine.Pin.made.clear()
+        Device._device = Device
+        Device.board = board_of(name, folder)
+        assert Health._temperature(Device) == TEMPERATURE_UNKNOWN
+
+
+async def slept_over(milliseconds):
+    """What the processor was asked to sleep while every task waited so long; the wait is kept."""
+    del machine.slept[:]
+    begun = pretended_time.ticks_ms()
+    await asyncio.sleep_ms(milliseconds)
+    assert pretended_time.ticks_diff(pretended_time.ticks_ms(), begun) == milliseconds
+    return sum(machine.slept)
+
+
+async def check_light_sleep(folder, name):
+    """It sleeps while every task waits, until its time or what it is armed for; not while somebody speaks."""
+    from boards import light_sleep, machine_board
+
+    pretended_time.install(light_sleep, machine_board, machine)
+    board = board_of(name, folder)
+    watchdog = board.watchdog(8000)
+
+    async def feed():
+        while True:
+            watchdog.feed()
+            await asyncio.sleep_ms(7000)
+
+    feeding = asyncio.create_task(feed())
+    contacts = {}
+    for contact in board.pins.PIN_IN:
+        contacts[contact] = board.pin_in(contact)
+        machine.Pin.made[board.pins.PIN_IN[contact][0]].set(0)
+    raw = machine.Pin.made[board.pins.PIN_IN["strap"][0]]
+    seen = []
+    contacts["strap"].on_change(lambda level: seen.append((level, board.clock.ticks_ms())))
+    if name == "esp32s3":
+        assert await slept_over(9000) == 0, "it has 5 V: USB may be the console"
+        machine.REGISTERS[0x00] = 0x08
+    await asyncio.sleep_ms(light_sleep.UART_AWAKE_MS)
+    uptime = board.clock.ticks_ms()
+    assert await slept_over(60000) == 60000, machine.slept
+    assert board.clock.ticks_ms() - uptime == 60000, "the time asleep counts"
+    # The strap opens in the midst of a sleep: the chip wakes, or looks at the end of its slice.
+    begun = board.clock.ticks_ms()
+    machine.events.append((70, lambda: raw.set_asleep(1)))
+    await slept_over(5000)
+    assert seen == [(0, begun + (70 if name == "esp32s3" else 200))], (begun, seen)
+    assert not any(pin.taken for pin in machine.Pin.made.values()), "back from the wake-up to its own interrupt"
+    del seen[:]
+    if name == "esp32s3":
+        await check_esp32_wakes(board, raw, seen)
+    else:
+        board.uart("host")
+        assert await slept_over(9000) == 0, "a line that is listened to"
+    feeding.cancel()
+    assert watchdog.longest_ms <= 7000, watchdog.longest_ms
+
+
+async def check_esp32_wakes(board, raw, seen):
+    import esp32
+
+    # An open contact cannot wake by closing: it is looked at.
+    machine.events.append((200, lambda: raw.set_asleep(0)))
+    begun = board.clock.ticks_ms()
+    await slept_over(5000)
+    assert machine.slept[0] == 1000 and seen == [(1, begun + 1000)], (machine.slept, seen)
+    # A byte: its beginning wakes, and the next ones find the chip awake.
+    uart = board.uart("gnss")
+    line = machine.Pin.made[board.pins.UART["gnss"][2]["rx"]]
+    machine.events.append((300, lambda: line.set_asleep(0)))
+    reading = asyncio.create_task(uart.read())
+    assert await slept_over(1000) == 1000 and machine.slept == [1000] and line in esp32.gpio
+    line.set_asleep(1)
+    machine.UART.made[2].receive(b"$GNRMC")
+    assert await asyncio.wait_for_ms(reading, 100) == b"$GNRMC"
+    assert await slept_over(1500) == 0
+    assert await slept_over(1500) == 1500
+    # A line whose other end has no power is low, and not waited for.
+    line.set_asleep(0)
+    assert await slept_over(9000) == 9000 and line not in esp32.gpio
+    line.set_asleep(1)
+    # A command to the modem is under way; then it may doze.
+    board.pin_out("modem_power").value(1)
+    assert await slept_over(9000) == 0
+    board.pin_out("modem_doze").value(1)
+    assert await slept_over(9000) == 9000
+    board.ble().active(True)
+    assert await slept_over(9000) == 0
+    board.ble().active(False)
+    # 5 V come: the power manager holds its line low until it is answered.
+    charged = []
+    board.pin_in("charger").on_change(charged.append)
+
+    def supply():
+        machine.REGISTERS[0x00] = 0x28
+        board._interrupt.set_asleep(0)
+
+    machine.events.append((20, supply))
+    await slept_over(1000)
+    assert charged == [1], charged
+
+
+async def check_without_wake_on_gpio(folder, name):
+    """A MicroPython that cannot wake by a line of a UART stays awake."""
+    import asyncio.core as core
+
+    import esp32
+
+    del esp32.wake_on_gpio
+    before = core._io_queue
+    board = board_of(name, folder)
+    assert core._io_queue is before and board._sleep is None
 
 
 async def check_missing_part(folder, name):

@@ -1,10 +1,12 @@
 """MicroPython's `machine` as the boards use it: pins, converters, looped UARTs, a power manager."""
 
 import io
+import time
 
 PWRON_RESET, HARD_RESET, WDT_RESET, DEEPSLEEP_RESET, SOFT_RESET = 1, 2, 3, 4, 5
-# Of the AXP2101: registers, with 3.9 V at the battery and the supply present.
-REGISTERS = {0x00: 0x20, 0x34: 0x0F, 0x35: 0x3C}
+EXT0_WAKE, EXT1_WAKE, TIMER_WAKE, GPIO_WAKE = 2, 3, 4, 7
+# Of the AXP2101: registers, with 3.9 V at the battery, which is there and 61 % full, and the supply present.
+REGISTERS = {0x00: 0x28, 0x34: 0x0F, 0x35: 0x3C, 0xA4: 61}
 _POLL_RD, _POLL_WR, _REQUEST_POLL = 1, 4, 3
 
 
@@ -16,16 +18,49 @@ def unique_id():
     return b"\x01\x02\x03"
 
 
+slept = []  # how long lightsleep was asked for
+events = []  # (ms after the beginning of a sleep, what happens then), for the next sleeps
+wakes = lambda: False  # whether what has happened wakes this chip, by its name  # noqa: E731
+_reason = TIMER_WAKE
+
+
+def lightsleep(milliseconds):
+    """Time passes; pins change, and nobody's interrupt runs meanwhile. Ends when what happened wakes the chip."""
+    global _reason
+    slept.append(milliseconds)
+    _reason = TIMER_WAKE
+    if events and events[0][0] < milliseconds:
+        after, happens = events.pop(0)
+        time.sleep_ms(after)
+        happens()
+        milliseconds -= after
+        woken = wakes()
+        if woken:
+            _reason = woken
+            return
+    time.sleep_ms(milliseconds)
+
+
+def wake_reason():
+    return _reason
+
+
 class Pin:
     IN, OUT, PULL_UP, IRQ_RISING, IRQ_FALLING = 0, 1, 2, 4, 8
     made = {}
 
+    def __new__(cls, number, mode=None, pull=None, value=None):
+        return Pin.made.get(number) or super().__new__(cls)
+
     def __init__(self, number, mode=None, pull=None, value=None):
-        assert number not in Pin.made or mode is None, "pin %r is used twice" % (number,)
+        if mode is None and number in Pin.made:
+            return  # as it is
+        assert number not in Pin.made or self.mode is None, "pin %r is used twice" % (number,)
         Pin.made[number] = self
         self.level = 1 if value is None and pull == Pin.PULL_UP else value or 0
         self.mode = mode
         self.handler = None
+        self.taken = False  # by the chip's own wake-up
 
     def value(self, level=None):
         if level is None:
@@ -36,6 +71,14 @@ class Pin:
     def irq(self, handler, trigger):
         self.handler = handler
 
+    def init(self, mode, pull=None):
+        assert mode == self.mode
+        self.taken = False
+
+    def set_asleep(self, level):
+        """What is wired to it changes, while no edge is seen."""
+        self.level = level
+
     def set(self, level):
         """What is wired to the pin changes."""
         self.level = level
@@ -44,6 +87,7 @@ class Pin:
 
 
 class ADC:
+    CORE_TEMP = 4
     microvolts = {}
 
     def __init__(self, pin):
@@ -52,6 +96,9 @@ class ADC:
     def read_uv(self):
         number = next((number for number, pin in Pin.made.items() if pin is self.pin), self.pin)
         return ADC.microvolts.get(number, 1900000)
+
+    def read_u16(self):
+        return self.read_uv() * 65535 // 3300000
 
 
 class UART(io.IOBase):
@@ -63,7 +110,7 @@ class UART(io.IOBase):
         self.handler = None
         for name in ("tx", "rx"):
             if name in keywords:
-                Pin(keywords[name], Pin.OUT)
+                Pin(keywords[name], Pin.OUT, value=1)
         self.waiting = b""
 
     def write(self, data):
@@ -91,7 +138,7 @@ class UART(io.IOBase):
     def ioctl(self, request, flags):
         if request == _REQUEST_POLL:
             return flags & (_POLL_WR | (_POLL_RD if self.waiting else 0))
-        return 0
+        return -22  # EINVAL; 0 would be taken for standard input's file number
 
 
 class I2C:
@@ -133,6 +180,10 @@ class RTC:
 class WDT:
     def __init__(self, timeout):
         self.timeout = timeout
+        self.fed = time.ticks_ms()
+        self.longest_ms = 0
 
     def feed(self):
-        pass
+        now = time.ticks_ms()
+        self.longest_ms = max(self.longest_ms, time.ticks_diff(now, self.fed))
+        self.fed = now
