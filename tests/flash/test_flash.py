@@ -78,6 +78,22 @@ def test_a_second_time_keeps_identity_and_records_and_writes_nothing(board: Pret
     assert not (board.flash / "b" / "image.json").exists(), "the selector would have preferred a later update"
 
 
+def test_a_kept_identity_takes_another_broker_and_update_key(board: PretendBoard, wish: Wish) -> None:
+    install(replace(wish, mqtt=("old.example", 1883)))
+    before = json.loads((board.flash / "data" / "identity.json").read_text())
+    record = install(replace(wish, device_id=None, mqtt=("new.example", 8883), update_key=bytes(range(64))))
+    after = json.loads((board.flash / "data" / "identity.json").read_text())
+    assert record.identity == "kept"
+    expected = {"mqtt": {"host": "new.example", "port": 8883}, "update_key": bytes(range(64)).hex()}
+    assert after == before | expected
+
+
+def test_a_new_ankle_tag_has_to_know_its_broker(board: PretendBoard, wish: Wish) -> None:
+    with pytest.raises(FlashError, match="give --broker HOST"):
+        install(replace(wish, board=_here("esp32s3"), model="ankle_gps"))
+    assert not (board.flash / "data").exists()
+
+
 def test_a_new_identity_saves_what_the_old_one_left(board: PretendBoard, wish: Wish) -> None:
     install(wish)
     (board.flash / "data" / "journal").write_bytes(b"unsent")

@@ -54,7 +54,15 @@ def test_installs_every_model(tmp_path: Path, model: str) -> None:
     with Pico(tmp_path) as pico:
         Bench(pico.wire).start()
         record = install(
-            Wish(definition(BOARD), model, pico.port, device_id=10, new_identity=True, backups=tmp_path / "saved")
+            Wish(
+                definition(BOARD),
+                model,
+                pico.port,
+                device_id=10,
+                new_identity=True,
+                mqtt=("localhost", 1883),
+                backups=tmp_path / "saved",
+            )
         )
         pico.save(tmp_path / "after.bin")
     after = (tmp_path / "after.bin").read_bytes()

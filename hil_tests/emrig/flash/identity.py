@@ -33,11 +33,17 @@ class Identity:
             "board": board,
             "key": self.key.hex(),
         }
-        if mqtt is not None:
-            content["mqtt"] = {"host": mqtt[0], "port": mqtt[1]}
-        if update_key is not None:
-            content["update_key"] = update_key.hex()
-        return json.dumps(content).encode()
+        return json.dumps(content | _reach(mqtt, update_key)).encode()
+
+
+def _reach(mqtt: tuple[str, int] | None, update_key: bytes | None) -> dict[str, Any]:
+    """The part of identity.json that may change in a device's life."""
+    reach: dict[str, Any] = {}
+    if mqtt is not None:
+        reach["mqtt"] = {"host": mqtt[0], "port": mqtt[1]}
+    if update_key is not None:
+        reach["update_key"] = update_key.hex()
+    return reach
 
 
 def make(model: str, device_id: int | None) -> Identity:
@@ -46,6 +52,13 @@ def make(model: str, device_id: int | None) -> Identity:
     if not 0 < number < 1 << 32:
         raise FlashError(f"device id {number} does not fit the wire: give one from 1 to {(1 << 32) - 1}")
     return Identity(number, model, secrets.token_bytes(KEY_BYTES))
+
+
+def changed(data: bytes, mqtt: tuple[str, int] | None, update_key: bytes | None) -> bytes | None:
+    """A kept identity.json with another broker or update key; None: it has them. Device id and keys stay."""
+    content: dict[str, Any] = json.loads(data)
+    new = content | _reach(mqtt, update_key)
+    return None if new == content else json.dumps(new).encode()
 
 
 def read(data: bytes) -> tuple[int, str]:
