@@ -206,6 +206,7 @@ class Gnss:
         self.starts = 0
         self.faults = 0
         self.period_s = 0  # the receiver sleeps between positions so far apart; 0 = it does not
+        self.limit_ms = None  # limit_ms(): a fix() ends by then whatever its timeout, None = no such limit
         self.on_awake = None  # called when a receiver that slept is heard again, or has power again
         self._uart = uart
         self._power_pin = power_pin
@@ -342,6 +343,9 @@ class Gnss:
                     best, best_ticks_ms = fix, ticks_ms
                     deadline_ms = ticks_ms
             self._fresh = []
+            limit_ms = self.limit_ms() if self.limit_ms else None
+            if limit_ms is not None and limit_ms < deadline_ms:
+                deadline_ms = self._until_ms = limit_ms
             now_ms = self._clock.ticks_ms()
             fault_ms = max(begun_ms, self._understood_ms) + FAULT_AFTER_MS + self.period_s * 1000
             if now_ms >= deadline_ms or now_ms >= fault_ms:

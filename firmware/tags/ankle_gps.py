@@ -74,7 +74,8 @@ class AnkleGps:
         self._teleport = Teleport()
         self._no_fix = trail.NoFix()
         self._now = Signal()
-        self._locate = locate.Locate(self.hasten)
+        self._locate = locate.Locate(device, self.hasten, self._known)
+        self.gnss.limit_ms = self._locate.until_ms
         self._last = None  # newest position, as in blocks
         self._failures = 0
         self._reported_ms = 0
@@ -192,9 +193,9 @@ class AnkleGps:
         last = self.gnss.fix_ticks_ms
         hot = last is not None and now - last < HOT_FOR_MS
         timeout_ms = 1000 * (settings.gnss_hot_timeout_s if hot else settings.gnss_cold_timeout_s)
-        remaining_ms = self._locate.remaining_ms(now, settings.locate_limit_s)
-        if remaining_ms is not None:
-            timeout_ms = max(remaining_ms, 1000)
+        until_ms = self._locate.until_ms()
+        if until_ms is not None:
+            timeout_ms = until_ms - now
         period_s = self._interval_s()
         if not settings.gnss_power_save or not SHORTEST_PERIOD_S <= period_s <= LONGEST_PERIOD_S:
             period_s = 0
@@ -267,7 +268,8 @@ class AnkleGps:
         self._tell_no_fix(self._no_fix.failed(now, device.clock.time_s(), self.gnss.cause))
         await self.rules.failed(now, self.gnss.cause)
         interval_ms = device.settings.cell_position_interval_s * 1000
-        if self._cell_ms is None or now + EARLY_MS - self._cell_ms >= interval_ms:
+        due = self._cell_ms is None or now + EARLY_MS - self._cell_ms >= interval_ms
+        if due and not self._locate.wanted:  # which asks when its satellites' time is up
             await self._ask_network()
 
     async def _ask_network(self):
@@ -298,14 +300,18 @@ class AnkleGps:
     # -- what else happens ----------------------------------------------------------------------------------
 
     async def _answer(self, found):
-        """Position on demand: at once when there is one, else the last known and the network's when time is up."""
+        """Position on demand: at once when there is one, else the network's when the satellites' time is up."""
         now = self.device.ticks_ms()
-        if not self._locate.wanted or not (found or self._locate.remaining_ms(now, 0) == 0):
+        until_ms = self._locate.until_ms()
+        if until_ms is None or not (found or until_ms <= now):
             return
         if not found:
             await self._ask_network()
+        self._locate.answer(self.gnss.fix_ticks_ms if found else None, now)
+
+    def _known(self):
         self._report()
-        self._locate.answer(found, self._last, self.device.clock.time_s())
+        return self._last
 
     def _on_order(self):
         order = self.device.order
