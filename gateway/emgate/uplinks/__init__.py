@@ -14,7 +14,10 @@ class BatchTooLargeError(Exception):
 
 
 class Uplink(Protocol):
-    """One way out. The store is the only retry authority: an uplink keeps nothing over a restart."""
+    """One way out. The store is the only retry authority: an uplink keeps nothing over a restart.
+
+    It may have `async def prepare(self, batch)`, called with what `deliver` will be given next in a lane: for work that
+    can be done while another batch is under way."""
 
     name: str
     up: asyncio.Event

@@ -1,6 +1,7 @@
 """Moves committed records from the store to one target: one batch under way in each of the two lanes.
 
-A backlog is read some batches ahead, and a cursor is committed while the next batch is under way.
+A backlog is read some batches ahead, and while a batch is under way the cursor behind the one before is committed and
+the next one is made ready.
 
 A third lane carries what became of the requests that came down from the target, in batches without records.
 """
@@ -8,7 +9,7 @@ A third lane carries what became of the requests that came down from the target,
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import structlog
@@ -35,6 +36,7 @@ READ_AHEAD = 4
 """Batches at once from the store: reading one takes as long as reading four, which hold 1 MB at most."""
 
 Marks = Iterable[tuple[int, int, int, int]]
+Prepare = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 class Drain:
@@ -59,6 +61,7 @@ class Drain:
         self._store = store
         self._consumer = consumer
         self._uplink = uplink
+        self._prepare: Prepare | None = getattr(uplink, "prepare", None)
         self._clock = clock
         self._gateway_id = gateway_id
         self._batch_records = batch_records
@@ -92,12 +95,18 @@ class Drain:
                 ahead = 1  # then they fill one batch at most
                 continue
             ahead = READ_AHEAD
+            batches = batches or [found]
             settling: asyncio.Task[None] | None = None
+            preparing: asyncio.Task[dict[str, Any]] | None = None
             try:
-                for records in batches or [found]:
+                for number, records in enumerate(batches):
                     started = loop.time()
+                    batch = self.batch(records) if preparing is None else await preparing
+                    preparing = None
+                    if number + 1 < len(batches) and self._prepare is not None:
+                        preparing = asyncio.create_task(self._prepared(batches[number + 1]))
                     try:
-                        await self._uplink.deliver(self.batch(records))
+                        await self._uplink.deliver(batch)
                     except BatchTooLargeError as error:
                         self.counters["batch_too_large"] += 1
                         if len(records) == 1:
@@ -119,8 +128,15 @@ class Drain:
                 if settling is not None:
                     await settling
             finally:
-                if settling is not None:
-                    settling.cancel()
+                for task in (settling, preparing):
+                    if task is not None:
+                        task.cancel()
+
+    async def _prepared(self, records: list[Record]) -> dict[str, Any]:
+        batch = self.batch(records)
+        assert self._prepare is not None, "only then it is called"
+        await self._prepare(batch)
+        return batch
 
     async def _delivered_to(self, alarm: bool, records: list[Record]) -> None:
         # The watermarks that go along are those of earlier batches; they only serve pruning.

@@ -60,6 +60,8 @@ class MqttUplink:
         # Batch id: True = acknowledged, False = refused, None = connection lost.
         self._waiting: dict[str, asyncio.Future[bool | None]] = {}
         self._round_trip_s = 0.0
+        # Per lane the batch that comes next, and its bytes.
+        self._packed: dict[bool, tuple[dict[str, Any], tuple[bytes, int]]] = {}
 
     async def run(self) -> None:
         """Connect and take acknowledgements and requests until the connection is lost (OSError)."""
@@ -106,15 +108,26 @@ class MqttUplink:
         if future is not None and not future.done():
             future.set_result(refused is None)
 
+    async def prepare(self, batch: dict[str, Any]) -> None:
+        """Pack it."""
+        self._packed[is_alarm(batch)] = batch, await self._pack(batch)
+
+    async def _pack(self, batch: dict[str, Any]) -> tuple[bytes, int]:
+        if len(batch["records"]) <= FEW:
+            return batch_bytes.encode(batch)
+        return await asyncio.to_thread(batch_bytes.encode, batch)
+
     async def deliver(self, batch: dict[str, Any]) -> None:
         """Publish until acknowledged."""
-        if len(batch["records"]) <= FEW:
-            payload, plain_bytes = batch_bytes.encode(batch)
+        alarm = is_alarm(batch)
+        packed = self._packed.get(alarm)
+        if packed is not None and packed[0] is batch:
+            del self._packed[alarm]
+            payload, plain_bytes = packed[1]
         else:
-            payload, plain_bytes = await asyncio.to_thread(batch_bytes.encode, batch)
+            payload, plain_bytes = await self._pack(batch)
         self.counters["bytes_plain"] += plain_bytes
         self.counters["bytes_packed"] += len(payload)
-        alarm = is_alarm(batch)
         unanswered, refused_s = 0, ACKNOWLEDGEMENT_FIRST_S
         patience_s = max(ACKNOWLEDGEMENT_FIRST_S, self._round_trip_s * ROUND_TRIPS)
         while True:
