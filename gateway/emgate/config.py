@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 
 from emgate.clock import Clock, SharedClock, SystemClock
 from emgate.errors import ConfigError, explain
-from emgate.registry import Device, OpenKey, Registry, read_device_file
+from emgate.registry import Device, OpenKey, Registry, read_device_file, unopened
 from emgate.toml_lines import Lines
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class GatewaySection(Section):
     ready_file: Path | None = None
     log_file: Path | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    status_interval_s: Annotated[float, Field(gt=0, le=3600)] = 1.0
+    status_interval_s: Annotated[float, Field(gt=0, le=3600)] | None = None  # see emgate.daemon
     acknowledge_within_ms: Annotated[int, Field(ge=0, le=1000)] = 20
     restart_maximum_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
 
@@ -415,9 +415,11 @@ ENVIRONMENT = {"EMTAG_MQTT_PASSWORD": ("mqtt",), "EMTAG_UPLINK_PASSWORD": ("upli
 The gateway's own secret is in emgate.key_source."""
 
 
-def load(path: Path) -> Config:
-    """Read and check a gateway's file. Relative paths in it are relative to the file's folder."""
-    return _load(path, Config)
+def load(path: Path, *, open_keys: bool = True) -> Config:
+    """Read and check a gateway's file. Relative paths in it are relative to the file's folder.
+
+    `open_keys`: False for commands that do without the secret: sealed keys are then stood in for by other bytes."""
+    return _load(path, Config, open_keys)
 
 
 def load_backend(path: Path) -> BackendConfig:
@@ -425,7 +427,7 @@ def load_backend(path: Path) -> BackendConfig:
     return _load(path, BackendConfig)
 
 
-def _load(path: Path, model: type[Model]) -> Model:
+def _load(path: Path, model: type[Model], open_keys: bool = True) -> Model:
     try:
         text = path.read_text(encoding="utf-8")
         data = tomllib.loads(text)
@@ -437,7 +439,7 @@ def _load(path: Path, model: type[Model]) -> Model:
     _resolve_paths(data, path.parent)
     _take_environment(data)
     try:
-        return model.model_validate(data, context={"open_key": _key_opener(data)})
+        return model.model_validate(data, context={"open_key": _key_opener(data) if open_keys else unopened})
     except ValidationError as error:
         raise ConfigError(explain(path, error, model, text)) from None
 

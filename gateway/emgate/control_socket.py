@@ -5,6 +5,10 @@
 | {"do": "submit", "request": {…}, "waitS": 60} | {"ok": true, "request": {…}, "more": false} |
 | {"do": "show", "requestId": "…"} | {"ok": true, "request": {…}} |
 | {"do": "list", "deviceId": 5} | {"ok": true, "requests": […]} |
+| {"do": "status"} | {"ok": true, "status": {…}} |
+| {"do": "reload"} | {"ok": true, "reload": {…}}, when it is done |
+| {"do": "devices"} | {"ok": true, "devices": […]}, with strangers in quarantine |
+| {"do": "change", "change": "revoke", "deviceId": 5} | {"ok": true, "said": "…"}: changes of emgate.registry_changes |
 
 With waitS there is an answer at every change, until "more" is false. Whatever cannot be done is answered
 with {"ok": false, "reason": "…"}.
@@ -16,7 +20,7 @@ import os
 import socket
 import struct
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +28,7 @@ import structlog
 
 from emgate.down_kinds import RequestError
 from emgate.down_requests import CONTROL, OPEN, Requests
+from emgate.errors import ConfigError
 
 log = structlog.get_logger(__name__)
 
@@ -35,14 +40,20 @@ IDLE_S = 30.0
 LONGEST_WAIT_S = 3600.0
 
 
+Doing = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+"""Does what one line asks, and gives what is answered beside "ok"; RequestError or ConfigError says why not."""
+
+
 class ControlSocket:
     """`await run()` serves until cancelled."""
 
-    def __init__(self, path: Path, requests: Requests) -> None:
+    def __init__(self, path: Path, requests: Requests, more: Mapping[str, Doing] | None = None) -> None:
+        """`more`: what else may be asked, by its "do"."""
         self.counters: Counter[str] = Counter()
         self.up = asyncio.Event()
         self._path = path
         self._requests = requests
+        self._more = more or {}
         self._clients: set[asyncio.Task[Any]] = set()
 
     async def run(self) -> None:
@@ -131,9 +142,11 @@ class ControlSocket:
                 if device_id is not None and (type(device_id) is not int or not 0 <= device_id <= 0xFFFF_FFFF):
                     raise RequestError("deviceId must be a number, or absent for all devices")
                 yield {"ok": True, "requests": await self._requests.listed(device_id)}
+            elif isinstance(what, str) and what in self._more:
+                yield {"ok": True, **await self._more[what](asked)}
             else:
-                raise RequestError('"do" must be submit, show or list')
-        except RequestError as error:
+                raise RequestError(f'"do" must be one of {", ".join(("submit", "show", "list", *self._more))}')
+        except (RequestError, ConfigError) as error:
             self.counters["refused"] += 1
             yield {"ok": False, "reason": str(error)}
         except (ValueError, RecursionError) as error:

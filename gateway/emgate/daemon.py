@@ -26,6 +26,8 @@ from emgate.errors import ConfigError
 from emgate.link_set import LinkSet
 from emgate.own_records import OwnRecords, device_id_of
 from emgate.registry import Registry
+from emgate.registry_changes import Changes, rows
+from emgate.running import STATUS
 from emgate.sessions import Sessions
 from emgate.store import Store
 from emgate.store_audit import STEP_S
@@ -41,6 +43,8 @@ WRITABLE_S = 5.0
 """A store that has committed nothing for so long is not writable; the writer tries a full disk as often."""
 LOSSES_TOLD = 500
 """Ranges told at a time: half of what waits in memory at most (own_records)."""
+STATUS_S, CARD_STATUS_S = 1.0, 60.0
+"""Between two status files: in a runtime directory, which is memory; on a card, that each wears a little."""
 PRUNE_S = 60.0
 """How often to look for old delivered records."""
 CROWDED_S = 1.0
@@ -67,6 +71,9 @@ class Gateway:
         self._clock_watch: ClockWatch | None = None
         self._reloads = reload.Reloads()
         self._reload_asked = asyncio.Event()
+        self._one_change = asyncio.Lock()
+        runtime = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]  # systemd.exec(5)
+        self._status_path = (Path(runtime) if runtime else self._state) / STATUS
         self._started = time.monotonic()
 
     async def run(self, stop: asyncio.Event, ready: Callable[[dict[str, Any]], None] = lambda _: None) -> None:
@@ -120,7 +127,13 @@ class Gateway:
                 events=self._own,
             )
             await self._targets.load()
-            self._control = ControlSocket(self._state / "control.sock", self._requests)
+            doings = {
+                "status": self._say_status,
+                "reload": self._do_reload,
+                "devices": self._say_devices,
+                "change": self._change_registry,
+            }
+            self._control = ControlSocket(self._state / "control.sock", self._requests, doings)
             self._links = LinkSet(
                 self._config,
                 self._sessions.received,
@@ -203,7 +216,7 @@ class Gateway:
                 log.warning("did not end in time", what=task.get_name())
             await self._targets.stop(STOP_S)
             await self._store.mark(self._sessions.marks())
-            self._replace("status.json", json.dumps(await self._status()))
+            self._replace(self._state / STATUS, self._on_card(json.dumps(await self._status())))
             log.info("stopped")
 
     def _readiness(self) -> dict[str, Any]:
@@ -213,7 +226,7 @@ class Gateway:
             "pid": os.getpid(),
             "links": {each.what.name: _state(each) for each in self._links},
             "uplink": {each.what.name: _state(each) for each in self._targets},
-            "status": str(self._state / "status.json"),
+            "status": str(self._status_path),
             "store": str(self._store.path),
         }
 
@@ -247,18 +260,29 @@ class Gateway:
     # -- status -----------------------------------------------------------------------------------------------
 
     async def _write_status(self) -> None:
+        on_card = self._status_path.parent == self._state
+        if not on_card:  # the last one is of another run
+            (self._state / STATUS).unlink(missing_ok=True)
+        interval_s = self._config.gateway.status_interval_s or (CARD_STATUS_S if on_card else STATUS_S)
         while True:
             try:
-                self._replace("status.json", json.dumps(await self._status()))
+                text = json.dumps(await self._status())
+                self._replace(self._status_path, self._on_card(text) if on_card else text)
             except Exception as error:
                 log.warning("cannot write the status file", error=str(error))
-            await asyncio.sleep(self._config.gateway.status_interval_s)
+            await asyncio.sleep(interval_s)
 
-    def _replace(self, name: str, text: str) -> None:
+    def _on_card(self, text: str) -> str:
+        """Where keys are sealed, this is too: it says when devices were heard, and how they are."""
+        if self._vault is None:
+            return text
+        return json.dumps({"sealed": self._vault.payloads.seal_bytes(STATUS.encode(), text.encode()).hex()})
+
+    def _replace(self, path: Path, text: str) -> None:
         """Readers see the old file or the new one."""
-        temporary = self._state / f".{name}.new"
+        temporary = path.with_name(f".{path.name}.new")
         temporary.write_text(text + "\n", encoding="utf-8")
-        temporary.replace(self._state / name)
+        temporary.replace(path)
 
     async def _status(self) -> dict[str, Any]:
         watch = self._clock_watch
@@ -305,6 +329,10 @@ class Gateway:
         while True:
             await self._reload_asked.wait()
             self._reload_asked.clear()
+            await self._do_reload({})
+
+    async def _do_reload(self, _: dict[str, Any]) -> dict[str, Any]:
+        async with self._one_change:
             service_manager.reloading()
             try:
                 self._reloads.note(await self._reload())
@@ -315,6 +343,20 @@ class Gateway:
                 log.exception("reloading failed")
                 self._reloads.note(None, f"defect: {error!r}")
             service_manager.notify("READY=1", f"STATUS={len(self._registry)} devices")
+            return {"reload": self._reloads.facts()}
+
+    async def _change_registry(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Write a change to the registry file; a reload applies it."""
+        async with self._one_change:
+            said = await asyncio.to_thread(lambda: Changes(self._config, self._vault).make(asked))
+        log.info("registry changed", change=asked.get("change"), device=asked.get("deviceId"))
+        return {"said": said}
+
+    async def _say_devices(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"devices": await asyncio.to_thread(rows, self._config, self._registry)}
+
+    async def _say_status(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"status": await self._status()}
 
     async def _reload(self) -> list[str]:
         """Go by what the file says now; what changed."""

@@ -4,6 +4,7 @@ The file is locked while it is changed, so that two commands lose nothing of eac
 it holds keys. Comments in it are not kept. Keys that are sealed stay as they are, in the words of the file.
 """
 
+import errno
 import fcntl
 import os
 import tomllib
@@ -13,14 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from emgate.errors import ConfigError
+from emgate.owner import give_to_owner
 from emgate.registry import OpenKey, Registry, read_device_file
 
 Table = dict[str, Any]
 
 
-def edit(path: Path, change: Callable[[list[Table]], None], open_key: OpenKey | None) -> None:
-    """Let `change` work on the devices as the file has them; ConfigError leaves the file as it was."""
-    with _locked(path):
+def edit(
+    path: Path, change: Callable[[list[Table]], None], open_key: OpenKey | None, state_directory: Path | None = None
+) -> None:
+    """Let `change` work on the devices as the file has them; ConfigError leaves the file as it was.
+
+    Done by root, the file is given to the owner of `state_directory`: the gateway's user."""
+    with _locked(path, state_directory):
         devices = _read(path)
         before = {device.get("device_id") for device in devices}
         change(devices)
@@ -38,7 +44,7 @@ def edit(path: Path, change: Callable[[list[Table]], None], open_key: OpenKey | 
                 file.flush()
                 os.fsync(file.fileno())
             Registry(read_device_file(temporary, open_key))  # what the daemon will read
-            _keep_owner(path, temporary)
+            give_to_owner(temporary, state_directory)
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -51,13 +57,18 @@ def edit(path: Path, change: Callable[[list[Table]], None], open_key: OpenKey | 
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path, state_directory: Path | None) -> Iterator[None]:
     try:
-        with path.with_name(f".{path.name}.lock").open("w") as lock:
+        lock_path = path.with_name(f".{path.name}.lock")
+        with lock_path.open("w") as lock:
+            give_to_owner(lock_path, state_directory)
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
     except OSError as error:
-        raise ConfigError(f"{path}: cannot change the registry: {error.strerror or error}") from None
+        remedy = "" if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) else (
+            ": the gateway changes this file itself and must be able to write there; keep it in the state directory"
+        )  # fmt: skip
+        raise ConfigError(f"{path}: cannot change the registry: {error.strerror or error}{remedy}") from None
 
 
 def _read(path: Path) -> list[Table]:
@@ -71,16 +82,6 @@ def _read(path: Path) -> list[Table]:
     if set(data) - {"devices"} or not isinstance(devices, list):
         raise ConfigError(f"{path}: a registry holds [[devices]] and nothing else")
     return devices
-
-
-def _keep_owner(path: Path, temporary: Path) -> None:
-    """Root may run the command; the file stays the gateway's."""
-    try:
-        owner = path.stat()
-    except FileNotFoundError:
-        owner = path.parent.stat()
-    if os.geteuid() == 0:
-        os.chown(temporary, owner.st_uid, owner.st_gid)
 
 
 def render(devices: list[Table]) -> str:

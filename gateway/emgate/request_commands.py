@@ -88,7 +88,7 @@ def submit_to_gateway(
     """Hand a request to the daemon, and wait for its end if asked to."""
 
     def work() -> int:
-        config = configuration.load(config_path)
+        config = configuration.load(config_path, open_keys=False)
         wait_s = 0.0 if wait is None else seconds(wait)
         request = make(device, body, expires, request_id, config.clock.make().now_ms())
         last: dict[str, Any] = {}
@@ -117,7 +117,7 @@ def list_of_gateway(config_path: Path, device: str | None, as_json: bool) -> int
     """The newest requests that the daemon knows."""
 
     def work() -> int:
-        config = configuration.load(config_path)
+        config = configuration.load(config_path, open_keys=False)
         asked = {"do": "list", "deviceId": None if device is None else device_number(device)}
         answers: list[dict[str, Any]] = []
         if not asyncio.run(_talk(config.gateway.state_directory / "control.sock", asked, 0, answers.append)):

@@ -1,21 +1,24 @@
-"""What other commands do with a running gateway: find it, ask it to reload, read what it says of itself."""
+"""What other commands do with a running gateway: find it, ask it over its control socket, read what it said last."""
 
 import fcntl
 import json
-import os
-import signal
+import socket
 import sys
-import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from emgate import config as configuration
 from emgate.errors import ConfigError
 
+if TYPE_CHECKING:
+    from emgate.config import Config
+
 EXIT_OK, EXIT_REFUSED, EXIT_NOT_RUNNING = 0, 2, 3
 RELOAD_S = 30.0
 """A reload reads files, loads changed devices from the store and lets links go, each within seconds."""
-LOOK_S = 0.1
+ANSWER_S = 10.0
+"""A gateway says how it is at once, or its loop or its store is stuck."""
+STATUS = "status.json"
 
 
 def running_pid(state_directory: Path) -> int | None:
@@ -31,41 +34,76 @@ def running_pid(state_directory: Path) -> int | None:
     return None
 
 
-def read_status(state_directory: Path) -> dict[str, Any]:
-    """The last status.json; ConfigError when there is none."""
-    path = state_directory / "status.json"
+def ask(state_directory: Path, what: dict[str, Any], patience_s: float = ANSWER_S) -> dict[str, Any] | None:
+    """One question to the running gateway and its answer; None: nobody listens, or answers in time.
+
+    ConfigError: it may not be asked, or refuses (with its reason)."""
+    from emgate.control_socket import short
+
+    path = state_directory / "control.sock"
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(patience_s)
+            connection.connect(short(path))
+            connection.sendall(json.dumps(what).encode() + b"\n")
+            with connection.makefile("rb") as answers:
+                answer: dict[str, Any] = json.loads(answers.readline() or b"null")
+    except PermissionError as error:
+        raise ConfigError(f"{path}: {error.strerror}: run this as the gateway's user, or as root") from None
+    except (OSError, ValueError):
+        return None
+    if answer is not None and not answer["ok"]:
+        raise ConfigError(answer["reason"])
+    return answer
+
+
+def status_now(state_directory: Path) -> dict[str, Any] | None:
+    """What the running gateway says of itself this moment; None when none answers."""
+    answer = ask(state_directory, {"do": "status"})
+    return None if answer is None else dict(answer["status"])
+
+
+def last_status(config: "Config") -> dict[str, Any]:
+    """What it wrote last; ConfigError when there is nothing, or it is sealed and there is no secret here."""
+    path = config.gateway.state_directory / STATUS
     try:
         facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: no status to be read ({error}): has this gateway ever run?") from None
+    if "sealed" not in facts:
+        return facts
+    vault = config.open_vault()
+    if vault is None:
+        raise ConfigError(f"{path}: sealed, and the keys at rest (keys.json) are not there: restore them")
+    try:
+        facts = json.loads(vault.payloads.open_bytes(STATUS.encode(), bytes.fromhex(facts["sealed"])))
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}: it is written anew when the gateway runs") from None
     return facts
 
 
 def reload(config_path: Path) -> int:
     """Ask the running gateway to read its configuration anew, and say what became of it."""
     try:
-        config = configuration.load(config_path)
+        config = configuration.load(config_path, open_keys=False)
+        state = config.gateway.state_directory
+        pid = running_pid(state)
+        if pid is None:
+            print(f"emtag gateway: no gateway runs on {state}", file=sys.stderr)
+            return EXIT_NOT_RUNNING
+        answer = ask(state, {"do": "reload"}, RELOAD_S)
     except ConfigError as error:
-        print(f"emtag gateway: refused, and the old configuration stays in force:\n{error}", file=sys.stderr)
+        return _refused(str(error))
+    if answer is None:
+        print("emtag gateway: no answer in time; look into its log", file=sys.stderr)
         return EXIT_REFUSED
-    state = config.gateway.state_directory
-    pid = running_pid(state)
-    if pid is None:
-        print(f"emtag gateway: no gateway runs on {state}", file=sys.stderr)
-        return EXIT_NOT_RUNNING
-    before = read_status(state)["reload"]["count"]
-    os.kill(pid, signal.SIGHUP)
-    deadline = time.monotonic() + RELOAD_S + config.gateway.status_interval_s
-    while time.monotonic() < deadline:
-        facts = read_status(state)["reload"]
-        if facts["count"] > before:
-            if facts["applied"]:
-                print("reloaded: " + (", ".join(facts["changed"]) or "nothing has changed"))
-                return EXIT_OK
-            print(
-                f"emtag gateway: refused, and the old configuration stays in force:\n{facts['reason']}", file=sys.stderr
-            )
-            return EXIT_REFUSED
-        time.sleep(LOOK_S)
-    print("emtag gateway: no answer in time; look into its log", file=sys.stderr)
+    facts = answer["reload"]
+    if not facts["applied"]:
+        return _refused(facts["reason"])
+    print("reloaded: " + (", ".join(facts["changed"]) or "nothing has changed"))
+    return EXIT_OK
+
+
+def _refused(reason: str) -> int:
+    print(f"emtag gateway: refused, and the old configuration stays in force:\n{reason}", file=sys.stderr)
     return EXIT_REFUSED

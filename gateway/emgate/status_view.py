@@ -1,7 +1,6 @@
 """`emtag gateway status`: what a gateway says of itself, as a dashboard, once or live, or as JSON."""
 
 import json
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -14,52 +13,41 @@ from rich.table import Table
 from rich.text import Text
 
 from emgate import config as configuration
+from emgate.config import Config
 from emgate.errors import ConfigError
-from emgate.running import EXIT_NOT_RUNNING, EXIT_OK, EXIT_REFUSED, read_status
+from emgate.running import EXIT_NOT_RUNNING, EXIT_OK, EXIT_REFUSED, last_status, status_now
 
 REFRESH_S = 1.0
-STALE_INTERVALS = 5
-"""A status file this many intervals old is a stopped or stuck gateway's."""
 
 
 def show(config_path: Path, *, as_json: bool = False, once: bool = False) -> int:
     """Print or keep showing the status; 0: the gateway runs, 2: cannot be read, 3: it does not run."""
     try:
-        config = configuration.load(config_path)
-        facts = read_status(config.gateway.state_directory)
+        config = configuration.load(config_path, open_keys=False)
+        facts, running = _facts(config)
+        if as_json:
+            print(json.dumps({"running": running, **facts}))
+            return EXIT_OK if running else EXIT_NOT_RUNNING
+        console = Console()
+        if once or not console.is_terminal:
+            console.print(dashboard(facts, running))
+            return EXIT_OK if running else EXIT_NOT_RUNNING
+        with Live(console=console, screen=True, auto_refresh=False) as live:
+            while True:
+                live.update(dashboard(facts, running), refresh=True)
+                time.sleep(REFRESH_S)
+                facts, running = _facts(config)
     except ConfigError as error:
         print(f"emtag gateway: {error}", file=sys.stderr)
         return EXIT_REFUSED
-    stale_s = max(5.0, config.gateway.status_interval_s * STALE_INTERVALS)
-    path = config.gateway.state_directory / "status.json"
-    if as_json:
-        running = _runs(facts, path, stale_s)
-        print(json.dumps({"running": running, **facts}))
-        return EXIT_OK if running else EXIT_NOT_RUNNING
-    console = Console()
-    if once or not console.is_terminal:
-        running = _runs(facts, path, stale_s)
-        console.print(dashboard(facts, running))
-        return EXIT_OK if running else EXIT_NOT_RUNNING
-    try:
-        with Live(console=console, screen=True, auto_refresh=False) as live:
-            while True:
-                live.update(dashboard(facts, _runs(facts, path, stale_s)), refresh=True)
-                time.sleep(REFRESH_S)
-                facts = read_status(config.gateway.state_directory)
     except KeyboardInterrupt:
         return EXIT_OK
 
 
-def _runs(facts: Mapping[str, Any], path: Path, stale_s: float) -> bool:
-    """The process is there, and has written its file lately (by the file's own time: the clock may be simulated)."""
-    try:
-        os.kill(facts["pid"], 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, KeyError, TypeError):
-        pass  # another user's process; the file's age decides
-    return time.time() - path.stat().st_mtime < stale_s
+def _facts(config: Config) -> tuple[dict[str, Any], bool]:
+    """What the gateway says now; or what it wrote last, when it does not run or does not answer."""
+    facts = status_now(config.gateway.state_directory)
+    return (last_status(config), False) if facts is None else (facts, True)
 
 
 def dashboard(facts: Mapping[str, Any], running: bool) -> RenderableType:

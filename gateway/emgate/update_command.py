@@ -13,7 +13,7 @@ from typing import Any
 from emgate import config as configuration
 from emgate.down_kinds import RequestError, names
 from emgate.errors import ConfigError
-from emgate.running import read_status
+from emgate.running import status_now
 from emgate.updates import FINAL_PHASE, FOLDER, KIND, Image, check_image
 
 EXIT_OK, EXIT_FAILED, EXIT_REFUSED, EXIT_NOT_RUNNING = 0, 1, 2, 3
@@ -27,12 +27,15 @@ def update(
 ) -> int:
     """0: all devices were asked (with wait_s: all run it), 1: one does not, 2: cannot be done, 3: no gateway runs."""
     try:
-        config = configuration.load(config_path)
+        config = configuration.load(config_path, open_keys=False)
         image = check_image(image_path.stem, image_path.read_bytes(), manifest_path.read_bytes())
         name = _place(config.gateway.state_directory / FOLDER, image)
         with _connect(config.gateway.state_directory) as wire:
             # By the gateway's clock: it judges the expiry.
-            expires_ms = read_status(config.gateway.state_directory)["timeMs"] + days * DAY_MS
+            facts = status_now(config.gateway.state_directory)
+            if facts is None:
+                raise ConnectionError("it does not say what time it is")
+            expires_ms = facts["timeMs"] + days * DAY_MS
             asked = {device: _submit(wire, device, name, expires_ms) for device in devices}
             return _follow(wire, asked, wait_s) if wait_s else EXIT_OK
     except ConnectionError as error:

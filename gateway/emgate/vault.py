@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from emgate import key_source
 from emgate.errors import ConfigError
 from emgate.key_source import Secret
+from emgate.owner import give_to_owner
 from emgate.registry import SEALED
 from emgate.store_schema import Record
 
@@ -176,6 +177,7 @@ def _create(path: Path, secret: Secret) -> Vault:
             file.write(json.dumps(facts) + "\n")
             file.flush()
             os.fsync(file.fileno())
+        give_to_owner(temporary, path.parent)
         temporary.replace(path)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
