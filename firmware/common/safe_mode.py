@@ -40,15 +40,17 @@ async def stay_healthy(watchdog):
 
 async def run(board):
     """The device without its model's own work, until it tries again."""
+    model = board.identity["model"]
+    if model == "pid":
+        # It has no link to report by: a beacon that says so.
+        again = asyncio.create_task(_try_again(board))
+        try:
+            await __import__("tags.pid", None, None, ("run",)).run(board, True)
+        finally:
+            again.cancel()
     from common import transports
     from common.device import Device
 
-    model = board.identity["model"]
-    if model == "pid":
-        # It has no link to report by: better a beacon than nothing.
-        forgive()
-        board.restart()
-        return
     device = Device(board, *_KINDS[model])
     device.safe_mode = True
     device.link_over(*transports.of(device))

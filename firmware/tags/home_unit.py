@@ -51,6 +51,7 @@ class HomeUnit:
         )
         self._range_test = RangeTest(device, self._windows_now)
         self._battery_low = set()
+        self._faulty = set()
         self._windows = {}
         self._counters = Counters(board.storage_path)
         self._signal = Signal()
@@ -201,6 +202,11 @@ class HomeUnit:
                 self.device.records.event(constants.EVENT_BEACON_BATTERY_LOW, percent, number)
         elif percent != 255:
             self._battery_low.discard(number)
+        if not presence.faulty:
+            self._faulty.discard(number)
+        elif number not in self._faulty:
+            self._faulty.add(number)
+            self.device.records.event(constants.EVENT_SELF_TEST_FAILED, 0, number, b"pid")
 
 
 class _Window:

@@ -26,6 +26,7 @@ AD_MANUFACTURER_SPECIFIC = 0xFF  # Bluetooth Assigned Numbers §2.3
 
 STATUS_STRAP_OPEN = 1
 STATUS_CASE_OPEN = 2
+STATUS_FAULT = 4  # some part of it failed within the last hour
 
 _HEADER = bytes([SIZE - 1, AD_MANUFACTURER_SPECIFIC, 0xFF, 0xFF, VERSION])
 _BLOCK = "<IBBIIH"

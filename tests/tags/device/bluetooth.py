@@ -48,6 +48,8 @@ class BLE:
         self._handler = handler
 
     def gap_advertise(self, interval_us, adv_data=None, resp_data=None, connectable=True):
+        if self.refuses:
+            raise OSError(19)
         self._advertising = interval_us is not None
         if not self._advertising:
             return

@@ -128,6 +128,20 @@ async def check_strap_of_the_pid(folder):
     assert _presences(work)[-1][13] == constants.STRAP_OPEN
 
 
+async def check_fault_of_the_pid(folder):
+    work = _unit(folder)
+    await asyncio.sleep_ms(0)
+    pid = PidModel(work)
+    for _ in range(2):
+        pid.status = beacon.STATUS_FAULT
+        await asyncio.sleep_ms(20 * MINUTE)
+        pid.status = 0
+        await asyncio.sleep_ms(20 * MINUTE)
+    told = work.events(constants.EVENT_SELF_TEST_FAILED)
+    assert [(event[2], bytes(event[4])) for event in told] == [(PID, b"pid")] * 2, "once each time"
+    assert _presences(work)[-1][13] == constants.STRAP_CLOSED, "a fault is no tamper"
+
+
 async def check_copied_beacon(folder):
     work = _unit(folder)
     await asyncio.sleep_ms(0)

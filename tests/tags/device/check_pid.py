@@ -3,8 +3,10 @@
 import asyncio
 import os
 
+import selector
+from common import safe_mode
 from cryptolib import aes
-from emwire import beacon
+from emwire import beacon, constants
 
 from at_work import DEVICE_ID, KEY, AtWork
 
@@ -126,3 +128,65 @@ async def check_coin_cell_to_its_end(folder):
         await asyncio.sleep_ms(310000)
         shown.append(_tokens(work)[-1][2])
     assert shown == [100, 100, 70, 40, 30, 20, 10, 0, 0], shown
+
+
+async def check_what_sends_nothing_is_reset(folder):
+    work = AtWork(folder, "pid").start()
+    await asyncio.sleep_ms(48 * 3600000)
+    assert not work.board.hardware_watchdog.expired
+    work.board.radio.refuses = True
+    await asyncio.sleep_ms(3600000)
+    assert work.board.hardware_watchdog.expired
+    work.stop()
+    work = AtWork(folder, "pid")
+    work.board.reset_cause = constants.RESET_WATCHDOG
+    work.start()
+    await asyncio.sleep_ms(2 * 3600000)
+    statuses = [token[1] for token in _tokens(work)][-720:]
+    assert statuses[-1] == 0 and work.board.logged == [], "told for an hour"
+    work.stop()
+
+
+async def check_a_part_that_fails_is_told_and_costs_no_beacon(folder):
+    work = AtWork(folder, "pid")
+    work.board.adcs["battery"].counts = 28800
+
+    def fails():
+        raise OSError(5)
+
+    working, work.board.adcs["battery"].read_u16 = work.board.adcs["battery"].read_u16, fails
+    work.start()
+    await asyncio.sleep_ms(600000)
+    tokens = _tokens(work)
+    assert len(tokens) >= 59 and {token[1:] for token in tokens} == {(beacon.STATUS_FAULT, 255)}
+    work.board.adcs["battery"].read_u16 = working
+    await asyncio.sleep_ms(2 * 3600000)
+    assert _tokens(work)[-1][1:] == (0, 64)
+
+
+async def check_after_three_failed_boots_the_beacon_alone(folder):
+    def boot(broken):
+        selector.begin(folder)
+        work = AtWork(folder, "pid")
+        work.board.reset_cause = constants.RESET_WATCHDOG
+        if broken:
+            del work.board.inputs["strap"]
+        return work.start()
+
+    for _ in range(safe_mode.FAILED_BOOTS):
+        work = boot(True)
+        await asyncio.sleep_ms(1000)
+        assert work._task.done() and not work.board.radio.advertised
+    work = boot(True)
+    await asyncio.sleep_ms(safe_mode.TRY_AGAIN_MS - 1000)
+    assert {token[1:] for token in _tokens(work)} == {(beacon.STATUS_FAULT, 255)} and len(_tokens(work)) >= 358
+    assert not work.board.hardware_watchdog.expired and not work.board.restarts
+    await asyncio.sleep_ms(2000)
+    assert work.board.restarts == 1, "it tries again"
+    work.stop()
+    # A boot that worked for ten minutes forgets those before it.
+    for _ in range(2 * safe_mode.FAILED_BOOTS):
+        work = boot(False)
+        await asyncio.sleep_ms(safe_mode.HEALTHY_MS)
+        assert _tokens(work)[-1][2] != 255, "whole"
+        work.stop()
