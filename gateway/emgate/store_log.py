@@ -82,6 +82,8 @@ class Log:
                 records = [record for record in records if not record.alarm]
             self.tails[False].append(records)
             self._appended.clear()
+        for (_, alarm), row_id in self._moved.items():
+            self.tails[alarm].passed(row_id)
         self.cursors.update(self._moved)
         self._moved.clear()
         for alarm, through, identities in self._delivered:
@@ -89,7 +91,6 @@ class Log:
             with books.lock:
                 books.delivered_row[alarm] = max(books.delivered_row[alarm], through)
                 books.pass_late(alarm)
-            self.tails[alarm].passed(min(row_id for (_, lane), row_id in self.cursors.items() if lane == alarm))
         self._delivered.clear()
         with books.lock:
             books.pruned += len(self._pruned)

@@ -1,6 +1,6 @@
 """The newest records of a lane, kept in memory between their commit and their delivery.
 
-While the targets keep up, what was just committed need not be read back: each row read costs a change of hands of
+While a target keeps up, what was just committed need not be read back: each row read costs a change of hands of
 Python's lock, which the thread that takes frames gives up only so often. What is not here any more, or was committed by
 an earlier run, comes from the file.
 """
@@ -63,7 +63,8 @@ class Tail:
             return self._records[at : bisect_right(self._records, last, at, key=_row_of)]
 
     def passed(self, row_id: int) -> None:
-        """Every target has what is up to this row."""
+        """A target has what is up to this row: what others still lack they read from the file, however long they are
+        down."""
         with self._lock:
             self._drop(bisect_right(self._records, row_id, key=_row_of))
 

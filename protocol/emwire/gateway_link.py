@@ -7,6 +7,8 @@ and `restore_up_counter` (and the key that the device uses), and handed out by `
 (`grant`). Runs on both Pythons.
 """
 
+import struct
+
 from emwire import constants, device_codec, envelope
 from emwire.errors import WireError
 from emwire.ranges import RangeSet
@@ -104,6 +106,7 @@ class GatewayLink:
 
         reserve_down(epoch, count) commits down counters as used and returns the first; or see `grant`."""
         self.device_id = device_id
+        self._packed_id = struct.pack("<I", device_id)
         self.epoch: int | None = None  # boot epoch the device is in, as far as authentic frames tell
         self.refused = 0
         self.slot = slot  # seals frames down
@@ -223,7 +226,7 @@ class GatewayLink:
         aead = self._aeads.get(slot)
         if aead is None:
             raise WireError("key", 0)
-        payload = envelope.open_parsed(aead, self.device_id, frame, epoch)
+        payload = envelope.open_up(aead, self._packed_id, frame)
         if slot == self.offered:
             # The device keeps the key: only then does it seal with it, and from then on it opens nothing else.
             self.slot = slot

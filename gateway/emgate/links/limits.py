@@ -33,11 +33,14 @@ class _Bucket:
         self.filled_s = now_s
 
     def take(self, now_s: float, per_s: float, burst: float) -> bool:
-        self.tokens = min(burst, self.tokens + (now_s - self.filled_s) * per_s)
+        tokens = self.tokens + (now_s - self.filled_s) * per_s
+        if tokens > burst:
+            tokens = burst
         self.filled_s = now_s
-        if self.tokens < 1:
+        if tokens < 1:
+            self.tokens = tokens
             return False
-        self.tokens -= 1
+        self.tokens = tokens - 1
         return True
 
 
@@ -52,6 +55,7 @@ class Gate:
         self._known = known
         self._events = events
         self._loop = asyncio.get_running_loop()
+        self._now_s = self._loop.time
         self._links: dict[str, _Bucket] = {}
         self._buckets: OrderedDict[tuple[str, int], _Bucket] = OrderedDict()
         self._strangers: dict[str, _Bucket] = {}
@@ -59,32 +63,32 @@ class Gate:
 
     def __call__(self, link: Link, device_id: int, frame: bytes) -> "asyncio.Future[bool]":
         """Pass the frame on, or drop it: then False, and the device must send it again."""
-        now_s = self._loop.time()
-        limits = self.limits
-        whole = self._links.get(link.name)
+        now_s = self._now_s()
+        limits, name = self.limits, link.name
+        whole = self._links.get(name)
         per_s = limits.link_frames_per_s
         if whole is None:
-            whole = self._links[link.name] = _Bucket(per_s * BURST_S, now_s)
+            whole = self._links[name] = _Bucket(per_s * BURST_S, now_s)
         if not whole.take(now_s, per_s, per_s * BURST_S):
             return self._drop(link, "limited_link")
         if self._known(device_id):
-            if not self._take((link.name, device_id), now_s, limits.device_frames_per_s):
+            key = (name, device_id)
+            per_s = limits.device_frames_per_s
+            if not (self._buckets.get(key) or self._bucket(key, now_s, per_s)).take(now_s, per_s, per_s * BURST_S):
                 return self._drop(link, "limited_device")
         else:
-            bucket = self._strangers.get(link.name)
+            bucket = self._strangers.get(name)
             if bucket is None:
-                bucket = self._strangers[link.name] = _Bucket(STRANGERS_BURST, now_s)
+                bucket = self._strangers[name] = _Bucket(STRANGERS_BURST, now_s)
             if not bucket.take(now_s, STRANGERS_PER_S, STRANGERS_BURST):
                 return self._drop(link, "limited_strangers")
         return self._received(link, device_id, frame)
 
-    def _take(self, key: tuple[str, int], now_s: float, per_s: float) -> bool:
-        bucket = self._buckets.get(key)
-        if bucket is None:
-            if len(self._buckets) >= MAXIMUM_BUCKETS:
-                self._buckets.popitem(last=False)
-            bucket = self._buckets[key] = _Bucket(per_s * BURST_S, now_s)
-        return bucket.take(now_s, per_s, per_s * BURST_S)
+    def _bucket(self, key: tuple[str, int], now_s: float, per_s: float) -> _Bucket:
+        if len(self._buckets) >= MAXIMUM_BUCKETS:
+            self._buckets.popitem(last=False)
+        bucket = self._buckets[key] = _Bucket(per_s * BURST_S, now_s)
+        return bucket
 
     def _drop(self, link: Link, cause: str) -> "asyncio.Future[bool]":
         link.counters[cause] += 1
