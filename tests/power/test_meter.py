@@ -214,6 +214,8 @@ def test_modem_by_state_and_bytes(tmp_path: Path) -> None:
     modem.on_state("dozing")
     bench.pass_to(225_000)
     assert mas(meter, "modem idle") == pytest.approx(2 * 30.0 + 8 * 11.0 + 100 * 1.0)
+    # Until it dozes it may speak at any time, and the processor listens.
+    assert mas(meter, "processor awake") == pytest.approx(25 * (11.0 - 1.0))
     assert mas(meter, "modem connected") == pytest.approx(15 * 40.0)
     # 60 mC for one connection, then 0.5 s and 1 s on the air, above what the connection takes anyway.
     assert mas(meter, "modem transmitting") == pytest.approx(60.0 + (0.5 + 1.0) * 100.0)

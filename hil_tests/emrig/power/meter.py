@@ -57,6 +57,7 @@ class Meter:
         self._levels.append(Level(self.charges, "self-discharge", 0, loss))
         self._awake = self._level("processor awake")
         self._awake_timer: Timer | None = None
+        self._held = False
         self._watch_processor()
         self._watch_pins()
         Radio(self, station)
@@ -123,11 +124,23 @@ class Meter:
         hold_ms = round(self._of("uart_awake_ms"))
         if not hold_ms or "host" in self._device.parts:
             return  # the latter listens all the time
-        now = self._clock.now_ms()
-        self._awake.set(self._awake_ma, now)
         if self._awake_timer:
             self._awake_timer.cancel()
-        self._awake_timer = self._clock.call_later(hold_ms, lambda: self._awake.set(0.0, self._clock.now_ms()))
+        self._awake_timer = self._clock.call_later(hold_ms, self._uart_quiet)
+        self._set_awake()
+
+    def _uart_quiet(self) -> None:
+        self._awake_timer = None
+        self._set_awake()
+
+    def _hold(self, held: bool) -> None:
+        """A modem that may speak at any time, and so does not doze, keeps the processor awake."""
+        self._held = held and bool(self._of("uart_awake_ms"))
+        self._set_awake()
+
+    def _set_awake(self) -> None:
+        awake = self._held or self._awake_timer is not None
+        self._awake.set(self._awake_ma if awake else 0.0, self._clock.now_ms())
 
     def _begin_usage(self) -> None:
         try:
@@ -246,6 +259,7 @@ class ModemWatch:
 
     def _changed(self, state: str) -> None:
         self._state = state
+        self._meter._hold(state in ("starting", "searching", "registered"))
         if state not in ("registered", "dozing"):
             self._end()
         self._set()
