@@ -153,6 +153,8 @@ def open_vault(
             raise ConfigError(
                 f"protection: no secret to open the keys at rest: give a systemd credential {key_source.CREDENTIAL}, a"
                 f" key {key_source.CREDENTIAL} in the kernel's keyring, {key_source.PASSPHRASE} or a passphrase_file"
+                "; from a shell, start the gateway first, or run this by `systemd-run --pipe --wait -p User=emtag"
+                f" -p LoadCredentialEncrypted={key_source.CREDENTIAL}:FILE emtag …`"
             )
         return None
     if not path.exists():

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from emgate import config, device_commands, key_source, unsealed
+from emgate import config, device_commands, key_source, running, status_view, unsealed
 from emgate.check import check
 from emgate.clock import SystemClock
 from emgate.control_socket import short
@@ -465,3 +465,64 @@ async def test_what_devices_are_asked_to_do_is_sealed_too(tmp_path: Path) -> Non
     await store.close()
     assert found is not None
     assert (found.body, found.messages) == (made.body, made.messages)
+
+
+def heard(status: str) -> list[int | None]:
+    return [device["lastReceivedMs"] for device in json.loads(status)["devices"]]
+
+
+async def test_a_shell_without_the_secret_works_through_the_running_gateway(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The secret is the service's alone: whoever operates it from a shell has none."""
+    port, tag = Port(), Tag(tmp_path / "tag")
+    folder = tmp_path / "card"
+    text = toml(links=f'[[serial]]\nport = "{port.path}"', uplink="[uplink]\nguarded_disk = true", devices=0)
+    gateway = GatewayProcess(folder, 'registry = "state/devices.toml"\n' + text)
+    secret = credential(tmp_path / "credentials")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(secret))
+    assert device_commands.add(gateway.config, "7", "pid", None, None) == 0, "before the first start, with the secret"
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path / "run"))
+    (tmp_path / "run").mkdir()
+    await gateway.start()
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY")
+
+    async def done(command: Any, *arguments: Any, **named: Any) -> tuple[int, str, str]:
+        capsys.readouterr()
+        status = await asyncio.to_thread(command, gateway.config, *arguments, **named)
+        return status, *capsys.readouterr()
+
+    key_file = tmp_path / "key"
+    key_file.write_text(KEY.hex())
+    status, said, _ = await done(device_commands.add, str(DEVICE), "ankle_gps", key_file, None)
+    assert (status, said) == (0, f"device {DEVICE} is listed\nreloaded: device {DEVICE}\n")
+    async with over_serial(tag, port):
+        tag.record(status_record(1))
+        await tag.until_delivered()
+        assert (await done(device_commands.rotate_key, str(DEVICE)))[0] == 0
+        tag.record(status_record(2))
+        await tag.until_delivered()
+        _, said, _ = await done(device_commands.show_list, True)
+        states = {row["deviceId"]: (row["state"], row["key"]) for row in json.loads(said)}
+        assert states[7] == ("active", "one key") and states[DEVICE][1].startswith("new key")
+    assert (await done(device_commands.set_revoked, "7", True))[0] == 0
+    assert (await done(device_commands.set_revoked, "7", True))[2] == "emtag: device 7 is revoked already\n"
+    assert (await done(running.reload))[:2] == (0, "reloaded: nothing has changed\n")
+    status, said, _ = await done(status_view.show, as_json=True)
+    assert status == 0 and any(heard(said)), "it says so to its operator"
+    assert list(unsealed.plain_keys(config.load(gateway.config, open_keys=False), gateway.config)) == []
+    assert (tmp_path / "run" / "status.json").exists() and not (folder / "state" / "status.json").exists()
+    assert await gateway.stop() == 0
+    # Nobody runs: what needs no key goes on, the rest says how.
+    assert b"lastReceivedMs" not in (folder / "state" / "status.json").read_bytes()
+    assert (await done(device_commands.set_revoked, "7", False))[:2] == (0, "device 7 is released\n")
+    status, said, _ = await done(device_commands.show_list, True)
+    assert (status, len(json.loads(said))) == (0, 2)
+    for command, arguments in ((device_commands.rotate_key, ["7"]), (status_view.show, []), (check, [])):
+        status, said, wrong = await done(command, *arguments)
+        assert status == 2
+        assert "no secret to open the keys at rest" in said + wrong and "systemd-run" in said + wrong
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(secret))
+    status, said, _ = await done(status_view.show, as_json=True)
+    assert status == 3 and any(heard(said))
+    port.unplug()
