@@ -193,3 +193,28 @@ def test_the_command_registers_a_new_device_and_keeps_a_record(
     again = CliRunner().invoke(app, [*arguments, "--new-identity", "--device-id", str(device.device_id)])
     assert again.exit_code == 2
     assert "already: give another --device-id" in again.stdout
+
+
+def test_a_rack_is_flashed_at_once_and_one_bad_board_does_not_stop_the_others(
+    micropython: str, board: PretendBoard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "definition", _here)
+    with PretendBoard(micropython, tmp_path / "other") as other:
+        rack = tmp_path / "rack.toml"
+        rack.write_text(
+            "".join(
+                f"[[boards]]\nboard = 'pico_w'\nmodel = 'pid'\nport = '{port}'\ndevice_id = {number}\n"
+                for number, port in enumerate([board.port, "/dev/absent", other.port], 1)
+            )
+        )
+        app = typer.Typer()
+        app.command()(command.flash)
+        done = CliRunner().invoke(app, ["--all", str(rack), "--registry", str(tmp_path / "devices.toml"), "--json"])
+        said = {line["port"]: line for line in map(json.loads, done.stdout.splitlines())}
+        assert done.exit_code == 2, done.output
+        assert "no such port" in said["/dev/absent"]["error"]
+        for each, number in ((board, 1), (other, 3)):
+            assert said[each.port]["self_test"]["passed"]
+            assert json.loads((each.flash / "data" / "identity.json").read_text())["device_id"] == number
+    assert [device.device_id for device in read_device_file(tmp_path / "devices.toml")] in ([1, 3], [3, 1])

@@ -5,20 +5,23 @@ from __future__ import annotations
 import ast
 import base64
 import hashlib
-import io
 import json
 import os
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import Any, Self
 
 import serial
+from mpremote import transport_serial
 from mpremote.transport import TransportError, TransportExecError
 from mpremote.transport_serial import SerialTransport
 
 from emrig.flash.errors import FlashError
+
+# The transport prints what it did not expect. Redirecting stdout would take from it what other boards' threads print.
+vars(transport_serial)["print"] = lambda *_, **__: None
 
 # An emulated board is some 40 times slower than a real one, on which hashing the longest file takes half a second.
 ANSWER_S = 60
@@ -145,8 +148,7 @@ class Repl:
         # A board that died, or is amid its reset, must not be waited for for ever.
         line.write_timeout = ANSWER_S
         line.timeout = PROMPT_S
-        with redirect_stdout(io.StringIO()):  # the transport prints what it did not expect
-            self._transport.enter_raw_repl(soft_reset=False, timeout_overall=PROMPT_S)
+        self._transport.enter_raw_repl(soft_reset=False, timeout_overall=PROMPT_S)
         line.timeout = ANSWER_S
 
     def close(self) -> None:
