@@ -22,7 +22,7 @@ from emgate.config import Config
 from emgate.control_socket import ControlSocket
 from emgate.down_requests import Requests
 from emgate.downlink import Downlink
-from emgate.errors import ConfigError
+from emgate.errors import ConfigError, StoreError
 from emgate.link_set import LinkSet
 from emgate.own_records import OwnRecords, device_id_of
 from emgate.registry import Registry
@@ -71,6 +71,7 @@ class Gateway:
         self._clock_watch: ClockWatch | None = None
         self._reloads = reload.Reloads()
         self._reload_asked = asyncio.Event()
+        self._http: asyncio.Task[None] | None = None
         self._one_change = asyncio.Lock()
         runtime = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]  # systemd.exec(5)
         self._status_path = (Path(runtime) if runtime else self._state) / STATUS
@@ -186,11 +187,7 @@ class Gateway:
         if allowed_s is not None:
             feeding = service_manager.feed_watchdog(self._store, allowed_s)
             house_tasks.append(asyncio.create_task(feeding, name="watchdog"))
-        if self._config.http is not None:
-            from emgate.http_server import HttpServer  # only where it is wanted: aiohttp takes some 10 MB
-
-            http = HttpServer(self._config.http, self._status, self._health)
-            house_tasks.append(asyncio.create_task(http.run(), name="http"))
+        self._serve_http()
         try:
             for supervisor in (*self._links, *self._targets):
                 await _first(supervisor.tried.wait(), stop.wait(), self._store.damaged.wait())
@@ -209,6 +206,8 @@ class Gateway:
                 log.error("not everything could be committed and acknowledged in time; devices will send it again")
         finally:
             tasks = [*house_tasks, asyncio.create_task(self._links.stop(), name="links")]
+            if self._http is not None:
+                tasks.insert(0, self._http)
             for task in tasks[:-1]:
                 task.cancel()
             _, late = await asyncio.wait(tasks, timeout=STOP_S)
@@ -218,6 +217,17 @@ class Gateway:
             await self._store.mark(self._sessions.marks())
             self._replace(self._state / STATUS, self._on_card(json.dumps(await self._status())))
             log.info("stopped")
+
+    def _serve_http(self) -> None:
+        """By the present configuration, instead of what was served before."""
+        if self._http is not None:
+            self._http.cancel()
+            self._http = None
+        if self._config.http is not None:
+            from emgate.http_server import HttpServer  # only where it is wanted: aiohttp takes some 10 MB
+
+            http = HttpServer(self._config.http, self._status, self._health)
+            self._http = asyncio.create_task(http.run(), name="http")
 
     def _readiness(self) -> dict[str, Any]:
         return {
@@ -362,16 +372,29 @@ class Gateway:
         """Go by what the file says now; what changed."""
         if self._config_path is None:
             raise ConfigError("this gateway was not started from a file")
-        config, registry = await asyncio.to_thread(reload.read, self._config_path, self._config)
+        sealed = self._vault is not None
+        config, registry = await asyncio.to_thread(reload.read, self._config_path, self._config, sealed=sealed)
         _refuse_own_number(config, registry)
+        try:
+            targets = await self._targets.apply(config.uplink, config.gateway.restart_maximum_s)
+        except StoreError as error:
+            raise ConfigError(str(error)) from None
         before, self._config = self._config, config
         changed = [f"device {device_id}" for device_id in await self._sessions.apply(registry)]
         self._registry = registry
+        if targets:
+            await self._sessions.heed_deliveries()
+            changed += targets
         if config.gateway != before.gateway:
-            logs.set_level(config.gateway.log_level)
+            logs.configure(config.gateway.log_level, config.gateway.log_file)
             self._sessions.acknowledge_within(config.gateway.acknowledge_within_ms)
-            self._targets.restart_within(config.gateway.restart_maximum_s)
             changed.append("gateway")
+        if config.updates != before.updates:
+            self._updates.limit(config.updates.bytes_per_s)
+            changed.append("updates")
+        if config.http != before.http:
+            self._serve_http()
+            changed.append("http")
         if config.store != before.store:
             self._store.limit(config.store.maximum_bytes)
             changed.append("store")

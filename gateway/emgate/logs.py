@@ -61,7 +61,10 @@ def configure(level: str = "info", log_file: Path | None = None) -> None:
         handler = RotatingFileHandler(log_file, maxBytes=FILE_BYTES, backupCount=FILES - 1, encoding="utf-8")
     handler.setFormatter(formatter)
     root = logging.getLogger()
-    root.handlers = [handler]
+    before, root.handlers = root.handlers, [handler]
+    for old in before:
+        if isinstance(old, RotatingFileHandler):
+            old.close()
     root.setLevel(logging.WARNING)
     set_level(level)
     structlog.configure(

@@ -5,36 +5,74 @@ from pathlib import Path
 from typing import Any
 
 from emgate import config as configuration
-from emgate.config import Config
+from emgate import unsealed
+from emgate.config import Config, Section
 from emgate.errors import ConfigError
 from emgate.registry import Registry
+from emgate.toml_lines import Lines
 
-FIXED = ("clock", "uplink", "updates", "protection", "http")
-FIXED_IN_GATEWAY = ("id", "state_directory", "ready_file", "log_file")
+FIXED = ("gateway.id", "gateway.state_directory", "clock", "protection")
 """What the whole process hangs on: a change is refused until a restart, so that file and process never disagree."""
+SHARED_PLACE = "mqtt.shared_place"
+"""Which down counters are ours: sessions have some in hand."""
 
 
-def read(path: Path, present: Config) -> tuple[Config, Registry]:
-    """The new configuration and its registry; ConfigError when it is wrong, or asks for what needs a restart."""
+def read(path: Path, present: Config, *, sealed: bool) -> tuple[Config, Registry]:
+    """The new configuration and its registry; ConfigError when it is wrong, or asks for what needs a restart.
+
+    `sealed`: this gateway has a secret to seal by."""
     wanted = configuration.load(path)
-    fixed = [name for name in FIXED if getattr(wanted, name) != getattr(present, name)]
-    fixed += [
-        f"gateway.{name}"
-        for name in FIXED_IN_GATEWAY
-        if getattr(wanted.gateway, name) != getattr(present.gateway, name)
-    ]
+    fixed = [place for name in FIXED for place in _differing(name, wanted, present)]
     if wanted.counter_share != present.counter_share:
-        fixed.append("mqtt.shared_place")  # which down counters are ours: sessions have some in hand
+        fixed.append(SHARED_PLACE)
     if fixed:
-        raise ConfigError(
-            f"{path}: {', '.join(fixed)} cannot change while the gateway runs: restart it, or change back"
-        )
-    if wanted.mqtt is not None:
-        from emgate.mqtt_client import tls_context
+        lines = Lines(path.read_text(encoding="utf-8"))
+        raise ConfigError("\n".join(_refusal(path, name, lines) for name in fixed))
+    if sealed:
+        unsealed.refuse(wanted, path)
+    if wanted.gateway.log_file != present.gateway.log_file and wanted.gateway.log_file is not None:
+        _try_log_file(wanted.gateway.log_file)
+    for broker in (wanted.mqtt, *(each.mqtt() for each in wanted.uplink if each.kind == "mqtt")):
+        if broker is not None:
+            from emgate.mqtt_client import tls_context
 
-        wanted.mqtt.read_password()
-        tls_context(wanted.mqtt)
+            broker.read_password()
+            tls_context(broker)
+    for target in wanted.uplink:
+        if target.https is not None and target.kind == "https":
+            from emgate.uplinks.https import make_context, read_token
+
+            make_context(target.https)
+            if target.https.token_file is not None:
+                read_token(target.https.token_file)
     return wanted, wanted.make_registry()
+
+
+def _differing(name: str, wanted: Config, present: Config) -> list[str]:
+    """The fields at or below a place of the file that are not the same in both."""
+    now: Any = wanted
+    before: Any = present
+    for part in name.split("."):
+        now, before = getattr(now, part), getattr(before, part)
+    if now == before:
+        return []
+    if not isinstance(now, Section):
+        return [name]
+    return [f"{name}.{field}" for field in type(now).model_fields if getattr(now, field) != getattr(before, field)]
+
+
+def _refusal(path: Path, name: str, lines: Lines) -> str:
+    line = lines.of(tuple(name.split(".")))
+    place = f"{path}: " if line is None else f"{path}: line {line}: "
+    return f"{place}{name} cannot change while the gateway runs: restart it, or change back"
+
+
+def _try_log_file(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("a").close()
+    except OSError as error:
+        raise ConfigError(f"gateway.log_file: cannot write {path}: {error.strerror}; name another file") from None
 
 
 class Reloads:

@@ -419,6 +419,22 @@ class Sessions:
         for session in touched.values():
             self._flush_soon(session)
 
+    async def heed_deliveries(self) -> None:
+        """More may be delivered than `delivered` told, because a target is not waited for any more: ask the store."""
+        counts = await self._store.counts()
+        for session in list(self._sessions.values()):
+            link, device_id = session.link, session.device.device_id
+            session.status.delivered = counts.get(device_id, (0, 0))[1]
+            for state in await self._store.epochs(device_id):
+                link.restore(state.epoch, 0, state.delivered_through, (), state.delivered_above)
+                if state.delivered_through:
+                    link.stored(state.epoch, state.delivered_through - 1)  # so that the device hears of it
+            for gap in await self._store.gap_records(device_id):
+                lost = lost_range(gap.payload)
+                if lost is not None:
+                    link.restore_lost(*lost, gap.delivered)
+            self._flush_soon(session)
+
     def take_back(self, device_id: int, epoch: int, first: int, last: int) -> None:
         """The store has given these up: the device is to send them again."""
         session = self._sessions.get(device_id)

@@ -171,6 +171,17 @@ class Store:
         """Set when a lane has something new for a consumer, who clears it before it looks."""
         return self._appended[consumer, alarm]
 
+    async def go_by(self, consumers: Mapping[str, bool]) -> dict[str, int]:
+        """Go by other consumers from now on (see `open`), none of which may be reading that is not among them; how many
+        rows each of those that go did not have. They hold back nothing any more: more may be delivered now."""
+        for place in [(consumer, alarm) for consumer in consumers for alarm in (False, True)]:
+            self._appended.setdefault(place, asyncio.Event())
+        lacked = await self.write(lambda connection: self._log.go_by(connection, consumers), refused=None)
+        if lacked is None:
+            raise StoreError("the store does not take other uplink targets now (disk full?): try again")
+        self._appended = {place: event for place, event in self._appended.items() if place[0] in consumers}
+        return dict(lacked)
+
     def _note(self, records: Sequence[Record]) -> None:
         """In the event loop, after the commit of new records."""
         now = self._last_commit_s = time.monotonic()

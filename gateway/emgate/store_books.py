@@ -157,13 +157,16 @@ class Books:
         while late and (first := next(iter(late))) <= self.delivered_row[alarm]:
             del late[first]
 
-    def newly_delivered(self, connection: sqlite3.Connection, alarm: bool, through: int) -> list[Identity]:
-        """What of a lane counts as delivered once every required consumer's cursor is there."""
-        if through <= self.delivered_row[alarm]:
+    def newly_delivered(
+        self, connection: sqlite3.Connection, alarm: bool, through: int, after: int = 0
+    ) -> list[Identity]:
+        """What of a lane, behind a row, counts as delivered once every required consumer's cursor is there."""
+        after = max(after, self.delivered_row[alarm])
+        if through <= after:
             return []
         return connection.execute(
             f"SELECT device_id, epoch, sequence FROM {lane_rows(alarm)} AND row_id > ? AND row_id <= ?",
-            (self.delivered_row[alarm], through),
+            (after, through),
         ).fetchall()
 
     def deliver(self, connection: sqlite3.Connection, alarm: bool, identities: Iterable[Identity]) -> None:

@@ -26,6 +26,7 @@ PRUNE_ROWS = 2000
 """Deleted in one transaction: some 10 ms of the writer's time."""
 CURSOR = "INSERT INTO cursors VALUES (?,?,?) ON CONFLICT DO UPDATE SET row_id = max(row_id, excluded.row_id)"
 
+LANES = (False, True)
 Cursors = dict[tuple[str, bool], int]
 
 
@@ -38,10 +39,7 @@ class Log:
         self.books = Books()
         self.payload_cipher = payload_cipher
         self.required = [consumer for consumer, required in consumers.items() if required]
-        self.cursors: Cursors = {(consumer, alarm): 0 for consumer in consumers for alarm in (False, True)}
-        for consumer, lane, row_id in connection.execute("SELECT consumer, alarm, row_id FROM cursors"):
-            if (consumer, bool(lane)) in self.cursors:
-                self.cursors[consumer, bool(lane)] = row_id
+        self.cursors = _cursors(connection, consumers)
         self._appended: dict[Identity, Record] = {}  # with their rows
         self._moved: Cursors = {}
         self._delivered: list[tuple[bool, int, list[Identity]]] = []
@@ -223,15 +221,39 @@ class Log:
         self._moved[consumer, alarm] = max(row_id, self.cursors[consumer, alarm], self._moved.get((consumer, alarm), 0))
         after = self.delivered_row(alarm)
         if after > before:
-            held = self.tails[alarm].between(self.books.delivered_row[alarm], after)
-            if held is None:
-                identities = self.books.newly_delivered(connection, alarm, after)
-            else:
-                identities = [record[:3] for record in held]
-            self._delivered.append((alarm, after, identities))
+            self._deliver(connection, alarm, after)
         if not alarm:  # of what was given up while it was under way, nobody knows that every target has it
             return max(before, self.dropped_through), max(after, self.dropped_through)
         return before, after
+
+    def _deliver(self, connection: sqlite3.Connection, alarm: bool, through: int) -> None:
+        counted = [row_id for lane, row_id, _ in self._delivered if lane == alarm]  # in this transaction
+        begun = max(self.books.delivered_row[alarm], *counted, 0)
+        held = self.tails[alarm].between(begun, through)
+        if held is None:
+            identities = self.books.newly_delivered(connection, alarm, through, begun)
+        else:
+            identities = [record[:3] for record in held]
+        self._delivered.append((alarm, through, identities))
+
+    def go_by(self, connection: sqlite3.Connection, consumers: Mapping[str, bool]) -> dict[str, int]:
+        """Other consumers from now on, as after a restart; how many rows each of those that go did not have.
+
+        They hold back nothing any more. One that is new goes on where its cursor was left, or begins with the oldest
+        record there is."""
+        gone = {consumer for consumer, _ in self.cursors} - consumers.keys()
+        lacked = {
+            consumer: self.books.row_id - min(self.cursors[consumer, lane] for lane in LANES) for consumer in gone
+        }
+        self._moved = {place: row_id for place, row_id in self._moved.items() if place[0] in consumers}
+        cursors = _cursors(connection, consumers)
+        self.cursors = {**self.cursors, **cursors}  # others read `required` and these at any moment
+        self.required = [consumer for consumer, required in consumers.items() if required]
+        self.cursors = cursors
+        for alarm in LANES:
+            if self.delivered_row(alarm) > self.books.delivered_row[alarm]:
+                self._deliver(connection, alarm, self.delivered_row(alarm))
+        return lacked
 
     def mark(self, connection: sqlite3.Connection, rows: Sequence[tuple[int, int, int, int]]) -> None:
         """Raise watermarks. Those that a session worked out before it heard what was taken back are cut down."""
@@ -275,3 +297,11 @@ class Log:
             connection.executemany("DELETE FROM identities WHERE device_id=? AND epoch=? AND sequence=?", gone)
             connection.execute("UPDATE checkpoint SET pruned = pruned + ?", (len(gone),))
             self._pruned += gone
+
+
+def _cursors(connection: sqlite3.Connection, consumers: Mapping[str, bool]) -> Cursors:
+    cursors: Cursors = {(consumer, alarm): 0 for consumer in consumers for alarm in LANES}
+    for consumer, lane, row_id in connection.execute("SELECT consumer, alarm, row_id FROM cursors"):
+        if (consumer, bool(lane)) in cursors:
+            cursors[consumer, bool(lane)] = row_id
+    return cursors

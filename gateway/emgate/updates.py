@@ -193,6 +193,10 @@ class Budget:
         self._left = float(burst)
         self._at_s: float | None = None
 
+    def limit(self, bytes_per_s: float) -> None:
+        """From now on."""
+        self._rate = bytes_per_s
+
     def wait_s(self, now_s: float, count: int) -> float:
         """How long until that many may be sent; 0 = now."""
         if self._at_s is not None:
@@ -229,6 +233,12 @@ class Updates:
         self._images: dict[str, Image] = {}
         requests.add_kind(UpdateKind(self._folder))
         downlink.add(self)
+
+    def limit(self, bytes_per_s: float) -> None:
+        """For each device, from now on."""
+        self._bytes_per_s = bytes_per_s
+        for update in self._under_way.values():
+            update.budget.limit(bytes_per_s)
 
     def _current(self, device_id: int) -> _UnderWay | None:
         """What is to be sent to a device, in step with the requests."""

@@ -4,13 +4,26 @@ import asyncio
 import contextlib
 import io
 import json
+import re
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from emgate import broker as brokers
 from emgate import running
-from gateway_kit import DEVICE, KEY, PATIENCE_S, GatewayProcess, Port, Tag, over_serial, status_record, toml
+from gateway_kit import (
+    DEVICE,
+    KEY,
+    PATIENCE_S,
+    GatewayProcess,
+    Port,
+    Tag,
+    identities,
+    over_serial,
+    status_record,
+    toml,
+)
 
 OTHER_KEY = bytes(range(100, 116))
 
@@ -78,13 +91,116 @@ async def test_only_the_changed_link_restarts_and_registry_limits_and_log_level_
     assert await gateway.stop() == 0
 
 
+LATER = """
+[[uplink]]
+name = "archive"
+required = false
+kind = "local"
+database = "archive.sqlite"
+"""
+
+
+def target(facts: dict[str, Any], name: str) -> dict[str, Any]:
+    return next((each for each in facts["uplink"] if each["target"] == name), {})
+
+
+async def test_targets_come_go_and_change_while_links_and_the_other_targets_stay_up(tmp_path: Path) -> None:
+    """Two targets, of which one does not answer: what only that one lacks is not delivered, until it is taken out."""
+    port, broker = Port(), brokers.start_broker("mosquitto")
+    silent = f'[[uplink]]\nname = "silent"\nkind = "mqtt"\nhost = "127.0.0.1"\nport = {broker.port}\n'
+    links = serial(port) + f'[mqtt]\nhost = "127.0.0.1"\nport = {broker.port}\n'
+    kept = '[[uplink]]\nname = "kept"\ndatabase = "kept.sqlite"\n'
+    tag = Tag(tmp_path / "tag")
+    gateway = GatewayProcess(tmp_path, toml(links=links, uplink=kept + silent))
+    with broker:
+        await gateway.start()
+        async with over_serial(tag, port):
+            for number in range(20):
+                tag.record(status_record(number), alarm=number % 4 == 0)
+            await tag.until(lambda: len(tag.told) == 20)
+            await status_when(gateway, lambda facts: target(facts, "kept").get("records", 0) >= 20)
+            assert tag.journal.undelivered, "nobody at the other end of the one target has taken anything"
+            # One is added, and one that is there gets another section: it is made anew, and goes on from its cursor.
+            changed = silent.replace("[[uplink]]", "[[uplink]]\nbatch_records = 10")
+            status, words = await reload(gateway, toml(links=links, uplink=kept + changed + LATER))
+            assert (status, words) == (0, "reloaded: uplink silent, uplink archive\n")
+            await status_when(gateway, lambda facts: target(facts, "archive").get("records", 0) >= 20)
+            facts = await status_when(gateway, lambda facts: target(facts, "silent")["up"])
+            assert (facts["delivered"], target(facts, "silent").get("records", 0)) == (0, 0)
+            # The one that nobody serves is taken out: now everything counts as delivered, and its device hears of it.
+            status, words = await reload(gateway, toml(links=links, uplink=kept + LATER))
+            assert status == 0
+            assert re.fullmatch(r"reloaded: uplink silent \(removed; nothing .*, it lacked \d\d rows\)\n", words)
+            await tag.until_delivered()
+            tag.record(status_record(100))
+            await tag.until_delivered()
+            # The other one is required from now on; nothing is restarted for it.
+            status, words = await reload(gateway, toml(links=links, uplink=LATER.replace("false", "true") + kept))
+            assert (status, words) == (0, "reloaded: uplink archive\n")
+            tag.record(status_record(101), alarm=True)
+            await tag.until_delivered()
+        facts = await status_when(gateway, lambda facts: facts["devices"][0]["delivered"] == 22)
+        assert [each["target"] for each in facts["uplink"]] == ["archive", "kept"]
+        assert [link["restarts"] for link in facts["links"]] == [{}, {}]
+        assert facts["store"]["routine_waiting"] == facts["store"]["alarms_waiting"] == 0
+        log = (tmp_path / "log").read_text()
+        for name, times in ((f"serial:{port.path}", 1), (f"local:{tmp_path}/kept.sqlite", 1)):
+            assert log.count(f'"what": "{name}", "event": "up"') == times
+        assert log.count(f'"what": "mqtt:127.0.0.1:{broker.port}", "event": "up"') == 3, (
+            "the link once, the target twice"
+        )
+        assert "an uplink target was removed: nothing waits for it any more" in log
+        assert await gateway.stop() == 0
+    everything = [(DEVICE, 1, sequence) for sequence in range(22)]
+    assert identities(tmp_path / "kept.sqlite") == identities(tmp_path / "archive.sqlite") == everything
+    # As after a restart: nothing is waited for, and nothing is delivered twice.
+    await gateway.start()
+    facts = await status_when(gateway, lambda facts: facts["ready"])
+    assert (facts["devices"][0]["delivered"], facts["store"]["routine_waiting"]) == (22, 0)
+    assert await gateway.stop() == 0
+
+
+async def test_metrics_log_file_and_update_rate_change_while_it_runs(tmp_path: Path) -> None:
+    port = Port()
+    text = toml(links=serial(port))
+    gateway = GatewayProcess(tmp_path, text)
+    await gateway.start()
+    more = '[http]\nsocket = "http"\n[updates]\nbytes_per_s = 1000\n'
+    new = toml(links=serial(port), extra='log_file = "new/log"') + more
+    status, words = await reload(gateway, new)
+    assert (status, words) == (0, "reloaded: gateway, updates, http\n")
+    async with asyncio.timeout(PATIENCE_S):
+        while not (tmp_path / "http").exists():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    assert '"event": "reloaded"' in (tmp_path / "new" / "log").read_text()
+    status, words = await reload(gateway, text)
+    assert (status, words) == (0, "reloaded: gateway, updates, http\n")
+    async with asyncio.timeout(PATIENCE_S):
+        while (tmp_path / "http").exists():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    (tmp_path / "file").touch()
+    status, words = await reload(gateway, toml(links=serial(port), extra='log_file = "file/log"'))
+    assert status == 2 and "gateway.log_file: cannot write" in words
+    assert await gateway.stop() == 0
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
         ('"gw-test"', '"gw/test"', "line 3: gateway.id"),
         ("status_interval_s = 0.2", "status_interval_s = -1", "line 5: gateway.status_interval_s"),
-        ("host = ", 'shared_group = "a"\nshared_place = 1\nhost = ', "mqtt.shared_place cannot change"),
-        ('"gw-test"', '"another"', "gateway.id cannot change while the gateway runs: restart it, or change back"),
+        ("host = ", 'shared_group = "a"\nshared_place = 1\nhost = ', "line 14: mqtt.shared_place cannot change"),
+        (
+            '"gw-test"',
+            '"another"',
+            "line 3: gateway.id cannot change while the gateway runs: restart it, or change back",
+        ),
+        ("uncertainty_ms = 7", "uncertainty_ms = 8", "line 9: clock.uncertainty_ms cannot change while"),
+        (
+            "[mqtt]",
+            '[[uplink]]\nkind = "https"\n[uplink.https]\nurl = "https://x"\ntoken_file = "a"\n[mqtt]',
+            "the token",
+        ),
     ],
 )
 async def test_a_wrong_file_is_refused_with_its_reason_and_the_old_one_stays(
