@@ -122,12 +122,6 @@ def open_parsed(aead: "Aead", device_id: int, frame: bytes, epoch: int) -> bytes
     return aead.open(nonce, bytes(frame[HEADER_SIZE:]), associated)
 
 
-def open_up(aead: "Aead", device: bytes, frame: bytes) -> bytes:
-    """As open_parsed for a frame up, of a device whose number is packed already: for whoever opens many of them."""
-    head = bytes(frame[:HEADER_SIZE])
-    return aead.open(device + head + b"\0\0\0", bytes(frame[HEADER_SIZE:]), head + device)
-
-
 def key_slot(control: int) -> int:
     """Which key seals a frame, of its control byte."""
     return control & 3
