@@ -1,7 +1,6 @@
 """The options of the commands that ask something of devices, at a gateway and at a backend."""
 
-from __future__ import annotations
-
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,40 +22,8 @@ Version = Annotated[int, typer.Option("--version", min=1, max=65535, help="Of th
 def register(gateway: typer.Typer, backend: typer.Typer) -> None:
     """Add the commands."""
 
-    @gateway.command("command")
-    def gateway_command(
-        device: Device,
-        command: Kind,
-        config: Config,
-        argument: Argument = 0,
-        wait: Wait = None,
-        expires: Expires = None,
-        request_id: Identity = None,
-        as_json: AsJson = False,
-    ) -> None:
-        """Have a device do something once. Exit status 0 done, 1 not, 2 refused, 3 no gateway runs, 4 no answer yet."""
-        body = {"kind": "command", "command": command, "argument": argument}
-        _submit_to_gateway(config, device, body, wait, expires, request_id, as_json)
-
-    @gateway.command("parameters")
-    def gateway_parameters(
-        device: Device,
-        pairs: Pairs,
-        config: Config,
-        version: Version,
-        wait: Wait = None,
-        expires: Expires = None,
-        request_id: Identity = None,
-        as_json: AsJson = False,
-    ) -> None:
-        """Change tunables of a device's firmware; exit statuses as for command."""
-        from emgate.request_commands import guarded, parameters_of
-
-        def work() -> int:
-            body = {"kind": "parameters", "version": version, "parameters": parameters_of(pairs)}
-            return _submit_to_gateway(config, device, body, wait, expires, request_id, as_json)
-
-        raise typer.Exit(guarded(work))
+    _register_asking(gateway, Config, _submit_to_gateway)
+    _register_asking(backend, Database, _submit_to_backend)
 
     @gateway.command("order")
     def gateway_order(
@@ -92,41 +59,6 @@ def register(gateway: typer.Typer, backend: typer.Typer) -> None:
 
         raise typer.Exit(list_of_gateway(config, device, as_json))
 
-    @backend.command("command")
-    def backend_command(
-        device: Device,
-        command: Kind,
-        database: Database,
-        argument: Argument = 0,
-        wait: Wait = None,
-        expires: Expires = None,
-        request_id: Identity = None,
-        as_json: AsJson = False,
-    ) -> None:
-        """Have a device do something once, by way of the gateway that heard it last."""
-        body = {"kind": "command", "command": command, "argument": argument}
-        _submit_to_backend(database, device, body, wait, expires, request_id, as_json)
-
-    @backend.command("parameters")
-    def backend_parameters(
-        device: Device,
-        pairs: Pairs,
-        database: Database,
-        version: Version,
-        wait: Wait = None,
-        expires: Expires = None,
-        request_id: Identity = None,
-        as_json: AsJson = False,
-    ) -> None:
-        """Change tunables of a device's firmware, by way of the gateway that heard it last."""
-        from emgate.request_commands import guarded, parameters_of
-
-        def work() -> int:
-            body = {"kind": "parameters", "version": version, "parameters": parameters_of(pairs)}
-            return _submit_to_backend(database, device, body, wait, expires, request_id, as_json)
-
-        raise typer.Exit(guarded(work))
-
     @backend.command("requests")
     def backend_requests(
         database: Database,
@@ -147,6 +79,47 @@ def register(gateway: typer.Typer, backend: typer.Typer) -> None:
         from emgate.request_commands import load_orders
 
         raise typer.Exit(load_orders(database, file))
+
+
+def _register_asking(app: typer.Typer, place: Any, submit: Callable[..., int]) -> None:
+    """What can be asked at a gateway and, by way of the gateway that heard the device last, at a backend.
+
+    `place`: the option that says which gateway or backend; `submit` is given its value."""
+
+    @app.command("command")
+    def command(
+        device: Device,
+        command: Kind,
+        where: place,
+        argument: Argument = 0,
+        wait: Wait = None,
+        expires: Expires = None,
+        request_id: Identity = None,
+        as_json: AsJson = False,
+    ) -> None:
+        """Have a device do something once. Exit status 0 done, 1 not, 2 refused, 3 no gateway runs, 4 no answer yet."""
+        body = {"kind": "command", "command": command, "argument": argument}
+        submit(where, device, body, wait, expires, request_id, as_json)
+
+    @app.command("parameters")
+    def parameters(
+        device: Device,
+        pairs: Pairs,
+        where: place,
+        version: Version,
+        wait: Wait = None,
+        expires: Expires = None,
+        request_id: Identity = None,
+        as_json: AsJson = False,
+    ) -> None:
+        """Change tunables of a device's firmware; exit statuses as for command."""
+        from emgate.request_commands import guarded, parameters_of
+
+        def work() -> int:
+            body = {"kind": "parameters", "version": version, "parameters": parameters_of(pairs)}
+            return submit(where, device, body, wait, expires, request_id, as_json)
+
+        raise typer.Exit(guarded(work))
 
 
 def _submit_to_gateway(*arguments: Any) -> int:
