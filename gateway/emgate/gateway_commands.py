@@ -11,7 +11,7 @@ import emgate.lean  # noqa: F401  # before anything that imports structlog
 from emgate import config as configuration
 from emgate import logs
 from emgate.errors import ConfigError, StoreError
-from emgate.threads import share_quickly
+from emgate.threads import collect_seldom, share_quickly
 
 EXIT_OK, EXIT_UNUSABLE = 0, 2
 
@@ -22,6 +22,7 @@ def run_gateway(config_path: Path) -> int:
     Prints one JSON line {"ready": true, …} on standard output once every link and the uplink is up or has failed once.
     """
     share_quickly()
+    collect_seldom()
     try:
         config = configuration.load(config_path)
         logs.configure(config.gateway.log_level, config.gateway.log_file)

@@ -22,7 +22,7 @@ from emgate.broker_client import Connection, connected
 from emgate.clock import Clock
 from emgate.config import Broker, ReceiveSection
 from emgate.supervisor import Runnable, Supervisor
-from emgate.threads import share_quickly
+from emgate.threads import collect_seldom, share_quickly
 
 log = structlog.get_logger(__name__)
 
@@ -172,6 +172,7 @@ async def run_service(
 ) -> None:
     """Until SIGTERM or SIGINT; the broker may come and go."""
     share_quickly()
+    collect_seldom()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
