@@ -7,6 +7,7 @@ harness's verdict is computed from these alone.
 import asyncio
 import contextlib
 import fcntl
+import logging
 import os
 import pty
 import random
@@ -14,6 +15,7 @@ import struct
 import time
 import tty
 import zlib
+from collections import Counter
 from pathlib import Path
 
 from common.journal import Journal
@@ -29,6 +31,7 @@ ALARM_SHARE = 0.05
 TICK_S = 0.02
 RETRANSMIT_MS = 1000  # a device waits 20 s; the test has less time
 CONNECT_AGAIN_S = 0.2
+logging.getLogger("asyncio").setLevel(logging.ERROR)  # a warning for each frame to a broker that was killed
 Identity = tuple[int, int, int]
 
 
@@ -46,7 +49,8 @@ class Device:
         self.made: dict[int, tuple[bool, int]] = {}  # sequence: lane, CRC-32 of the payload
         self.stored = RangeSet()  # told as stored
         self.delivered = 0  # told as delivered: all below
-        self.sent = 0
+        self.sent: Counter[str] = Counter()
+        self._highest = [-1, -1]  # sent of each lane, which are sent in order
         self._aead = Ccm(KEY)
         self.journal = Journal(str(folder), 1, capacity_bytes=8 << 20, on_append=self._appended, durable=False)
         self.link = DeviceLink(
@@ -87,7 +91,14 @@ class Device:
         found = []
         while (frame := self.link.poll(ticks_ms())) is not None:
             found.append(frame)
-        self.sent += len(found)
+        for frame in found:
+            control, _, sequence = envelope.parse_header(frame)
+            if envelope.is_link(control):
+                self.sent["link_frames"] += 1
+                continue
+            alarm = envelope.is_alarm(control)
+            self.sent["records_sent_first" if sequence > self._highest[alarm] else "records_sent_again"] += 1
+            self._highest[alarm] = max(sequence, self._highest[alarm])
         return found
 
     @property
@@ -223,9 +234,12 @@ class Fleet:
                 line.pump()
             await asyncio.sleep(TICK_S)
 
-    @property
-    def sent(self) -> int:
-        return sum(device.sent for device in self.devices)
+    def sent(self) -> Counter[str]:
+        """Sealed frames so far, by kind."""
+        total: Counter[str] = Counter()
+        for device in self.devices:
+            total += device.sent
+        return total
 
     @property
     def finished(self) -> bool:

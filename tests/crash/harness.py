@@ -7,37 +7,31 @@ import os
 import random
 import shutil
 import sqlite3
-import struct
-import subprocess
 import sys
 import time
 import zlib
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
+from attack_plan import BROKER, GATEWAY, KILLED_ANEW, LATE, OVERWRITTEN, Dealer, Plan
+from broken_disk import FAULTS, PAGE, WORKS, Disk, build_shim
 from emgate import store_salvage as salvage
 from emgate.broker import RunningBroker, start_broker
 from emrig.mortal import mortal
 from fleet import KEY, Fleet, Identity
 
-HERE = Path(__file__).resolve().parent
 RATE = 4000  # records a second, so that every device has more than its window lets out
+RATE_WHILE_MENDED = 300
 CELLULAR, WIRED = 48, 2
 SETTLE_S = 60.0
 """Without progress."""
+DRAIN_S = 0.05
+"""After a gateway's death, for acknowledgements that are already on their way through the broker or a pty."""
+BROKEN_START_S = 2.5
+"""How long a process may try to start on a broken disk before that is mended: a start takes about 1 s."""
 DAY_MS, YEAR_MS = 86_400_000, 365 * 86_400_000
-WORKS, FULL, FSYNC_FAILS, READ_ONLY = range(4)
-FAULTS = {FULL: "disk full", FSYNC_FAILS: "fsync fails", READ_ONLY: "read-only"}
-PAGE = 4096
-
-
-def build_shim(folder: Path) -> Path:
-    """Compile shim.c."""
-    made = folder / "shim.so"
-    subprocess.run(
-        ["cc", "-O2", "-shared", "-fPIC", "-o", str(made), str(HERE / "shim.c"), "-ldl", "-lpthread"], check=True
-    )
-    return made
+EXIT_UNUSABLE = 2
 
 
 class Process:
@@ -45,89 +39,75 @@ class Process:
 
     def __init__(self, name: str, folder: Path, shim: Path, code: str, arguments: list[str]) -> None:
         self.name = name
-        self.disk = folder / "disk"
-        self.undo = folder / "undo"
-        self.disk.mkdir(parents=True)
-        self.undo.mkdir()
-        self.control = folder / "control"
-        self.control.write_bytes(bytes([WORKS]))
+        self.disk = Disk(folder, shim)
         self.log = folder / "log"
         self._code, self._arguments = code, arguments
-        self._environment = {
-            **os.environ,
-            "LD_PRELOAD": str(shim),
-            "CRASH_FOLDER": str(self.disk),
-            "CRASH_UNDO": str(self.undo),
-            "CRASH_CONTROL": str(self.control),
-        }
         self.process: asyncio.subprocess.Process | None = None
 
-    async def start(self) -> None:
+    async def spawn(self) -> None:
+        """Start it; `ready` waits until it is up."""
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 *mortal(sys.executable, "-c", self._code, *self._arguments), stdout=asyncio.subprocess.PIPE, stderr=log,
-                env=self._environment,
+                env=self.disk.environment,
             )  # fmt: skip
-        assert self.process.stdout is not None
-        async with asyncio.timeout(SETTLE_S):
+
+    async def ready(self, within_s: float = SETTLE_S) -> bool:
+        """True when it is up; False when it ended before."""
+        assert self.process is not None and self.process.stdout is not None
+        async with asyncio.timeout(within_s):
             line = await self.process.stdout.readline()
-        assert line, f"{self.name} did not start:\n" + self.log.read_text()[-3000:]
+            if not line:
+                await self.process.wait()
+        return bool(line)
+
+    async def start(self) -> None:
+        """To be called on a disk that works."""
+        await self.spawn()
+        if not await self.ready():
+            self.complain()
+
+    def complain(self) -> None:
+        """AssertionError: it ended without having been killed."""
+        assert self.process is not None
+        raise AssertionError(
+            f"the {self.name} ended by itself with status {self.process.returncode}:\n" + self.log.read_text()[-3000:]
+        )
+
+    @property
+    def ended(self) -> bool:
+        """Not running."""
+        return self.process is None or self.process.returncode is not None
 
     async def kill(self) -> None:
+        """AssertionError if that was not needed."""
         assert self.process is not None
-        if self.process.returncode is None:
-            self.process.kill()
+        if self.ended:
+            self.complain()
+        self.process.kill()
         await self.process.wait()
 
-    def cut_power(self, chance: random.Random) -> int:
-        """Take back what was written since the last fsync: all of it, or its later part. How many writes that was."""
-        undone = 0
-        for undo in sorted(self.undo.iterdir()):
-            data = undo.read_bytes()
-            undo.unlink()
-            target = self.disk / undo.name
-            writes = []
-            at = 0
-            while at + 24 <= len(data):
-                offset, size, kept = struct.unpack_from("<QQQ", data, at)
-                writes.append((offset, size, data[at + 24 : at + 24 + kept]))
-                at += 24 + kept
-            first = chance.choice((0, chance.randrange(len(writes) + 1)))
-            if not target.exists():
-                continue
-            with target.open("r+b") as file:
-                for offset, size, old in reversed(writes[first:]):
-                    file.seek(offset)
-                    file.write(old)
-                    file.truncate(size)
-                    undone += 1
-            for shared in self.disk.glob("*-shm"):
-                shared.unlink()
-        return undone
-
-    def forget_undo(self) -> None:
-        """A kill alone loses nothing that the kernel has."""
-        for undo in self.undo.iterdir():
-            undo.unlink()
-
-    def fault(self, what: int) -> None:
-        self.control.write_bytes(bytes([what]))
+    async def stop(self) -> None:
+        """At the end, however it is."""
+        if self.process is not None and not self.ended:
+            self.process.kill()
+            await self.process.wait()
 
 
 class Harness:
     """One bench: start, rounds, stop."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
-        self.chance = random.Random(seed)
+    def __init__(self, folder: Path, seed: int, dealer: Dealer | None = None) -> None:
+        self._dealer = dealer or Dealer(seed)
         self.counts: Counter[str] = Counter()
+        self.attacks: Counter[str] = Counter()
         self.faults: list[str] = []
         self._folder = folder
+        self._doubted = False  # a page was overwritten, and not everything has arrived since
         shim = build_shim(folder)
-        self._clock = folder / "clock"
-        self._set_clock(int(time.time() * 1000))
-        self._clock_runs = True
         self.broker: RunningBroker = start_broker("mosquitto")
-        self.fleet = Fleet(folder / "devices", self.broker.port, self.chance, CELLULAR, WIRED)
+        chance = random.Random(f"devices {seed}")
+        self.fleet = Fleet(folder / "devices", self.broker.port, chance, CELLULAR, WIRED)
         gateway = folder / "gateway"
         self.gateway = Process(
             "gateway", gateway, shim,
@@ -140,20 +120,18 @@ class Harness:
             ["backend", "run", "--database", str(folder / "backend" / "disk" / "backend.sqlite"),
              "--host", "127.0.0.1", "--port", str(self.broker.port)],
         )  # fmt: skip
-        self.store = self.gateway.disk / "store.sqlite"
-        self.database = self.backend.disk / "backend.sqlite"
+        self.processes = {each.name: each for each in (self.gateway, self.backend)}
+        self.store = self.gateway.disk.path / "store.sqlite"
+        self.database = self.backend.disk.path / "backend.sqlite"
         (folder / "gateway.toml").write_text(self._configuration())
 
     def _configuration(self) -> str:
         text = f"""
 [gateway]
 id = "crash"
-state_directory = "{self.gateway.disk}"
+state_directory = "{self.gateway.disk.path}"
 status_interval_s = 1
 restart_maximum_s = 0.3
-[clock]
-source = "shared"
-path = "{self._clock}"
 [store]
 alarm_reserve_bytes = 1000000
 [mqtt]
@@ -174,143 +152,172 @@ port = {self.broker.port}
 
     async def __aenter__(self) -> "Harness":
         self._running = asyncio.create_task(self.fleet.run())
-        self._ticking = asyncio.create_task(self._tick())
         await asyncio.gather(self.backend.start(), self.gateway.start())
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for task in (self._running, self._ticking):
-            task.cancel()
-        await asyncio.wait([self._running, self._ticking])
-        for process in (self.gateway, self.backend):
-            if process.process is not None:
-                await process.kill()
+        self._running.cancel()
+        await asyncio.wait([self._running])
+        for process in self.processes.values():
+            await process.stop()
         self.broker.stop()
         for line in self.fleet.wired:
             line.close()
 
-    def _set_clock(self, now_ms: int) -> None:
-        self._now_ms = now_ms
-        if self._clock.exists():
-            with self._clock.open("r+b") as file:
-                file.write(struct.pack("<q", now_ms))
-        else:
-            self._clock.write_bytes(struct.pack("<q", now_ms))
-
-    async def _tick(self) -> None:
-        while True:
-            await asyncio.sleep(0.01)
-            if self._clock_runs:
-                self._set_clock(self._now_ms + 10)
-
     # -- a round ------------------------------------------------------------------------------------------
 
-    async def round(self) -> None:
-        """Load, break, judge, mend, let everything arrive, judge again. AssertionError tells what is wrong."""
-        chance = self.chance
+    async def round(self) -> str:
+        """Load, break, judge, mend, let everything arrive, judge again: the verdict. AssertionError tells what is
+        wrong."""
+        plan = self._dealer.deal()
+        judged = self.counts["judged_at_kill"]
         self.faults = []
+        await self._load(plan.load_s)
+        if plan.clock is not None:
+            self._break_clock(plan.clock)
+        broken = None
+        if plan.disk is not None:
+            broken = self.processes[plan.disk[0]]
+            for what in (plan.disk[1], plan.then):
+                if what is not None and what != broken.disk.fault:
+                    self._came(f"{broken.name}: {FAULTS[what]}")
+                    broken.disk.fault = what
+                    await asyncio.sleep(plan.broken_s)
+        await self._kill(plan, plan.victims, plan.overwrite)
+        if broken is not None and not plan.late:
+            broken.disk.fault = WORKS
+        await asyncio.sleep(plan.silence_s)  # devices go on while nobody hears them
+        self.fleet.rate = RATE_WHILE_MENDED
+        if BROKER in plan.victims:
+            port = self.broker.port
+            self.broker.stop()
+            self.broker = start_broker("mosquitto", port=port)
+        await self._restart(plan, broken if plan.late else None)
+        self.fleet.rate = 0
+        await self._settle()
+        for process in self.processes.values():
+            process.disk.stop_clock(False)
+            if process.ended:
+                process.complain()
+        self.judge_all()
+        self._doubted = False
+        self.counts["rounds"] += 1
+        return (
+            f"whole: {self.counts['records']} records of {len(self.fleet.devices)} journals in the backend once,"
+            f" as they were made and in order; judged {self.counts['judged_at_kill'] - judged} times with the gateway dead"
+        )
+
+    def _came(self, attack: str) -> None:
+        self.faults.append(attack)
+        self.attacks[attack] += 1
+
+    async def _load(self, seconds: float) -> None:
         self.fleet.rate = RATE
-        sent, begun, processor_ms = self.fleet.sent, time.monotonic(), self._processor_ms()
-        await asyncio.sleep(chance.uniform(0.3, 1.0))
-        self.counts["frames"] += self.fleet.sent - sent
+        before, begun, processor_ms = self.fleet.sent(), time.monotonic(), self._processor_ms()
+        await asyncio.sleep(seconds)
+        self.counts += self.fleet.sent() - before
         self.counts["load_ms"] += int((time.monotonic() - begun) * 1000)
         self.counts["processor_ms"] += self._processor_ms() - processor_ms
-        if chance.random() < 0.4:
-            self._break_clock()
-        broken = None
-        if chance.random() < 0.5:
-            broken = chance.choice((self.gateway, self.backend))
-            what = chance.choice(list(FAULTS))
-            self.faults.append(f"{broken.name}: {FAULTS[what]}")
-            broken.fault(what)
-            await asyncio.sleep(chance.uniform(0.1, 0.8))
-        victims = [each for each in ("gateway", "broker", "backend") if chance.random() < 0.5]
-        if not victims and broken is None:
-            victims = ["gateway"]
-        await self._kill(victims)
-        if broken is not None:
-            broken.fault(WORKS)
-        await asyncio.sleep(chance.uniform(0, 0.5))  # devices go on while nobody hears them
-        self.fleet.rate = 0
-        await self._mend(victims)
-        await self._settle()
-        self._clock_runs = True
-        self.judge_all()
-        self.counts["rounds"] += 1
 
     def _processor_ms(self) -> int:
         """Taken so far by everything that a frame passes: fleet, broker, gateway and backend."""
         processes = [os.getpid(), self.broker.process.pid]
-        processes += [each.process.pid for each in (self.gateway, self.backend) if each.process is not None]
+        processes += [each.process.pid for each in self.processes.values() if each.process is not None]
         ticks = 0
         for pid in processes:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             ticks += int(fields[11]) + int(fields[12])
         return ticks * 1000 // os.sysconf("SC_CLK_TCK")
 
-    def _break_clock(self) -> None:
-        what = self.chance.choice(("stopped", "back a day", "forward a year"))
-        self.faults.append(f"clock {what}")
-        match what:
-            case "stopped":
-                self._clock_runs = False
-            case "back a day":
-                self._set_clock(self._now_ms - DAY_MS)
-            case _:
-                self._set_clock(self._now_ms + YEAR_MS)
+    def _break_clock(self, what: str) -> None:
+        self._came(what)
+        for process in self.processes.values():
+            if what == "clock stopped":
+                process.disk.stop_clock(True)
+            else:
+                process.disk.jump(-DAY_MS if what == "clock back a day" else YEAR_MS)
 
-    async def _kill(self, victims: list[str]) -> None:
-        chance = self.chance
-        self.chance.shuffle(victims)
+    async def _kill(self, plan: Plan, victims: Sequence[str], overwrite: bool = False) -> None:
         for victim in victims:
-            self.faults.append(f"SIGKILL {victim}")
-            if victim == "broker":
+            self._came(f"SIGKILL {victim}")
+            if victim == BROKER:
                 self.broker.kill()
-                continue
-            process = self.gateway if victim == "gateway" else self.backend
-            await process.kill()
+            else:
+                await self.processes[victim].kill()
+        await asyncio.sleep(DRAIN_S)
         told_stored, told_delivered = self._told()
         for victim in victims:
-            if victim == "broker":
+            if victim == BROKER:
                 continue
-            process = self.gateway if victim == "gateway" else self.backend
-            if chance.random() < 0.6:
-                undone = process.cut_power(chance)
-                self.faults.append(f"power cut of {victim}: {undone} writes lost")
-                self.counts["writes_lost"] += undone
+            disk = self.processes[victim].disk
+            if plan.cut[victim]:
+                lost = disk.cut_power(plan.chance)
+                self._came(f"power cut of {victim}")
+                self.faults[-1] += f" ({', '.join(f'{count} {what}' for what, count in lost.items()) or 'no loss'})"
+                self.counts += lost
+                self.attacks.update(lost.keys())
             else:
-                process.forget_undo()
-        backend = self._in_backend()
-        missing = told_delivered - backend
+                disk.kept_by_the_kernel()
+        missing = told_delivered - self._in_backend()
         assert not missing, f"{len(missing)} told as delivered are not in the backend: {sorted(missing)[:5]}"
-        if "gateway" in victims:
-            missing = told_stored - backend - self._in_store()
+        if GATEWAY not in victims:
+            return
+        if not self._doubted:
+            missing = told_stored - self._in_backend() - self._in_store()
             assert not missing, f"{len(missing)} told as stored are missing: {sorted(missing)[:5]}"
             self.counts["judged_at_kill"] += 1
-            if chance.random() < 0.3 and self.store.exists():
-                self.faults.append("last page of the store overwritten")
-                self.counts["pages_overwritten"] += 1
-                size = self.store.stat().st_size
-                with self.store.open("r+b") as file:
-                    file.seek(max(0, (size - 1) // PAGE * PAGE))
-                    file.write(chance.randbytes(PAGE))
+        if overwrite and self.store.exists():
+            self._came(OVERWRITTEN)
+            self._doubted = True
+            size = self.store.stat().st_size
+            self.gateway.disk.overwrite(self.store, max(0, (size - 1) // PAGE * PAGE), plan.chance.randbytes(PAGE))
 
-    async def _mend(self, victims: list[str]) -> None:
-        if "broker" in victims:
-            port = self.broker.port
-            self.broker.stop()
-            self.broker = start_broker("mosquitto", port=port)
-        starting = []
-        for process in (self.gateway, self.backend):
-            if process.name in victims or (process.process is not None and process.process.returncode is not None):
-                if process.name not in victims:
-                    self.counts[f"{process.name}_ended_by_itself"] += 1
-                starting.append(process.start())
-        await asyncio.gather(*starting)
+    async def _restart(self, plan: Plan, broken: Process | None) -> None:
+        """What was killed; once more where the plan says so, and on a disk that is mended only then."""
+        dead = [each for each in self.processes.values() if each.name in plan.victims]
+        await asyncio.gather(*(each.spawn() for each in dead))
+        if plan.anew == "during start":
+            await asyncio.sleep(plan.anew_s / 2)
+            await self._kill_anew(plan, dead)
+            await asyncio.gather(*(each.spawn() for each in dead))
+        if broken is not None:
+            self._came(LATE)
+            up = False
+            with contextlib.suppress(TimeoutError):
+                up = await broken.ready(BROKEN_START_S)
+            broken.disk.fault = WORKS
+            if broken.ended:  # a service manager starts it again
+                assert broken.process is not None
+                if broken.process.returncode != EXIT_UNUSABLE:
+                    broken.complain()
+                self.counts["refused_to_start"] += 1
+                await broken.spawn()
+                up = False
+            if up:
+                dead.remove(broken)
+        for each in dead:
+            if not await each.ready():
+                each.complain()
+        if plan.anew == "during catch-up":
+            dead = [each for each in self.processes.values() if each.name in plan.victims]
+            await asyncio.sleep(plan.anew_s)
+            await self._kill_anew(plan, dead)
+            await asyncio.gather(*(each.start() for each in dead))
+
+    async def _kill_anew(self, plan: Plan, dead: Sequence[Process]) -> None:
+        """Those that the disk has already driven out are dead enough."""
+        for each in dead:
+            if each.ended and each.disk.fault == WORKS:
+                each.complain()
+        self._came(KILLED_ANEW + str(plan.anew))
+        await self._kill(plan, [each.name for each in dead if not each.ended])
 
     async def _settle(self) -> None:
         before, since = -1, time.monotonic()
         while not self.fleet.finished:
+            for process in self.processes.values():
+                if process.ended:
+                    process.complain()
             delivered = sum(device.delivered for device in self.fleet.devices)
             if delivered != before:
                 before, since = delivered, time.monotonic()

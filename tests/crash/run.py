@@ -1,4 +1,5 @@
-"""The long run: `make crash`, ROUNDS rounds with a seed that it prints."""
+"""The long run: `make crash`, ROUNDS rounds with a seed that it prints. Fails when a verdict is bad, when an attack
+never came, and when the devices sent fewer sealed records than the harness is to prove anything with."""
 
 import argparse
 import asyncio
@@ -6,46 +7,68 @@ import json
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(ROOT / "firmware")]
 
-from harness import Harness  # noqa: E402 - the path comes first
+from attack_plan import ATTACKS, Dealer  # noqa: E402 - the path comes first
+from harness import Harness  # noqa: E402
+
+RECORDS_PER_S = 2000
+"""Sealed record frames that devices sent, over the time under load."""
+ROUNDS_FOR_ALL = 50
+"""In so many every attack must have come."""
+AFRESH = 25
+"""Rounds of one bench: what is judged grows with every round."""
 
 
 async def run(rounds: int, seed: int, folder: Path, keep_going: bool) -> int:
-    failed = 0
-    done = 0
+    failed = done = 0
+    counts: Counter[str] = Counter()
+    attacks: Counter[str] = Counter()
+    dealer = Dealer(seed)
     begun = time.monotonic()
-    while done < rounds:
-        part = min(25, rounds - done)  # then afresh: what is judged grows with every round
+    while done < rounds and (keep_going or not failed):
         with tempfile.TemporaryDirectory(dir=folder, prefix="crash-") as made:
-            async with Harness(Path(made), seed) as harness:
-                for _ in range(part):
+            async with Harness(Path(made), seed + done, dealer) as harness:
+                for _ in range(min(AFRESH, rounds - done)):
                     done += 1
                     try:
-                        await harness.round()
-                        verdict = "whole"
+                        verdict = await harness.round()
                     except Exception as error:
                         failed += 1
                         verdict = f"FAILED: {type(error).__name__}: {error}"
+                        for process in harness.processes.values():
+                            saved = folder / f"crash-log-{seed}-{done}-{process.name}"
+                            saved.write_bytes(process.log.read_bytes()[-200_000:])
                     print(f"{done:4} {verdict}  [{'; '.join(harness.faults)}]", flush=True)
-                    if verdict != "whole":
-                        saved = folder / f"crash-log-{seed}-{done}"
-                        saved.write_bytes(harness.gateway.log.read_bytes()[-200_000:])
+                    if verdict.startswith("FAILED"):
                         break
-                frames = harness.counts["frames"] * 1000
-                rates = {
-                    "frames_per_s": frames // max(1, harness.counts["load_ms"]),
-                    "frames_per_processor_s": frames // max(1, harness.counts["processor_ms"]),
-                }
-                print(json.dumps({"seed": seed, **harness.counts, **rates}), flush=True)
-        seed += 1
-        if failed and not keep_going:
-            break
+                counts += harness.counts
+                attacks += harness.attacks
+    for attack in ATTACKS:
+        print(f"{attacks[attack]:8} {attack}")
+    print(json.dumps({"seed": seed, **counts}))
+    load_s = max(1, counts["load_ms"]) / 1000
+    first, again = counts["records_sent_first"], counts["records_sent_again"]
+    rate = (first + again) / load_s
+    print(
+        f"{rate:.0f} sealed record frames/s over {load_s:.0f} s under load: {first} sent first, {again} again;"
+        f" besides {counts['link_frames']} sealed link frames;"
+        f" {(first + again) * 1000 // max(1, counts['processor_ms'])} a second of processor time"
+    )
     print(f"{done} rounds, {failed} failed, {time.monotonic() - begun:.0f} s")
-    return 1 if failed else 0
+    complaints = [f"{failed} rounds failed"] if failed else []
+    never = [attack for attack in ATTACKS if not attacks[attack]]
+    if done >= ROUNDS_FOR_ALL and never:
+        complaints.append(f"never came: {', '.join(never)}")
+    if rate < RECORDS_PER_S:
+        complaints.append(f"fewer than {RECORDS_PER_S} sealed record frames a second")
+    for complaint in complaints:
+        print(f"FAILED: {complaint}")
+    return 1 if complaints else 0
 
 
 def main() -> None:

@@ -1,9 +1,15 @@
-/* A disk that fails, and one that forgets: preloaded into a process by tests/crash.
+/* A disk that fails and forgets, and a clock that is set: preloaded into a process by tests/crash.
  *
- * Files under CRASH_FOLDER are watched. What is written to them since their last successful fsync is undoable: before
- * each write the old bytes go to a file of the same name under CRASH_UNDO, which an fsync empties. After a SIGKILL the
- * harness puts the old bytes back, as a power cut would. CRASH_CONTROL is one byte that the harness changes while the
- * process runs: 0 works, 1 disk full, 2 fsync fails, 3 read-only.
+ * Files under CRASH_FOLDER are watched. For each, CRASH_UNDO has what a disk would have: <inode>.shadow, the bytes that
+ * a successful fsync brought there, and <inode>.pending, the writes since. Directory changes are in `changes`; what was
+ * unlinked or replaced stays linked as <inode>.grave until its going is durable. After a SIGKILL the harness makes of
+ * these what a power cut could have left (broken_disk.py).
+ *
+ * As on Linux, an fsync that fails forgets: the pages count as clean, stay to be read, and no later fsync brings them
+ * to the disk unless they are written again. Directory changes keep their order, as on a journalling file system;
+ * fsync of the directory makes all of them durable, fsync of a file those up to its own.
+ *
+ * CRASH_CONTROL is a page that the harness changes while the process runs; see struct control.
  * SQLite's shared memory (-shm) is no file that has to survive, and is left alone. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -18,107 +24,286 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/time.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { WORKS, FULL, FSYNC_FAILS, READ_ONLY };
+enum { WORKS, FULL, FSYNC_FAILS, READ_ONLY, NO_GROWTH };
+enum { WRITE, TRUNCATE };
+enum { DESCRIPTORS = 1024, FILES = 512, CHANGES = 64, PAGE = 4096 };
+
+struct control {
+    int64_t fault;
+    int64_t ahead_ns;  /* of CLOCK_REALTIME */
+    int64_t stopped_ns; /* not 0: the clock stands there */
+};
+
+struct range {
+    uint64_t offset, length, kind;
+};
+
+struct file {
+    ino_t inode; /* 0: free */
+    int pending, shadow;
+    struct range *ranges;
+    size_t count, room;
+};
+
+struct descriptor {
+    dev_t device;
+    ino_t inode;
+    struct file *file; /* 0: not watched */
+};
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static const char *folder, *undo;
-static volatile unsigned char *control;
-static unsigned char always_works = WORKS;
+static size_t folder_length;
+static struct control none;
+static volatile struct control *control = &none;
+static struct file files[FILES];
+static struct descriptor descriptors[DESCRIPTORS];
+static struct {
+    char line[2 * PATH_MAX + 64];
+    ino_t inode, replaced;
+} changes[CHANGES];
+static int change_count;
 
-#define REAL(name) ((__typeof__(&name))real(#name))
+static __typeof__(&open) real_open;
+static __typeof__(&pwrite64) real_pwrite;
+static __typeof__(&write) real_write;
+static __typeof__(&ftruncate64) real_truncate;
+static __typeof__(&fsync) real_fsync, real_fdatasync;
+static __typeof__(&posix_fallocate) real_fallocate;
+static __typeof__(&rename) real_rename;
+static __typeof__(&clock_gettime) real_clock;
+
 static void *real(const char *name) {
     void *found = dlsym(RTLD_NEXT, name);
     if (!found) abort();
     return found;
 }
 
-static void prepare(void) {
-    static int done;
-    if (done) return;
-    done = 1;
-    folder = getenv("CRASH_FOLDER");
-    undo = getenv("CRASH_UNDO");
+__attribute__((constructor)) static void prepare(void) {
+    if (real_clock) return;
+    real_open = real("open64");
+    real_pwrite = real("pwrite64");
+    real_write = real("write");
+    real_truncate = real("ftruncate64");
+    real_fsync = real("fsync");
+    real_fdatasync = real("fdatasync");
+    real_fallocate = real("posix_fallocate");
+    real_rename = real("rename");
+    real_clock = real("clock_gettime");
     const char *path = getenv("CRASH_CONTROL");
-    control = &always_works;
-    if (!path) return;
-    int fd = REAL(open)(path, O_RDONLY);
-    if (fd < 0) return;
-    void *mapped = mmap(NULL, 1, PROT_READ, MAP_SHARED, fd, 0);
-    if (mapped != MAP_FAILED) control = mapped;
+    undo = getenv("CRASH_UNDO");
+    if (!path || !undo) return;
+    int fd = real_open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) abort();
+    void *mapped = mmap(NULL, sizeof(struct control), PROT_READ, MAP_SHARED, fd, 0);
+    if (mapped == MAP_FAILED) abort();
+    control = mapped;
     close(fd);
+    folder = getenv("CRASH_FOLDER");
+    folder_length = folder ? strlen(folder) : 0;
 }
+
+/* -- what is watched ------------------------------------------------------------------------------------------- */
 
 static int watched_path(const char *path) {
     prepare();
     if (!folder || !path) return 0;
-    size_t length = strlen(folder), whole = strlen(path);
-    if (strncmp(path, folder, length) != 0 || path[length] != '/') return 0;
+    size_t whole = strlen(path);
+    if (strncmp(path, folder, folder_length) != 0 || path[folder_length] != '/') return 0;
     return whole < 4 || strcmp(path + whole - 4, "-shm") != 0;
 }
 
-/* The path of a watched descriptor, or 0. */
-static int watched(int fd, char path[PATH_MAX]) {
-    prepare();
-    if (!folder) return 0;
-    char link[64];
+static void undo_path(char out[PATH_MAX], ino_t inode, const char *what) {
+    snprintf(out, PATH_MAX, "%s/%llu.%s", undo, (unsigned long long)inode, what);
+}
+
+static void put(int fd, const void *data, size_t size, off_t offset) {
+    while (size) {
+        ssize_t done = real_pwrite(fd, data, size, offset);
+        if (done <= 0) abort();
+        data = (const char *)data + done;
+        size -= (size_t)done;
+        offset += done;
+    }
+}
+
+static void copy(int from, int to, off_t offset, off_t end) {
+    static char buffer[1 << 16];
+    while (offset < end) {
+        size_t size = (size_t)(end - offset) < sizeof buffer ? (size_t)(end - offset) : sizeof buffer;
+        ssize_t got = pread(from, buffer, size, offset);
+        if (got <= 0) return;
+        put(to, buffer, (size_t)got, offset);
+        offset += got;
+    }
+}
+
+static int reader_of(int fd) {
+    char path[64];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    return real_open(path, O_RDONLY | O_CLOEXEC);
+}
+
+static void add_range(struct file *file, uint64_t offset, uint64_t length, uint64_t kind) {
+    if (file->count && kind == WRITE) {
+        struct range *last = &file->ranges[file->count - 1];
+        if (last->kind == WRITE && last->offset + last->length == offset) {
+            last->length += length;
+            return;
+        }
+    }
+    if (file->count == file->room) {
+        file->room = file->room ? 2 * file->room : 64;
+        file->ranges = realloc(file->ranges, file->room * sizeof *file->ranges);
+        if (!file->ranges) abort();
+    }
+    file->ranges[file->count++] = (struct range){offset, length, kind};
+}
+
+/* The books about an inode; what a process before this one left of them is taken over. */
+static struct file *books(int fd, ino_t inode) {
+    struct file *file = NULL;
+    for (int at = 0; at < FILES; at++) {
+        if (files[at].inode == inode) return &files[at];
+        if (!file && !files[at].inode) file = &files[at];
+    }
+    if (!file) abort();
+    char path[PATH_MAX];
+    undo_path(path, inode, "shadow");
+    int fresh = access(path, F_OK) != 0;
+    file->shadow = real_open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    undo_path(path, inode, "pending");
+    file->pending = real_open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    if (file->shadow < 0 || file->pending < 0) abort();
+    file->inode = inode;
+    file->count = 0;
+    if (fresh) { /* was there before anybody watched */
+        int reader = reader_of(fd);
+        if (reader >= 0) {
+            copy(reader, file->shadow, 0, INT64_MAX);
+            close(reader);
+        }
+    }
+    struct range head;
+    off_t at = 0;
+    while (pread(file->pending, &head, sizeof head, at) == sizeof head) {
+        add_range(file, head.offset, head.length, head.kind);
+        at += (off_t)sizeof head + (head.kind == WRITE ? (off_t)head.length : 0);
+    }
+    return file;
+}
+
+static void forget(ino_t inode) {
+    for (int at = 0; at < FILES; at++)
+        if (files[at].inode == inode) {
+            close(files[at].pending);
+            close(files[at].shadow);
+            files[at].inode = 0;
+            for (int fd = 0; fd < DESCRIPTORS; fd++)
+                if (descriptors[fd].file == &files[at]) descriptors[fd] = (struct descriptor){0};
+        }
+    static const char *const kinds[] = {"grave", "pending", "shadow"};
+    for (int kind = 0; kind < 3; kind++) {
+        char path[PATH_MAX];
+        undo_path(path, inode, kinds[kind]);
+        unlinkat(AT_FDCWD, path, 0);
+    }
+}
+
+/* The books about what a descriptor has open, or 0. With the lock held. */
+static struct file *of(int fd, struct stat *status) {
+    if (!folder || fd < 0 || fd >= DESCRIPTORS || fstat(fd, status) != 0 || !S_ISREG(status->st_mode)) return NULL;
+    struct descriptor *known = &descriptors[fd];
+    if (known->inode == status->st_ino && known->device == status->st_dev) return known->file;
+    char link[64], path[PATH_MAX];
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
     ssize_t length = readlink(link, path, PATH_MAX - 1);
-    if (length < 0) return 0;
-    path[length] = 0;
-    return watched_path(path);
+    path[length < 0 ? 0 : length] = 0;
+    *known = (struct descriptor){status->st_dev, status->st_ino, NULL};
+    if (watched_path(path)) known->file = books(fd, status->st_ino);
+    return known->file;
 }
 
-static void undo_path(const char *path, char out[PATH_MAX]) {
-    const char *name = strrchr(path, '/');
-    snprintf(out, PATH_MAX, "%s/%s", undo, name ? name + 1 : path);
+static void note(struct file *file, uint64_t offset, const void *data, uint64_t length, uint64_t kind) {
+    struct range head = {offset, length, kind};
+    if (real_write(file->pending, &head, sizeof head) != sizeof head) abort();
+    if (kind == WRITE && real_write(file->pending, data, length) != (ssize_t)length) abort();
+    add_range(file, offset, length, kind);
 }
 
-/* Keep what lies at offset…offset+size, and how long the file is. */
-static void keep(int fd, const char *path, off_t offset, size_t size) {
+/* -- directory changes ----------------------------------------------------------------------------------------- */
+
+static void write_changes(void) {
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "%s/changes", undo);
+    int fd = real_open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (fd < 0) abort();
+    for (int at = 0; at < change_count; at++)
+        if (real_write(fd, changes[at].line, strlen(changes[at].line)) < 0) abort();
+    close(fd);
+}
+
+/* The first so many changes are durable. */
+static void settle_changes(int count) {
+    if (!count) return;
+    for (int at = 0; at < count; at++)
+        if (changes[at].replaced) forget(changes[at].replaced);
+    change_count -= count;
+    memmove(changes, changes + count, (size_t)change_count * sizeof *changes);
+    write_changes();
+}
+
+static void change(const char *what, const char *from, const char *to, ino_t inode, ino_t replaced) {
+    if (change_count == CHANGES) settle_changes(CHANGES / 2); /* the file system commits by itself, now and then */
+    snprintf(changes[change_count].line, sizeof changes[0].line, "%s\t%s\t%s\t%llu\n", what, from, to,
+             (unsigned long long)replaced);
+    changes[change_count].inode = inode;
+    changes[change_count].replaced = replaced;
+    change_count++;
+    write_changes();
+}
+
+/* Keep a file that is about to lose its name; its inode, or 0. */
+static ino_t bury(const char *path) {
     struct stat status;
-    if (!undo || fstat(fd, &status) != 0 || !S_ISREG(status.st_mode)) return;
-    size_t old = offset >= status.st_size ? 0 : (size_t)(status.st_size - offset);
-    if (old > size) old = size;
-    unsigned char *record = malloc(24 + old);
-    if (!record) abort();
-    uint64_t head[3] = {(uint64_t)offset, (uint64_t)status.st_size, old};
-    memcpy(record, head, 24);
-    size_t got = 0;
-    if (old) {
-        /* The descriptor may be open for writing alone. */
-        int reader = REAL(open)(path, O_RDONLY);
-        while (reader >= 0 && got < old) {
-            ssize_t more = pread(reader, record + 24 + got, old - got, offset + (off_t)got);
-            if (more <= 0) break;
-            got += (size_t)more;
-        }
-        if (reader >= 0) close(reader);
-    }
-    char name[PATH_MAX];
-    undo_path(path, name);
-    int file = REAL(open)(name, O_WRONLY | O_CREAT | O_APPEND, 0600);
-    if (file >= 0) {
-        if (REAL(write)(file, record, 24 + old) < 0) abort();
-        close(file);
-    }
-    free(record);
+    char grave[PATH_MAX];
+    if (lstat(path, &status) != 0 || !S_ISREG(status.st_mode)) return 0;
+    undo_path(grave, status.st_ino, "grave");
+    unlinkat(AT_FDCWD, grave, 0);
+    if (link(path, grave) != 0) abort();
+    return status.st_ino;
 }
 
-static int refuses_writes(void) {
-    if (*control == FULL) return errno = ENOSPC, 1;
-    if (*control == READ_ONLY) return errno = EROFS, 1;
+/* -- writing --------------------------------------------------------------------------------------------------- */
+
+static int refuses(off_t end, off_t size) {
+    int64_t fault = control->fault;
+    if (fault == FULL || (fault == NO_GROWTH && end > size)) return errno = ENOSPC, 1;
+    if (fault == READ_ONLY) return errno = EROFS, 1;
     return 0;
 }
 
 static ssize_t write_at(int fd, const void *data, size_t size, off_t offset) {
-    char path[PATH_MAX];
-    if (!watched(fd, path)) return REAL(pwrite64)(fd, data, size, offset);
-    if (refuses_writes()) return -1;
+    prepare();
+    if (!folder) return real_pwrite(fd, data, size, offset);
+    struct stat status;
     pthread_mutex_lock(&lock);
-    keep(fd, path, offset, size);
-    ssize_t done = REAL(pwrite64)(fd, data, size, offset);
+    struct file *file = of(fd, &status);
+    ssize_t done = -1;
+    if (!file) {
+        pthread_mutex_unlock(&lock);
+        return real_pwrite(fd, data, size, offset);
+    }
+    if (control->fault == NO_GROWTH && offset < status.st_size && offset + (off_t)size > status.st_size)
+        size = (size_t)(status.st_size - offset); /* a short write, as far as there is room */
+    if (!refuses(offset + (off_t)size, status.st_size)) {
+        done = real_pwrite(fd, data, size, offset);
+        if (done > 0) note(file, (uint64_t)offset, data, (uint64_t)done, WRITE);
+    }
     pthread_mutex_unlock(&lock);
     return done;
 }
@@ -127,27 +312,37 @@ ssize_t pwrite(int fd, const void *data, size_t size, off_t offset) { return wri
 ssize_t pwrite64(int fd, const void *data, size_t size, off_t offset) { return write_at(fd, data, size, offset); }
 
 ssize_t write(int fd, const void *data, size_t size) {
-    char path[PATH_MAX];
-    if (fd <= 2 || !watched(fd, path)) return REAL(write)(fd, data, size);
-    if (refuses_writes()) return -1;
-    pthread_mutex_lock(&lock);
+    prepare();
+    if (!folder || fd <= 2) return real_write(fd, data, size);
     struct stat status;
-    int append = fcntl(fd, F_GETFL) & O_APPEND;
-    off_t at = append && fstat(fd, &status) == 0 ? status.st_size : lseek(fd, 0, SEEK_CUR);
-    if (at >= 0) keep(fd, path, at, size);
-    ssize_t done = REAL(write)(fd, data, size);
+    pthread_mutex_lock(&lock);
+    struct file *file = of(fd, &status);
+    if (!file) {
+        pthread_mutex_unlock(&lock);
+        return real_write(fd, data, size);
+    }
+    ssize_t done = -1;
+    off_t at = fcntl(fd, F_GETFL) & O_APPEND ? status.st_size : lseek(fd, 0, SEEK_CUR);
+    if (!refuses(at + (off_t)size, status.st_size)) {
+        done = real_write(fd, data, size);
+        if (done > 0) note(file, (uint64_t)at, data, (uint64_t)done, WRITE);
+    }
     pthread_mutex_unlock(&lock);
     return done;
 }
 
 static int cut(int fd, off_t size) {
-    char path[PATH_MAX];
-    if (!watched(fd, path)) return REAL(ftruncate64)(fd, size);
-    if (*control == READ_ONLY) return errno = EROFS, -1;
-    pthread_mutex_lock(&lock);
+    prepare();
     struct stat status;
-    if (fstat(fd, &status) == 0) keep(fd, path, size, status.st_size > size ? (size_t)(status.st_size - size) : 0);
-    int done = REAL(ftruncate64)(fd, size);
+    pthread_mutex_lock(&lock);
+    struct file *file = of(fd, &status);
+    int done = -1;
+    if (file && control->fault == READ_ONLY) {
+        errno = EROFS;
+    } else {
+        done = real_truncate(fd, size);
+        if (done == 0 && file) note(file, (uint64_t)size, NULL, 0, TRUNCATE);
+    }
     pthread_mutex_unlock(&lock);
     return done;
 }
@@ -156,66 +351,162 @@ int ftruncate(int fd, off_t size) { return cut(fd, size); }
 int ftruncate64(int fd, off_t size) { return cut(fd, size); }
 
 int posix_fallocate(int fd, off_t offset, off_t size) {
-    char path[PATH_MAX];
-    if (watched(fd, path) && refuses_writes()) return errno;
-    return REAL(posix_fallocate)(fd, offset, size);
+    prepare();
+    struct stat status;
+    pthread_mutex_lock(&lock);
+    int refused = of(fd, &status) && refuses(offset + size, status.st_size);
+    pthread_mutex_unlock(&lock);
+    return refused ? errno : real_fallocate(fd, offset, size);
+}
+
+/* -- bringing it to the disk ----------------------------------------------------------------------------------- */
+
+static void clean(struct file *file) {
+    file->count = 0;
+    if (real_truncate(file->pending, 0) != 0) abort();
+}
+
+static void make_durable(int fd, struct file *file, off_t size) {
+    int reader = reader_of(fd);
+    for (size_t at = 0; at < file->count; at++) {
+        struct range *each = &file->ranges[at];
+        if (each->kind == TRUNCATE) {
+            struct stat shadow;
+            if (fstat(file->shadow, &shadow) == 0 && shadow.st_size > (off_t)each->offset)
+                if (real_truncate(file->shadow, (off_t)each->offset) != 0) abort();
+            continue;
+        }
+        off_t first = (off_t)each->offset / PAGE * PAGE; /* pages go whole */
+        off_t end = ((off_t)(each->offset + each->length) + PAGE - 1) / PAGE * PAGE;
+        if (reader < 0) abort();
+        copy(reader, file->shadow, first, end < size ? end : size);
+    }
+    if (reader >= 0) close(reader);
+    if (real_truncate(file->shadow, size) != 0) abort();
+    clean(file);
 }
 
 static int settle(int fd, int (*call)(int)) {
-    char path[PATH_MAX], name[PATH_MAX];
-    if (!watched(fd, path)) return call(fd);
-    if (*control == FSYNC_FAILS || *control == READ_ONLY) return errno = EIO, -1;
+    prepare();
+    if (!folder) return call(fd);
+    struct stat status;
     pthread_mutex_lock(&lock);
-    int done = call(fd);
-    if (done == 0 && undo) {
-        undo_path(path, name);
-        unlinkat(AT_FDCWD, name, 0);
+    int done = -1, count = 0;
+    struct file *file = of(fd, &status);
+    if (file) {
+        if (control->fault == FSYNC_FAILS || control->fault == READ_ONLY) {
+            clean(file);
+            errno = EIO;
+        } else if ((done = call(fd)) == 0) {
+            make_durable(fd, file, status.st_size);
+            for (int at = 0; at < change_count; at++)
+                if (changes[at].inode == status.st_ino) count = at + 1;
+            settle_changes(count);
+        }
+        pthread_mutex_unlock(&lock);
+        return done;
+    }
+    char link[64], path[PATH_MAX];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t length = readlink(link, path, PATH_MAX - 1);
+    path[length < 0 ? 0 : length] = 0;
+    if (strcmp(path, folder) == 0) {
+        if (control->fault == FSYNC_FAILS || control->fault == READ_ONLY)
+            errno = EIO;
+        else if ((done = call(fd)) == 0)
+            settle_changes(change_count);
+    } else {
+        done = call(fd);
     }
     pthread_mutex_unlock(&lock);
     return done;
 }
 
-int fsync(int fd) { return settle(fd, REAL(fsync)); }
-int fdatasync(int fd) { return settle(fd, REAL(fdatasync)); }
+int fsync(int fd) { return prepare(), settle(fd, real_fsync); }
+int fdatasync(int fd) { return prepare(), settle(fd, real_fdatasync); }
 
-#define OPEN(name)                                                                      \
-    int name(const char *path, int flags, ...) {                                        \
-        mode_t mode = 0;                                                                \
-        if (flags & (O_CREAT | __O_TMPFILE)) {                                          \
-            va_list more;                                                               \
-            va_start(more, flags);                                                      \
-            mode = va_arg(more, mode_t);                                                \
-            va_end(more);                                                               \
-        }                                                                               \
-        if ((flags & (O_WRONLY | O_RDWR)) && watched_path(path) && *control == READ_ONLY) \
-            return errno = EROFS, -1;                                                   \
-        return REAL(name)(path, flags, mode);                                           \
+/* -- names ----------------------------------------------------------------------------------------------------- */
+
+static int open_watched(const char *path, int flags, mode_t mode) {
+    struct stat status;
+    pthread_mutex_lock(&lock);
+    int existed = lstat(path, &status) == 0, fd = -1;
+    if ((flags & (O_WRONLY | O_RDWR)) && control->fault == READ_ONLY) {
+        errno = EROFS;
+    } else if (!existed && (flags & O_CREAT) && (control->fault == FULL || control->fault == NO_GROWTH)) {
+        errno = ENOSPC;
+    } else if ((fd = real_open(path, flags, mode)) >= 0 && (flags & (O_WRONLY | O_RDWR))) {
+        struct file *file = of(fd, &status);
+        if (file && !existed) change("create", path, "", status.st_ino, 0);
+        if (file && existed && (flags & O_TRUNC)) note(file, 0, NULL, 0, TRUNCATE);
+    }
+    pthread_mutex_unlock(&lock);
+    return fd;
+}
+
+#define OPEN(name)                                                         \
+    int name(const char *path, int flags, ...) {                           \
+        mode_t mode = 0;                                                   \
+        if (flags & (O_CREAT | __O_TMPFILE)) {                             \
+            va_list more;                                                  \
+            va_start(more, flags);                                         \
+            mode = va_arg(more, mode_t);                                   \
+            va_end(more);                                                  \
+        }                                                                  \
+        if (watched_path(path)) return open_watched(path, flags, mode);    \
+        return real_open(path, flags, mode);                               \
     }
 OPEN(open)
 OPEN(open64)
 
 int unlink(const char *path) {
-    if (watched_path(path)) {
-        if (*control == READ_ONLY) return errno = EROFS, -1;
-        if (undo) {
-            char name[PATH_MAX];
-            undo_path(path, name);
-            unlinkat(AT_FDCWD, name, 0);
-        }
-    }
-    return unlinkat(AT_FDCWD, path, 0);
+    if (!watched_path(path)) return unlinkat(AT_FDCWD, path, 0);
+    if (control->fault == READ_ONLY) return errno = EROFS, -1;
+    pthread_mutex_lock(&lock);
+    ino_t gone = bury(path);
+    int done = unlinkat(AT_FDCWD, path, 0);
+    if (done == 0 && gone) change("unlink", path, "", 0, gone);
+    pthread_mutex_unlock(&lock);
+    return done;
 }
 
 int rename(const char *from, const char *to) {
-    if (watched_path(from)) {
-        if (*control == READ_ONLY) return errno = EROFS, -1;
-        if (undo) {
-            char was[PATH_MAX], is[PATH_MAX];
-            undo_path(from, was);
-            undo_path(to, is);
-            unlinkat(AT_FDCWD, is, 0);
-            REAL(rename)(was, is);
-        }
+    if (!watched_path(from)) return real_rename(from, to);
+    if (control->fault == READ_ONLY) return errno = EROFS, -1;
+    pthread_mutex_lock(&lock);
+    struct stat status;
+    ino_t replaced = bury(to);
+    int known = lstat(from, &status) == 0, done = real_rename(from, to);
+    if (done == 0 && known) change("rename", from, to, status.st_ino, replaced);
+    pthread_mutex_unlock(&lock);
+    return done;
+}
+
+/* -- the clock ------------------------------------------------------------------------------------------------- */
+
+int clock_gettime(clockid_t which, struct timespec *now) {
+    prepare();
+    int done = real_clock(which, now);
+    if (done == 0 && (which == CLOCK_REALTIME || which == CLOCK_REALTIME_COARSE)) {
+        int64_t shown = control->stopped_ns;
+        if (!shown) shown = (int64_t)now->tv_sec * 1000000000 + now->tv_nsec + control->ahead_ns;
+        now->tv_sec = shown / 1000000000;
+        now->tv_nsec = shown % 1000000000;
     }
-    return REAL(rename)(from, to);
+    return done;
+}
+
+time_t time(time_t *out) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    if (out) *out = now.tv_sec;
+    return now.tv_sec;
+}
+
+int gettimeofday(struct timeval *out, void *zone) {
+    (void)zone;
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    *out = (struct timeval){now.tv_sec, now.tv_nsec / 1000};
+    return 0;
 }

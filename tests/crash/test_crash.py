@@ -1,35 +1,35 @@
-"""A few rounds of the crash harness, and that its disk forgets and fails as it should."""
+"""A few rounds of the crash harness, and that its disk forgets and fails, and its clock goes, as they should."""
 
 import os
 import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from attack_plan import ATTACKS, CLOCKS, DISKS, GATEWAY, Dealer
+from broken_disk import FAULTS, FSYNC_FAILS, FULL, NO_GROWTH, READ_ONLY, WORKS, Disk, build_shim
 from emgate.broker import mosquitto_path
-from harness import FSYNC_FAILS, FULL, READ_ONLY, WORKS, Harness, Process, build_shim
+from harness import Harness
 
 SHORT_ROUNDS = 2
-SEED = 7
+SEED = 13
+DAY_MS = 86_400_000
 
 WRITER = """
-import os, sys
-first = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
-os.write(first, b"synced" * 10)
-os.fsync(first)
-os.pwrite(first, b"XXXX", 3)
-os.write(first, b"appended")
-os.ftruncate(first, 20)
-print("ready", flush=True)
+import os, sys, time
+os.chdir(sys.argv[1])
+folder = sys.argv[1] + "/"
+first = os.open(folder + "file", os.O_RDWR | os.O_CREAT)
 for line in sys.stdin:
     try:
-        os.fsync(first) if line == "fsync\\n" else os.pwrite(first, b"Y", 0)
-        print("done", flush=True)
+        print(eval(line), flush=True)
     except OSError as error:
-        print(error.errno, flush=True)
+        print("errno", error.errno, flush=True)
 """
+Ask = Callable[[str], str]
 
 
 @pytest.fixture(scope="module")
@@ -39,39 +39,140 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_shim(tmp_path_factory.mktemp("shim"))
 
 
-def test_the_disk_forgets_what_was_not_synced_and_fails_when_told(shim: Path, tmp_path: Path) -> None:
-    process = Process("writer", tmp_path, shim, WRITER, [])
-    file = process.disk / "file"
-    child = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(file)],
-        env={**process._environment},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert child.stdin is not None and child.stdout is not None
+@pytest.fixture
+def disk(shim: Path, tmp_path: Path) -> Disk:
+    return Disk(tmp_path, shim)
 
-    def ask(what: str) -> str:
+
+@pytest.fixture
+def ask(disk: Disk) -> Iterator[Ask]:
+    """Has a process on that disk evaluate something; "kill" kills it, and the next question goes to another one."""
+    running: list[subprocess.Popen[str]] = []
+
+    def answer(what: str) -> str:
+        if what == "kill":
+            running[-1].kill()
+            running[-1].wait()
+            return ""
+        if not running or running[-1].returncode is not None:
+            command = [sys.executable, "-S", "-c", WRITER, str(disk.path)]
+            pipe = subprocess.PIPE
+            running.append(subprocess.Popen(command, env=disk.environment, stdin=pipe, stdout=pipe, text=True))
+        child = running[-1]
         assert child.stdin is not None and child.stdout is not None
         child.stdin.write(what + "\n")
         child.stdin.flush()
         return child.stdout.readline().strip()
 
-    assert child.stdout.readline() == "ready\n"
-    for fault, write_error, fsync_error in ((FULL, 28, None), (READ_ONLY, 30, 5), (FSYNC_FAILS, None, 5)):
-        process.fault(fault)
-        if write_error is not None:
-            assert ask("write") == str(write_error)
-        if fsync_error is not None:
-            assert ask("fsync") == str(fsync_error)
-    process.fault(WORKS)
-    assert file.read_bytes() == (b"synXXXX" + b"synced" * 9)[:20] or len(file.read_bytes()) == 20
-    child.kill()
-    child.wait()
-    chance = random.Random(1)
-    chance.choice = lambda options: options[0]  # type: ignore[method-assign]  # all of it
-    assert process.cut_power(chance) == 3
-    assert file.read_bytes() == b"synced" * 10
+    yield answer
+    for child in running:
+        child.kill()
+        child.wait()
+
+
+class AllLost(random.Random):
+    """Of what a power cut could take it takes all."""
+
+    def choice(self, options):  # type: ignore[no-untyped-def]
+        return options[0]
+
+    def random(self) -> float:
+        return 0.999
+
+
+def cut(disk: Disk, ask: Ask) -> bytes:
+    ask("kill")
+    disk.cut_power(AllLost())
+    return (disk.path / "file").read_bytes()
+
+
+def test_the_disk_forgets_what_was_not_synced_and_fails_when_told(disk: Disk, ask: Ask) -> None:
+    assert ask("os.write(first, b'synced' * 10)") == "60"
+    assert ask("os.fsync(first)") == ask("os.fsync(os.open(folder, os.O_RDONLY))") == "None"
+    assert ask("os.pwrite(first, b'XXXX', 3), os.write(first, b'appended'), os.ftruncate(first, 20)") == "(4, 8, None)"
+    over, grow, sync = "os.pwrite(first, b'Y', 0)", "os.pwrite(first, b'Y', 100)", "os.fsync(first)"
+    for fault, answers in (
+        (FULL, ("errno 28", "errno 28")),
+        (NO_GROWTH, ("1", "errno 28")),
+        (READ_ONLY, ("errno 30", "errno 30", "errno 5")),
+        (FSYNC_FAILS, ("1", "1", "errno 5")),
+    ):
+        disk.fault = fault
+        assert tuple(ask(what) for what in (over, grow, sync)[: len(answers)]) == answers
+    assert cut(disk, ask) == b"synced" * 10
+
+
+def test_what_an_fsync_failed_to_bring_no_later_one_brings(disk: Disk, ask: Ask) -> None:
+    ask("os.write(first, b'a' * 4096 + b'b' * 4096), os.fsync(first)")
+    disk.fault = FSYNC_FAILS
+    assert ask("os.pwrite(first, b'LOST', 0), os.pwrite(first, b'LOST', 4096)") == "(4, 4)"
+    assert ask("os.fsync(first)") == "errno 5"
+    disk.fault = WORKS
+    assert ask("os.pwrite(first, b'again', 8000), os.fsync(first)") == "(5, None)"
+    assert ask("os.pread(first, 4, 0)") == "b'LOST'"  # as long as the kernel lives
+    ask("kill")
+    assert ask("os.fsync(first)") == "None"  # nor does that of another process
+    image = cut(disk, ask)
+    assert image[:4] == b"aaaa"
+    assert image[4096:4100] == b"LOST" and image[8000:8005] == b"again"  # its page was written again, and goes whole
+
+
+def test_a_kill_alone_loses_nothing_but_makes_nothing_durable(disk: Disk, ask: Ask) -> None:
+    ask("os.fsync(first)")
+    ask("os.write(first, b'written')")
+    ask("kill")
+    disk.kept_by_the_kernel()
+    assert ask("os.pread(first, 7, 0)") == "b'written'"
+    assert cut(disk, ask) == b""
+
+
+def test_some_writes_are_lost_some_torn_and_directory_changes_from_the_last_on(disk: Disk, ask: Ask) -> None:
+    ask("os.write(first, b'0' * 4096), os.fsync(first)")
+    ask("[os.pwrite(first, bytes([65 + n]) * 1024, 1024 * n) for n in range(4)]")
+    ask("os.rename(folder + 'file', folder + 'moved'), os.close(os.open(folder + 'new', os.O_RDWR | os.O_CREAT))")
+    ask("kill")
+    undo, images = disk.path.parent / "undo", set()
+    saved = {each.name: each.read_bytes() for each in undo.iterdir()}
+    names = set()
+    for seed in range(40):
+        for name, data in saved.items():
+            (undo / name).write_bytes(data)
+        disk.cut_power(random.Random(seed))
+        present = frozenset(each.name for each in disk.path.iterdir())
+        names.add(present)
+        (disk.path / "file").exists() and (disk.path / "file").rename(disk.path / "moved")
+        (disk.path / "new").touch()
+        images.add((disk.path / "moved").read_bytes()[::512])
+    assert names == {frozenset({"file"}), frozenset({"moved"}), frozenset({"moved", "new"})}
+    assert {b"00000000", b"AABBCCDD"} <= images
+    assert any(image[2:4] == b"00" and image[6:8] == b"DD" for image in images)
+    assert any(image[0:2] == b"A0" for image in images)
+
+
+def test_the_clock_jumps_stands_and_goes_on(disk: Disk, ask: Ask) -> None:
+    before = int(ask("time.time_ns()"))
+    disk.jump(DAY_MS)
+    after = int(ask("time.time_ns()"))
+    assert DAY_MS * 1_000_000 <= after - before < DAY_MS * 1_100_000
+    disk.stop_clock(True)
+    assert ask("time.time_ns()") == ask("time.sleep(0.01) or time.time_ns()")
+    disk.stop_clock(False)
+    assert ask("time.time_ns()") != ask("time.sleep(0.01) or time.time_ns()")
+
+
+def test_a_long_run_is_dealt_every_attack_and_the_same_ones_for_a_seed() -> None:
+    first, second = Dealer(3), Dealer(3)
+    plans = [first.deal() for _ in range(50)]
+    for plan in plans:
+        other = second.deal()
+        assert plan.chance.random() == other.chance.random()
+        assert (plan.clock, plan.disk, plan.victims, plan.cut) == (other.clock, other.disk, other.victims, other.cut)
+    assert {plan.clock for plan in plans} == {*CLOCKS, None}
+    assert {plan.disk for plan in plans} == {*DISKS, None}
+    assert len({frozenset(plan.victims) for plan in plans} - {frozenset()}) == 7
+    assert {plan.anew for plan in plans} == {"during start", "during catch-up", None}
+    assert any(plan.late for plan in plans) and any(plan.overwrite for plan in plans)
+    assert all(f"{who}: {name}" in ATTACKS for who in (GATEWAY, "backend") for name in FAULTS.values())
 
 
 async def test_rounds_of_faults_lose_nothing_double_nothing_and_keep_the_order(shim: Path, tmp_path: Path) -> None:
