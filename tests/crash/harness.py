@@ -202,9 +202,10 @@ port = {self.broker.port}
         self.judge_all()
         self._doubted = False
         self.counts["rounds"] += 1
+        judged = self.counts["judged_at_kill"] - judged
         return (
             f"whole: {self.counts['records']} records of {len(self.fleet.devices)} journals in the backend once,"
-            f" as they were made and in order; judged {self.counts['judged_at_kill'] - judged} times with the gateway dead"
+            f" as they were made and in order; judged {judged} times with the gateway dead"
         )
 
     def _came(self, attack: str) -> None:
