@@ -49,7 +49,10 @@ class Device:
         self.journal = Journal(
             board.storage_path,
             self.epoch,
-            space.journal_bytes(board.storage_path),
+            space.journal_bytes(
+                board.storage_path,
+                space.MONTH_JOURNAL_BYTES if model == constants.MODEL_ALCOHOL else space.SMALLEST_JOURNAL_BYTES,
+            ),
             stamp=self.records.stamp,
             on_append=getattr(board, "record_made", None),
         )

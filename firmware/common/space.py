@@ -17,26 +17,28 @@ OTHER_BYTES = 24 * BLOCK_BYTES
 LARGEST_JOURNAL_BYTES = 1048576
 # Twice the space that alarms have to themselves.
 SMALLEST_JOURNAL_BYTES = 131072
+# A month of the alcohol tag's readings (172 kB) beside the space that alarms have to themselves.
+MONTH_JOURNAL_BYTES = 262144
 
 
-def journal_bytes(storage_path: str) -> int:
+def journal_bytes(storage_path: str, least_bytes: int = SMALLEST_JOURNAL_BYTES) -> int:
     """What the journal may take of the file system that this folder is on."""
     found = os.statvfs(storage_path)
     booted = selector.booted
-    return journal_share(found[1] * found[2], booted is not None and booted.rom is not None)
+    return journal_share(found[1] * found[2], booted is not None and booted.rom is not None, least_bytes)
 
 
-def journal_share(total_bytes: int, in_rom: bool = False) -> int:
+def journal_share(total_bytes: int, in_rom: bool = False, least_bytes: int = SMALLEST_JOURNAL_BYTES) -> int:
     """in_rom: firmware is not on this file system."""
     if in_rom:
         left = total_bytes - OTHER_BYTES - IMAGE_BYTES
-        return max(SMALLEST_JOURNAL_BYTES, min(LARGEST_JOURNAL_BYTES, left))
+        return max(least_bytes, min(LARGEST_JOURNAL_BYTES, left))
     # Two folders, and the image on its way.
     left = total_bytes - OTHER_BYTES - 2 * TREE_BYTES - IMAGE_BYTES
-    if left < SMALLEST_JOURNAL_BYTES:
+    if left < least_bytes:
         # Too small for both: records come first, and new firmware by `emtag flash` alone.
         left = total_bytes - OTHER_BYTES - TREE_BYTES
-    return max(SMALLEST_JOURNAL_BYTES, min(LARGEST_JOURNAL_BYTES, left))
+    return max(least_bytes, min(LARGEST_JOURNAL_BYTES, left))
 
 
 def free_bytes(path: str) -> int:

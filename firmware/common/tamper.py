@@ -29,7 +29,7 @@ class _Inverted:
 class Tamper:
     """Tasks "strap", "fibre" and "case" of a device that has them.
 
-    on_strap(open) is called after the event is on record."""
+    on_strap(open) and on_case(open) are called after the event is on record."""
 
     def __init__(self, device):
         self._device = device
@@ -39,6 +39,7 @@ class Tamper:
         self._case = None
         self._fibre = None
         self.on_strap = None
+        self.on_case = None
 
     @property
     def strap_open(self) -> bool:
@@ -137,3 +138,5 @@ class Tamper:
         else:
             event = constants.EVENT_CASE_OPEN if kind == strap.OPENED else constants.EVENT_CASE_CLOSED
             self._tell(event, since_ms, value, b"")
+            if self.on_case:
+                self.on_case(kind == strap.OPENED)

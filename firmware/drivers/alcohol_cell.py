@@ -20,11 +20,13 @@ SAMPLES = 5
 SAMPLE_SPACING_MS = 20
 # A sample that is withdrawn while it is read (the front end was reset) is asked for once more.
 ATTEMPTS = 2
-# The baselines follow slowly, 1/16 a reading: of the contact only while in contact, of the cell while there is no
-# alcohol and nothing else to doubt.
+# The baselines follow slowly: of the contact by 1/16 a reading, only while in contact; of the cell by 1/64 (32 h),
+# while there is no alcohol and nothing else to doubt.
 BASELINE_SHIFT = 4
-# Kept on flash when a baseline has moved so far: a tenth of what is judged by it.
+CELL_SHIFT = 6
+# Kept on flash when a baseline has moved so far: a tenth of what is judged by it, a quarter of the cell's.
 KEEP_MV = 50
+KEEP_COUNTS = 125
 # Skin under a bracelet; recorded bracelets show 18.6 to 38.4 °C while worn.
 LOWEST_CENTI_CELSIUS = 1500
 HIGHEST_CENTI_CELSIUS = 4200
@@ -34,8 +36,10 @@ CHECK_SETTLE_MS = 2000
 CHECK_COUNTS = 20000
 CHECK_LOWEST_COUNTS = CHECK_COUNTS * 4 // 5
 CHECK_HIGHEST_COUNTS = CHECK_COUNTS * 6 // 5
-# Zero below its place by more than a quarter of the detection limit is a cell that reads too low for ever.
+# Zero off its place by more than a quarter of the detection limit: a cell that reads too low, or, where its baseline is
+# as far above (no wearer stays so long between it and the threshold), too high, for ever.
 ZERO_DRIFT_COUNTS = 500
+HIGHEST_ZERO_COUNTS = ZERO_COUNTS + ZERO_DRIFT_COUNTS
 # Why a check failed, in the evidence of CELL_FAULT: why u8, zero u16, response u16.
 FAULT_RAILS = 1
 FAULT_ZERO = 2
@@ -48,7 +52,8 @@ class AlcoholCell:
     """Front end of one cell; read() gives (tac_ug_per_l, contact_ir_mv, centi_celsius, quality)."""
 
     def __init__(self, board, settings):
-        """settings: contact_deviation_mv, interferent_rise_ug_per_l, wet_spread_ug_per_l."""
+        """settings: contact_deviation_mv, interferent_rise_ug_per_l, wet_spread_ug_per_l,
+        alcohol_threshold_ug_per_l."""
         self._settings = settings
         self._sample = board.pin_out("alcohol_sample")
         self._ready = board.pin_in("alcohol_ready")
@@ -63,8 +68,9 @@ class AlcoholCell:
         self._is_ready = False
         self._wake = Signal()
         self._contact_shifted = None
-        self._cell_shifted = None
+        self._cell_shifted = ZERO_COUNTS << CELL_SHIFT
         self._previous_tac = None
+        self._alone = False  # the reading before was at or above the threshold, and the one before it below
         self.healthy = True  # by its own check
         self.withdrawn = 0  # samples that were gone before they were read
         self.write_failures = 0
@@ -78,7 +84,7 @@ class AlcoholCell:
 
     @property
     def cell_baseline_counts(self) -> int:
-        return ZERO_COUNTS if self._cell_shifted is None else self._cell_shifted >> BASELINE_SHIFT
+        return self._cell_shifted >> CELL_SHIFT
 
     def _on_ready(self, level):
         self._is_ready = level == 1
@@ -138,19 +144,23 @@ class AlcoholCell:
             quality |= constants.QUALITY_TEMPERATURE_OUT_OF_RANGE
         if not ready or not LOWEST_COUNTS <= counts <= HIGHEST_COUNTS:
             self._previous_tac = None
+            self._alone = False
             return 0, contact_mv, centi_celsius, quality | constants.QUALITY_CELL_FAULT
         settings = self._settings
         if (cell[-1] - cell[0]) * UG_PER_L_PER_COUNT > settings.wet_spread_ug_per_l:
             quality |= constants.QUALITY_WET_SENSOR
         tac = max(0, counts - ZERO_COUNTS) * UG_PER_L_PER_COUNT
-        # A rise no drinker shows within one interval.
-        if self._previous_tac is not None and tac - self._previous_tac > settings.interferent_rise_ug_per_l:
+        # A rise no drinker shows within one interval, or the end of one that stood alone: a fast, an isolated spike.
+        high = tac >= settings.alcohol_threshold_ug_per_l
+        before = self._previous_tac
+        if before is not None and tac - before > settings.interferent_rise_ug_per_l or self._alone and not high:
             quality |= constants.QUALITY_INTERFERENT_SUSPECTED
+        self._alone = high and before is not None and before < settings.alcohol_threshold_ug_per_l
         self._previous_tac = tac
         if not self.healthy:
             quality |= constants.QUALITY_CELL_FAULT
-        if not quality and tac < settings.alcohol_threshold_ug_per_l:
-            self._follow_cell(counts)
+        if not (quality or high):
+            self._cell_shifted += counts - self.cell_baseline_counts
         self._keep()
         return tac, contact_mv, centi_celsius, quality
 
@@ -159,7 +169,7 @@ class AlcoholCell:
         zero = await self._settled()
         if not LOWEST_COUNTS <= zero <= HIGHEST_COUNTS:
             why, response = FAULT_RAILS, 0
-        elif zero < ZERO_COUNTS - ZERO_DRIFT_COUNTS:
+        elif zero < ZERO_COUNTS - ZERO_DRIFT_COUNTS or min(zero, self.cell_baseline_counts) > HIGHEST_ZERO_COUNTS:
             why, response = FAULT_ZERO, 0
         elif self._check is None:
             why, response = 0, 0
@@ -193,29 +203,31 @@ class AlcoholCell:
         self._contact_shifted += difference
         return 0
 
-    def _follow_cell(self, counts):
-        if self._cell_shifted is None:
-            self._cell_shifted = counts << BASELINE_SHIFT
-        self._cell_shifted += counts - (self._cell_shifted >> BASELINE_SHIFT)
-
     # -- over a reset -----------------------------------------------------------------------------------------
 
-    def forget_baselines(self):
+    def forget_contact(self):
         """The tag was put on: another skin."""
-        self._contact_shifted = self._cell_shifted = None
+        self._contact_shifted = None
 
     def _keep(self):
-        if self._kept_mv is not None and abs(self.contact_baseline_mv - self._kept_mv) < KEEP_MV:
+        moved_counts = abs(self.cell_baseline_counts - self._kept_counts)
+        if (
+            self._kept_mv is not None
+            and abs(self.contact_baseline_mv - self._kept_mv) < KEEP_MV
+            and moved_counts < KEEP_COUNTS
+        ):
             return
-        known = (1 if self._contact_shifted is not None else 0) | (2 if self._cell_shifted is not None else 0)
+        known = 2 if self._contact_shifted is None else 3
         try:
             self._slots.write(struct.pack(_KEPT, self.contact_baseline_mv, self.cell_baseline_counts, known))
             self._kept_mv = self.contact_baseline_mv
+            self._kept_counts = self.cell_baseline_counts
         except OSError:
             self.write_failures += 1  # tried again with the next reading
 
     def _load(self):
         self._kept_mv = None
+        self._kept_counts = ZERO_COUNTS
         value = self._slots.value
         if value is not None and len(value) == struct.calcsize(_KEPT):
             contact_mv, cell_counts, known = struct.unpack(_KEPT, value)
@@ -223,4 +235,5 @@ class AlcoholCell:
                 self._contact_shifted = contact_mv << BASELINE_SHIFT
                 self._kept_mv = contact_mv
             if known & 2:
-                self._cell_shifted = cell_counts << BASELINE_SHIFT
+                self._cell_shifted = cell_counts << CELL_SHIFT
+                self._kept_counts = cell_counts

@@ -41,6 +41,7 @@ class Alcohol:
         board.pin_in("motion").on_change(self._on_motion)
         device.link_over(*transports.of(device))
         device.tamper.on_strap = self._on_strap
+        device.tamper.on_case = self._on_tamper
         device.on_order(self._cell.wake)
         # In use by its own task: its last check is its test.
         for part in ("alcohol_cell", "contact_infrared", "skin_temperature"):
@@ -55,12 +56,15 @@ class Alcohol:
         if level and self._movements < 65535:
             self._movements += 1
 
-    def _on_strap(self, is_open):
+    def _on_tamper(self, is_open):
         if is_open:
             self._raise()
             self._cell.wake()
-        else:
-            self._cell.forget_baselines()
+
+    def _on_strap(self, is_open):
+        self._on_tamper(is_open)
+        if not is_open:
+            self._cell.forget_contact()
 
     def _raise(self):
         """Alcohol or tamper: sample more often from now on."""
