@@ -52,8 +52,9 @@ LATEST_ROWS = 200
 QUARANTINE_ROWS = 10_000
 QUARANTINE_FRAME_BYTES = 1100
 """Quarantine is evidence, not a promise: at most about 11 MB, oldest out. A frame has at most 1024 B."""
-EVIDENCE_S = 1.0
-"""How long frames for the quarantine wait for company; a kill costs as much evidence."""
+EVIDENCE_S, EVIDENCE_EACH_S = 1.0, 10.0
+"""How long frames for the quarantine wait for company, and between two commits of them while a flood lasts: what comes
+during such a commit waits for it, which would show in one of a hundred records. A kill costs as much evidence."""
 DAY_MS = 86_400_000
 
 
@@ -95,6 +96,7 @@ class Store:
         self._aged_s = time.monotonic()
         self._audit: Audit | None = None
         self._evidence: list[tuple[int, str, int, str, bytes]] = []
+        self._evidence_s = -EVIDENCE_EACH_S  # when it is next committed, or was last
         # When what was the last row, for as long as HOLD_S. Holes that an earlier run left may be filled only now.
         self._commits: tuple[tuple[float, int], ...] = ((time.monotonic(), self._log.books.row_id),)
         self._settled_row = 0
@@ -276,13 +278,15 @@ class Store:
     def quarantine(self, received_time_ms: int, link: str, device_id: int, reason: str, frame: bytes) -> None:
         """Keep a frame that could not be verified, as evidence. Bounded; the caller counts and limits the rate.
 
-        Committed with others within EVIDENCE_S: whoever sends rubbish must not make the disk wait for each."""
+        Committed with others (see EVIDENCE_S): whoever sends rubbish must not make the disk wait for each."""
         if self._writer.queued >= QUEUE_FRAMES // 2:  # never at the expense of records
             self.counters["quarantine_skipped"] += 1
             return
         self._evidence.append((received_time_ms, link, device_id, reason, frame[:QUARANTINE_FRAME_BYTES]))
-        if len(self._evidence) == 1:
-            self._loop.call_later(EVIDENCE_S, self._keep_evidence)
+        now_s = self._loop.time()
+        if now_s > self._evidence_s:
+            self._evidence_s = max(now_s + EVIDENCE_S, self._evidence_s + EVIDENCE_EACH_S)
+            self._loop.call_at(self._evidence_s, self._keep_evidence)
 
     def _keep_evidence(self) -> None:
         rows, self._evidence = self._evidence, []
