@@ -18,21 +18,27 @@ from pathlib import Path
 
 from emrig import firmware_image
 from emrig.interpreter import Spawner
-from emrig.pico import flash_image
+from emrig.pico import faster, flash_image
 from emrig.pico.target import find_image
 
 BOARD = "pico_emulated"
+ROM_FOLDER = "rom/"
 
 
 def provisioned_flash(identity: dict[str, object], extra: Mapping[str, bytes] | None = None) -> bytes:
-    """A flash with this identity and its model's firmware in slot a; `extra` files join or replace those beside it."""
+    """A flash with this identity and its model's firmware in slot a.
+
+    `extra` files join or replace those beside it; those under rom/ join the selector, where code runs from in place.
+    """
+    extra = extra or {}
     files = {
         "main.py": firmware_image.start_file(),
         "data/identity.json": json.dumps({**identity, "board": BOARD}).encode(),
-        **(extra or {}),
+        **{path: contents for path, contents in extra.items() if not path.startswith(ROM_FOLDER)},
     }
     image = firmware_image.build(str(identity["model"]), BOARD)
-    rom = flash_image.ROM.content(firmware_image.rom_root_files(BOARD), image)
+    more = {path[len(ROM_FOLDER) :]: contents for path, contents in extra.items() if path.startswith(ROM_FOLDER)}
+    rom = flash_image.ROM.content({**firmware_image.rom_root_files(BOARD), **more}, image)
     return flash_image.make(find_image(), files, rom)
 
 
@@ -61,6 +67,7 @@ class PicoSpawner(Spawner):
             [sys.executable, "-m", "emrig.pico.machine", str(flash), str(master), str(wire.fileno())],
             pass_fds=[master, wire.fileno()],
             stdout=log,
+            env=faster.environment(),
         )
         self._running[process.pid] = (process, master, slave)
         return process.pid

@@ -11,6 +11,7 @@ import sys
 import tty
 from pathlib import Path
 
+from emrig.pico import faster
 from emrig.pico.chip import blank_flash
 
 # Where `make pico` puts it.
@@ -55,6 +56,7 @@ class Pico:
                 [sys.executable, "-m", "emrig.pico.machine", str(self.flash), *map(str, inherited)],
                 pass_fds=inherited,
                 stdout=console,
+                env=faster.environment(),
             )
         wire.close()
         control.close()
