@@ -24,6 +24,8 @@ _REGULATOR_B1_VOLTAGE = 0x96  # 0 = 0.5 V, 100 mV a step
 _MODEM_VOLTAGE = 88 + (3000 - 1600) // 100
 _SHIFTER_VOLTAGE = (3300 - 500) // 100
 _EIO = 5
+# After a bus that did not answer. Supply that comes and goes is debounced by whoever watches it.
+AGAIN_MS = 1000
 
 
 class Axp2101:
@@ -34,17 +36,29 @@ class Axp2101:
         self._interrupt = interrupt
         self._flag = None
         self._callbacks: "list[Callable[[], None]]" = []
-        self._change(_ADC_CHANNELS, 1, 1)
-        self._change(_GAUGE, 0x08, 0x08)
-        self._change(_TEMPERATURE_PIN, 0x10, 0x10)
+        self.refused = 0  # times that it did not answer and nobody could be told
+        self._set_up = False
+        try:
+            self._prepare()
+        except OSError:
+            self.refused += 1  # with the first reading, whose task tells of it: a board has to start, and report
+
+    def _prepare(self):
+        if not self._set_up:
+            self._change(_ADC_CHANNELS, 1, 1)
+            self._change(_GAUGE, 0x08, 0x08)
+            self._change(_TEMPERATURE_PIN, 0x10, 0x10)
+            self._set_up = True
 
     def battery_mv(self) -> int:
         """0 without a battery."""
+        self._prepare()
         high, low = self._bus.readfrom_mem(ADDRESS, _BATTERY_VOLTAGE, 2)
         return (high & 0x3F) << 8 | low
 
     def read(self) -> tuple:
         """(mV, percent), as drivers.fuel_gauge; OSError without a battery, or while the gauge has no word for it."""
+        self._prepare()
         percent = self._bus.readfrom_mem(ADDRESS, _PERCENT, 1)[0]
         if not self._bus.readfrom_mem(ADDRESS, _STATUS, 1)[0] & 0x08 or percent > 100:
             raise OSError(_EIO)
@@ -80,9 +94,15 @@ class Axp2101:
     async def _watch(self):
         while True:
             await self._flag.wait()
-            self._bus.writeto_mem(ADDRESS, _INTERRUPTED, b"\xff\xff\xff")
-            for callback in self._callbacks:
-                callback()
+            try:
+                self._bus.writeto_mem(ADDRESS, _INTERRUPTED, b"\xff\xff\xff")
+                for callback in self._callbacks:
+                    callback()
+            except OSError:
+                # It holds its line until it is answered.
+                self.refused += 1
+                await asyncio.sleep_ms(AGAIN_MS)
+                self.look()
 
     def _change(self, register, mask, bits):
         present = self._bus.readfrom_mem(ADDRESS, register, 1)[0]

@@ -14,6 +14,7 @@ CHECKS = [
 ]
 ONLY = [
     ("power", "esp32s3"),
+    ("silent_power_manager", "esp32s3"),
     ("light_sleep", "esp32s3"),
     ("without_wake_on_gpio", "esp32s3"),
     ("burst", "esp32s3"),

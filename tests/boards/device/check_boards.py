@@ -114,6 +114,33 @@ async def check_battery(folder, name):
                 raise AssertionError("no battery, or no word for it")
 
 
+async def check_silent_power_manager(folder, name):
+    """A board whose power manager does not answer starts all the same; once it answers, all is as ever."""
+    machine.I2C.silent = True
+    board = board_of(name, folder)
+    adc, gauge, charger = board.adc("battery"), board.fuel_gauge(), board.pin_in("charger")
+    for ask in (adc.read_u16, gauge.read, charger.value):
+        try:
+            ask()
+        except OSError:
+            continue
+        raise AssertionError("who asks has to learn that there is no answer")
+    machine.I2C.silent = False
+    seen = []
+    charger.on_change(seen.append)
+    interrupt = machine.Pin.made[board.pins.POWER_INTERRUPT]
+    machine.I2C.silent = True
+    interrupt.set(0)
+    await asyncio.sleep_ms(1100)
+    assert seen == [] and gauge.refused >= 2, (seen, gauge.refused)
+    machine.I2C.silent = False
+    await asyncio.sleep_ms(2000)
+    interrupt.set(1)
+    assert seen == [1], seen
+    machine.REGISTERS[0x34], machine.REGISTERS[0x35] = 3900 >> 8, 3900 & 0xFF
+    assert adc.read_u16() == 39000 and machine.REGISTERS[0x18] & 8
+
+
 async def check_sliced_wait(folder, name):
     """The processor sleeps in slices while every task waits; stream and interrupt are noticed after one at most."""
     import asyncio.core as core
@@ -290,10 +317,17 @@ async def check_esp32_wakes(board, raw, seen):
     assert await asyncio.wait_for_ms(reading, 100) == b"$GNRMC"
     assert await slept_over(1500) == 0
     assert await slept_over(1500) == 1500
-    # A line whose other end has no power is low, and not waited for.
+    # Lines whose other ends have no power are low, and not waited for. One of them alone stays armed in the chip.
+    modem_line = machine.Pin.made[board.pins.UART["modem"][2]["rx"]]
     line.set_asleep(0)
-    assert await slept_over(9000) == 9000 and line not in esp32.gpio
+    before = board._sleep.slept_ms
+    await slept_over(9000)
+    assert line not in esp32.gpio and board._sleep.slept_ms == before, "awake, and not deaf"
+    modem_line.set_asleep(0)
+    await asyncio.sleep_ms(1500)
+    assert await slept_over(9000) == 9000 and not esp32.gpio
     line.set_asleep(1)
+    modem_line.set_asleep(1)
     # A command to the modem is under way; then it may doze.
     board.pin_out("modem_power").value(1)
     assert await slept_over(9000) == 0

@@ -6,6 +6,7 @@ WAKEUP_ALL_LOW, WAKEUP_ANY_HIGH = False, True
 ext0 = None
 ext1 = ()
 gpio = ()
+gpio_armed = []  # as the chip has it: nobody disarms a pin
 
 
 def wake_on_ext0(pin, level):
@@ -17,7 +18,8 @@ def wake_on_ext0(pin, level):
 def wake_on_ext1(pins, level):
     global ext1
     assert level == WAKEUP_ANY_HIGH
-    ext1 = pins or ()
+    if pins is not None:
+        ext1 = pins
     for pin in ext1:
         pin.taken = True
 
@@ -25,7 +27,9 @@ def wake_on_ext1(pins, level):
 def wake_on_gpio(pins, level):
     global gpio
     assert level == WAKEUP_ALL_LOW
-    gpio = pins or ()
+    if pins is not None:
+        gpio = pins
+    gpio_armed.extend([pin for pin in gpio if pin not in gpio_armed])
     for pin in gpio:
         # gpio_wakeup_enable makes a pin's edge interrupt one of level, which never ends.
         assert pin.handler is None
@@ -36,7 +40,7 @@ def wakes():
         return machine.EXT0_WAKE
     if any(pin.value() for pin in ext1):
         return machine.EXT1_WAKE
-    if not all(pin.value() for pin in gpio):
+    if gpio and not all(pin.value() for pin in gpio_armed):
         return machine.GPIO_WAKE
     return None
 
