@@ -2,24 +2,29 @@
 
 import json
 import os
+import pwd
 import shutil
 import socket
 import sqlite3
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from emgate import config as configuration
 from emgate import key_source, unsealed, vault
 from emgate.clock import UNKNOWN_UNCERTAINTY_MS
-from emgate.config import Broker, Config, HttpsTarget
-from emgate.errors import ConfigError
+from emgate.config import BleSection, Broker, Config, HttpsTarget, Section
+from emgate.errors import ConfigError, named
+from emgate.registry import unopened
 from emgate.store_schema import SCHEMA_VERSION
+from emgate.toml_lines import Lines, Location
 
 CONNECT_S = 3.0
 """A broker that does not answer by then may be slow, and is only warned of."""
+BUS, ADAPTERS = Path("/run/dbus/system_bus_socket"), Path("/sys/class/bluetooth")
 LEAST_ROOM_BYTES = 100_000_000
 """Some months of one home unit's records; below it a full disk is near whatever the limits say."""
 
@@ -50,27 +55,55 @@ def check(path: Path, *, as_json: bool = False) -> int:
 
 def _findings(path: Path) -> Iterator[Finding]:
     try:
-        config = configuration.load(path)
+        config = configuration.load(path, open_keys=False)
+        if _opens(config):
+            config = configuration.load(path)  # with the keys in it
     except ConfigError as error:
         # The text of these errors is place, problem and remedy already.
         yield from (Finding("error", *_parted(line, path)) for line in str(error).splitlines())
         return
+    file = _File(path)
     yield from _exposed(path, "the configuration", secret=bool(config.devices))
-    yield from _state_directory(config)
-    yield from _registry(config, path)
-    yield from _protection(config, path)
-    for section in config.serial:
+    yield from _state_directory(config, file)
+    yield from _protection(config, file)
+    yield from _registry(config, file)
+    yield from _access(config, file)
+    for index, section in enumerate(config.serial):
         if section.port is not None:
-            yield from _serial(section.port)
+            yield from _serial(file.place("serial", index, "port"), section.port)
     if config.mqtt is not None:
-        yield from _broker("mqtt", config.mqtt)
-    for target in config.uplink:
+        yield from _broker(file, ("mqtt",), config.mqtt)
+    if config.ble is not None:
+        yield from _ble(file.place("ble"), config.ble)
+    for index, target in enumerate(config.uplink):
         if target.kind == "mqtt":
-            yield from _broker(f"uplink {target.name}", target.mqtt())
+            where: Location = ("uplink", index) if target.broker is None else ("uplink", index, "broker")
+            yield from _broker(file, where, target.mqtt())
         elif target.https is not None:
-            yield from _https(f"uplink {target.name}", target.https)
-    yield from _http(config)
-    yield from _clock(config)
+            yield from _https(file, ("uplink", index, "https"), target.https)
+    yield from _http(config, file)
+    yield from _clock(config, file)
+
+
+def _opens(config: Config) -> bool:
+    try:
+        return config.open_vault() is not None
+    except ConfigError:  # said by _protection
+        return False
+
+
+class _File:
+    """The configuration's file, to say where in it something stands."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lines = Lines(path.read_text(encoding="utf-8"))
+
+    def place(self, *location: int | str) -> str:
+        """As "gateway.toml: line 7: mqtt.ca_file"; without a line where only a default is in force."""
+        written = self._lines.as_written(location)
+        line = self._lines.of(written)
+        return f"{self.path}: {'' if line is None else f'line {line}: '}{named(written)}"
 
 
 def _parted(line: str, path: Path) -> tuple[str, str, str]:
@@ -92,14 +125,19 @@ def _exposed(path: Path, what: str, *, secret: bool) -> Iterator[Finding]:
         yield Finding("warning", str(path), f"{what} holds secrets, and others may read it", f"chmod 600 {path}")
 
 
-def _state_directory(config: Config) -> Iterator[Finding]:
+def _there(path: Path) -> Path:
+    """The path, or what there is above it."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
+
+
+def _state_directory(config: Config, file: _File) -> Iterator[Finding]:
     folder = config.gateway.state_directory
-    place = "gateway.state_directory"
-    there = folder
-    while not there.exists() and there != there.parent:
-        there = there.parent
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        yield Finding("error", place, f"{there} cannot be written to", "give it to the gateway's user, or name another")
+    place = file.place("gateway", "state_directory")
+    there = _there(folder)
+    if not there.is_dir():
+        yield Finding("error", place, f"{there} is no folder", "name a folder")
         return
     free = shutil.disk_usage(there).free
     wanted = config.store.alarm_reserve_bytes + LEAST_ROOM_BYTES
@@ -108,9 +146,8 @@ def _state_directory(config: Config) -> Iterator[Finding]:
         yield Finding("error", place, f"only {free // 1_000_000} MB are free on its disk", remedy)
     elif free < config.store.maximum_bytes:
         remedy = "make room, or lower store.maximum_bytes"
-        yield Finding(
-            "warning", "store.maximum_bytes", f"only {free // 1_000_000} MB are free on the store's disk", remedy
-        )
+        problem = f"only {free // 1_000_000} MB are free on the store's disk"
+        yield Finding("warning", file.place("store", "maximum_bytes"), problem, remedy)
     if not folder.exists():
         return
     if folder.stat().st_mode & 0o077:
@@ -130,37 +167,50 @@ def _state_directory(config: Config) -> Iterator[Finding]:
                 yield Finding("error", str(store), f"its schema {version} is newer than this program", "upgrade emtag")
 
 
-def _registry(config: Config, path: Path) -> Iterator[Finding]:
+def _registry(config: Config, file: _File) -> Iterator[Finding]:
+    """Sealed keys are opened where there is the secret; a missing one is said by _protection."""
     try:
-        registry = config.make_registry()
+        vault = config.open_vault()
+    except ConfigError:
+        vault = None
+    try:
+        registry = config.make_registry(unopened if vault is None else vault.open_key)
     except ConfigError as error:
-        place = config.registry or Path("devices")
-        yield from (Finding("error", *_parted(line, place)) for line in str(error).splitlines())
+        path = config.registry or file.path
+        for line in str(error).splitlines():
+            place, problem, remedy = _parted(line, path)
+            if not path.exists():
+                place = file.place("registry")
+            yield Finding("error", place, problem, remedy)
         return
     if config.registry is not None:
-        plain = any(place.startswith(str(config.registry)) for place, _ in unsealed.plain_keys(config, path))
+        plain = any(place.startswith(str(config.registry)) for place, _ in unsealed.plain_keys(config, file.path))
         yield from _exposed(config.registry, "the registry", secret=plain)
     if len(registry) == 0:
-        yield Finding("warning", "registry", "no device is listed", "provision one")
+        yield Finding("warning", file.place("registry"), "no device is listed", "`emtag gateway device add` lists one")
 
 
-def _protection(config: Config, path: Path) -> Iterator[Finding]:
+def _protection(config: Config, file: _File) -> Iterator[Finding]:
     protection = config.protection
+    place = file.place("protection", "at_rest")
     try:
         opened = config.open_vault()
     except ConfigError as error:
-        yield Finding("error", "protection", str(error), "")
+        status = _running_status(config)
+        if status is None or not status.get("keysAtRest"):
+            problem, _, remedy = str(error).removeprefix("protection: ").partition("; ")
+            yield Finding("error", place, problem, remedy or vault.REMEDY)
         return
     given = protection.at_rest != "off" and key_source.find(protection.passphrase_file) is not None
     if given:
-        for place, problem in unsealed.local_backends(config, path):
-            yield Finding("error", place, problem, unsealed.LOCAL_REMEDY)
-        for place, problem in unsealed.plain_keys(config, path):
+        for where, problem in unsealed.local_backends(config, file.path):
+            yield Finding("error", where, problem, unsealed.LOCAL_REMEDY)
+        for where, problem in unsealed.plain_keys(config, file.path):
             level = "error" if protection.at_rest == "required" else "warning"
-            yield Finding(level, place, problem, unsealed.KEYS_REMEDY)
+            yield Finding(level, where, problem, unsealed.KEYS_REMEDY)
     elif protection.at_rest != "off":
         yield Finding(
-            "warning", "protection", "nothing is sealed at rest: whoever takes the disk reads keys and records",
+            "warning", place, "nothing is sealed at rest: whoever takes the disk reads keys and records",
             f"give a systemd credential {key_source.CREDENTIAL} (see security.md)",
         )  # fmt: skip
     if opened is not None and opened.source == "passphrase":
@@ -169,18 +219,121 @@ def _protection(config: Config, path: Path) -> Iterator[Finding]:
         yield from _exposed(config.gateway.state_directory / vault.FILE, "keys.json", secret=True)
 
 
-def _serial(port: str) -> Iterator[Finding]:
-    path = Path(port)
+def _running_status(config: Config) -> dict[str, Any] | None:
+    from emgate.running import status_now
+
     try:
-        facts = path.stat()
+        return status_now(config.gateway.state_directory)
+    except ConfigError:
+        return None
+
+
+# -- what the gateway's user may read and write ---------------------------------------------------------------
+
+
+def _access(config: Config, file: _File) -> Iterator[Finding]:
+    needs = list(_needs(config, file))
+    user = _gateways_user(config.gateway.state_directory)
+    allowed = allowed_to(user, [(path, mode) for _, path, mode in needs])
+    for (place, path, mode), fine in zip(needs, allowed, strict=True):
+        if fine:
+            continue
+        what = "written to" if mode & os.W_OK else "read"
+        if path.exists() and stat.S_ISCHR(path.stat().st_mode):
+            remedy = f"put the gateway's user into the group {_group(path.stat().st_gid)}"
+        else:
+            remedy = f"give it to the gateway's user (chown {_user(user)} {path}), or name another"
+        yield Finding("error", place, f"{path} cannot be {what} by the gateway's user", remedy)
+
+
+def _needs(config: Config, file: _File) -> Iterator[tuple[str, Path, int]]:
+    """(place, path, what has to be allowed) of all that is there; what is missing is said elsewhere."""
+    gateway = config.gateway
+    write_in = os.W_OK | os.X_OK
+    state = _there(gateway.state_directory)
+    if state.is_dir():
+        yield file.place("gateway", "state_directory"), state, write_in
+    yield str(file.path), file.path, os.R_OK
+    for name in ("store.sqlite", "gateway.lock"):
+        if (gateway.state_directory / name).exists():
+            yield str(gateway.state_directory / name), gateway.state_directory / name, os.R_OK | os.W_OK
+    for key, secret in (("registry", config.registry), ("protection", config.protection.passphrase_file)):
+        if secret is not None and secret.exists():
+            yield file.place(key), secret, os.R_OK
+    if (gateway.state_directory / vault.FILE).exists():
+        yield file.place("protection"), gateway.state_directory / vault.FILE, os.R_OK
+    written: list[tuple[Location, Path | None]] = [
+        (("gateway", "log_file"), gateway.log_file),
+        (("gateway", "ready_file"), gateway.ready_file),
+        (("http", "socket"), None if config.http is None else config.http.socket),
+        *((("uplink", index, "database"), target.database) for index, target in enumerate(config.uplink)),
+    ]
+    for location, path in written:
+        if path is not None:
+            there = _there(path)
+            yield file.place(*location), there, os.W_OK if there == path else write_in
+    read: list[tuple[Location, Section | None]] = [(("mqtt",), config.mqtt)]
+    for index, target in enumerate(config.uplink):
+        read += [(("uplink", index, "broker"), target.broker), (("uplink", index, "https"), target.https)]
+    for location, section in read:
+        for name in ("password_file", "token_file", "ca_file", "certificate_file", "key_file"):
+            path = getattr(section, name, None)
+            if path is not None and path.exists():
+                yield file.place(*location, name), path, os.R_OK
+    for index, serial in enumerate(config.serial):
+        if serial.port is not None and Path(serial.port).exists():
+            yield file.place("serial", index, "port"), Path(serial.port), os.R_OK | os.W_OK
+
+
+def _gateways_user(state_directory: Path) -> int:
+    """Who it will run as: the state directory's owner, when root looks; else whoever looks."""
+    if os.geteuid() == 0 and state_directory.exists():
+        return state_directory.stat().st_uid
+    return os.geteuid()
+
+
+def allowed_to(user: int, wanted: Sequence[tuple[Path, int]]) -> list[bool]:
+    """Whether each access is allowed to a user: root finds out in a process that has become that user."""
+    if user == os.geteuid():
+        return [os.access(path, mode) for path, mode in wanted]
+    try:
+        entry = pwd.getpwuid(user)
+        group, groups = entry.pw_gid, os.getgrouplist(entry.pw_name, entry.pw_gid)
+    except KeyError:
+        group, groups = user, []
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups(groups)
+            os.setgid(group)
+            os.setuid(user)
+            os.write(writing, bytes(os.access(path, mode) for path, mode in wanted))
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as answer:
+        found = answer.read()
+    os.waitpid(child, 0)
+    return [bool(each) for each in found.ljust(len(wanted), b"\0")]
+
+
+def _user(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
+
+
+def _serial(place: str, port: str) -> Iterator[Finding]:
+    try:
+        mode = Path(port).stat().st_mode
     except OSError:
-        yield Finding("warning", port, "there is no such port now", "plug the home unit in; the gateway waits for it")
+        remedy = "plug the home unit in; the gateway waits for it"
+        yield Finding("warning", place, f"there is no {port} now", remedy)
         return
-    if not stat.S_ISCHR(facts.st_mode):
-        yield Finding("error", port, "is not a serial port", "name a device such as /dev/ttyUSB0")
-    elif not os.access(path, os.R_OK | os.W_OK):
-        group = _group(facts.st_gid)
-        yield Finding("error", port, "may not be opened", f"put the gateway's user into the group {group}")
+    if not stat.S_ISCHR(mode):
+        yield Finding("error", place, f"{port} is not a serial port", "name a device such as /dev/ttyUSB0")
 
 
 def _group(number: int) -> str:
@@ -192,39 +345,61 @@ def _group(number: int) -> str:
         return str(number)
 
 
-def _broker(place: str, broker: Broker) -> Iterator[Finding]:
+def _ble(place: str, section: BleSection) -> Iterator[Finding]:
+    """An adapter may be plugged in later, and BlueZ started later: both are waited for."""
+    if section.backend != "bluez":
+        return
+    if not BUS.exists() and "DBUS_SYSTEM_BUS_ADDRESS" not in os.environ:
+        yield Finding("warning", place, "there is no system bus, so no BlueZ", "install bluez and dbus, and start them")
+    elif not (ADAPTERS / (section.transport or "hci0")).exists():
+        problem = f"there is no Bluetooth adapter {section.transport or 'hci0'} now"
+        yield Finding("warning", place, problem, "plug it in, or name another: `hciconfig` lists them")
+
+
+def _broker(file: _File, where: Location, broker: Broker) -> Iterator[Finding]:
     from emgate.mqtt_client import tls_context
 
     for name in ("password_file", "key_file"):
         path = getattr(broker, name)
         if path is not None:
             yield from _exposed(path, name, secret=True)
-    try:
-        broker.read_password()
-        context = tls_context(broker)
-    except ConfigError as error:
-        yield Finding("error", place, str(error), "")
-        return
-    if context is None and broker.host not in ("localhost", "127.0.0.1", "::1"):
+    for names, load in (
+        (("password_file",), broker.read_password),
+        (("ca_file", "certificate_file", "key_file"), lambda: tls_context(broker)),
+    ):
+        try:
+            load()
+        except ConfigError as error:
+            at = next((name for name in names if str(getattr(broker, name)) in str(error)), names[0])
+            yield Finding("error", file.place(*where, at), str(error), "put a file there that can be read")
+            return
+    place = file.place(*where)
+    if broker.ca_file is None and broker.host not in ("localhost", "127.0.0.1", "::1"):
         yield Finding("warning", place, "no TLS to a broker on another machine", "give ca_file")
     yield from _answers(place, broker.host, broker.port)
 
 
-def _https(place: str, target: HttpsTarget) -> Iterator[Finding]:
+def _https(file: _File, where: Location, target: HttpsTarget) -> Iterator[Finding]:
     from emgate.uplinks.https import make_context, read_token
 
+    for path in (target.token_file, target.key_file):
+        if path is not None:
+            yield from _exposed(path, "the file", secret=True)
     try:
-        for path in (target.token_file, target.key_file):
-            if path is not None:
-                yield from _exposed(path, "the file", secret=True)
         if target.token_file is not None:
             read_token(target.token_file)
+    except ConfigError as error:
+        remedy = "put the token there that the backend knows this gateway by"
+        yield Finding("error", file.place(*where, "token_file"), str(error), remedy)
+        return
+    try:
         make_context(target)
     except ConfigError as error:
-        yield Finding("error", place, str(error), "")
+        name = next((name for name in ("ca_file", "certificate_file") if getattr(target, name)), "url")
+        yield Finding("error", file.place(*where, name), str(error), "put certificate and key there, in PEM")
         return
     url = urlsplit(target.url)
-    yield from _answers(place, url.hostname or "", url.port or 443)
+    yield from _answers(file.place(*where), url.hostname or "", url.port or 443)
 
 
 def _answers(place: str, host: str, port: int) -> Iterator[Finding]:
@@ -235,7 +410,7 @@ def _answers(place: str, host: str, port: int) -> Iterator[Finding]:
         yield Finding("warning", place, f"{host}:{port} does not answer ({error})", remedy)
 
 
-def _http(config: Config) -> Iterator[Finding]:
+def _http(config: Config, file: _File) -> Iterator[Finding]:
     if config.http is None or config.http.port is None or _running(config):
         return
     family = socket.AF_INET6 if ":" in config.http.address else socket.AF_INET
@@ -244,10 +419,8 @@ def _http(config: Config) -> Iterator[Finding]:
         try:
             probe.bind((config.http.address, config.http.port))
         except OSError as error:
-            place = f"http.port {config.http.port}"
-            yield Finding(
-                "error", place, f"cannot be served ({error.strerror})", "stop the other program, or name another"
-            )
+            problem = f"port {config.http.port} cannot be served ({error.strerror})"
+            yield Finding("error", file.place("http", "port"), problem, "stop the other program, or name another")
 
 
 def _running(config: Config) -> bool:
@@ -256,10 +429,13 @@ def _running(config: Config) -> bool:
     return running_pid(config.gateway.state_directory) is not None
 
 
-def _clock(config: Config) -> Iterator[Finding]:
-    if config.clock.source == "system":
+def _clock(config: Config, file: _File) -> Iterator[Finding]:
+    try:
         clock = config.clock.make()
-        if clock.uncertainty_ms() == UNKNOWN_UNCERTAINTY_MS:
-            yield Finding(
-                "warning", "clock", "the machine's clock is not synchronised", "enable systemd-timesyncd or chrony"
-            )
+    except ConfigError as error:
+        problem, _, remedy = str(error).removeprefix("clock.path: ").partition("; ")
+        yield Finding("error", file.place("clock", "path"), problem, remedy)
+        return
+    if config.clock.source == "system" and clock.uncertainty_ms() == UNKNOWN_UNCERTAINTY_MS:
+        remedy = "enable systemd-timesyncd or chrony"
+        yield Finding("warning", file.place("clock"), "the machine's clock is not synchronised", remedy)

@@ -2,23 +2,48 @@
 
 import ipaddress
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 
 from emgate.clock import Clock, SharedClock, SystemClock
-from emgate.errors import ConfigError, explain
-from emgate.registry import Device, OpenKey, Registry, read_device_file, unopened
-from emgate.toml_lines import Lines
+from emgate.errors import ConfigError, PlacedError, explain
+from emgate.registry import Device, OpenKey, Registry, read_device_file, refuse_twice, unopened
+from emgate.toml_lines import Lines, with_line
 
 if TYPE_CHECKING:
     from emgate.vault import Vault
 
-Port = Annotated[int, Field(ge=1, le=65535)]
-# What may stand in an MQTT topic level and a client identifier.
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
+Flag = Annotated[bool, Field(strict=True)]
+
+
+def _name(text: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", text) is None:
+        raise ValueError("no name for a topic of a broker; write 1 to 64 letters, digits, _ and -")
+    return text
+
+
+def _url(text: str) -> str:
+    if re.fullmatch(r"https://[^\s@?#/]+(/[^\s@?#]*)?", text) is None:
+        raise ValueError('no address of a backend; write "https://HOST[:PORT][/PATH]", without user, ? and #')
+    return text
+
+
+Name = Annotated[str, AfterValidator(_name)]
+Text = Annotated[str, Field(min_length=1)]
 
 
 class Section(BaseModel):
@@ -35,9 +60,11 @@ class GatewaySection(Section):
     ready_file: Path | None = None
     log_file: Path | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    status_interval_s: Annotated[float, Field(gt=0, le=3600)] | None = None  # see emgate.daemon
-    acknowledge_within_ms: Annotated[int, Field(ge=0, le=1000)] = 20
-    restart_maximum_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    status_interval_s: Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0, le=3600)] | None = (
+        None  # see emgate.daemon
+    )
+    acknowledge_within_ms: Annotated[int, Field(strict=True, ge=0, le=1000)] = 20
+    restart_maximum_s: Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0, le=3600)] = 30.0
 
 
 class ClockSection(Section):
@@ -45,12 +72,12 @@ class ClockSection(Section):
 
     source: Literal["system", "shared"] = "system"
     path: Path | None = None
-    uncertainty_ms: Annotated[int, Field(ge=0, le=65535)] | None = None
+    uncertainty_ms: Annotated[int, Field(strict=True, ge=0, le=65535)] | None = None
 
     @model_validator(mode="after")
     def _path_with_shared(self) -> Self:
         if self.source == "shared" and self.path is None:
-            raise ValueError('source = "shared" needs path = "FILE" of 8 bytes (unix milliseconds)')
+            raise ValueError('source = "shared" needs path; write path = "FILE" of 8 bytes (unix milliseconds)')
         return self
 
     def make(self) -> Clock:
@@ -69,14 +96,14 @@ class PortMatch(Section):
     """Which USB adapter is meant, wherever it is plugged in; what is given must all agree."""
 
     serial_number: str | None = None
-    vendor_id: Annotated[int, Field(ge=0, le=0xFFFF)] | None = None
-    product_id: Annotated[int, Field(ge=0, le=0xFFFF)] | None = None
+    vendor_id: Annotated[int, Field(strict=True, ge=0, le=0xFFFF)] | None = None
+    product_id: Annotated[int, Field(strict=True, ge=0, le=0xFFFF)] | None = None
     location: str | None = None
 
     @model_validator(mode="after")
     def _something_to_match(self) -> Self:
         if not self.text():
-            raise ValueError("give at least one of serial_number, vendor_id, product_id, location")
+            raise ValueError("nothing to match; give at least one of serial_number, vendor_id, product_id, location")
         return self
 
     def text(self) -> str:
@@ -94,12 +121,12 @@ class SerialSection(Section):
 
     port: str | None = None
     match: PortMatch | None = None
-    baud_rate: Annotated[int, Field(ge=300, le=4_000_000)] = 115200
+    baud_rate: Annotated[int, Field(strict=True, ge=300, le=4_000_000)] = 115200
 
     @model_validator(mode="after")
     def _one_way_to_find_it(self) -> Self:
         if (self.port is None) == (self.match is None):
-            raise ValueError('give port = "/dev/…" or match = { serial_number = "…" }, one of both')
+            raise ValueError('no port, or two; give port = "/dev/…" or match = { serial_number = "…" }, one of both')
         return self
 
     @property
@@ -108,10 +135,16 @@ class SerialSection(Section):
         return self.port or (self.match.text() if self.match else "")
 
 
+def _pair(certificate_file: Path | None, key_file: Path | None) -> None:
+    if (certificate_file is None) != (key_file is None):
+        given = "key_file" if certificate_file is None else "certificate_file"
+        raise PlacedError((given,), f"{given} alone; a certificate and its key go together: give both, or neither")
+
+
 class Broker(Section):
     """How to reach a broker. `password_file` holds the password on its first line; `ca_file` turns TLS on."""
 
-    host: str
+    host: Text
     port: Port = 1883
     username: str | None = None
     password: SecretStr | None = None  # from the environment only, see ENVIRONMENT
@@ -121,7 +154,18 @@ class Broker(Section):
     key_file: Path | None = None
     protocol: Literal["3.1.1", "5"] = "3.1.1"
     client_id: Name | None = None
-    keepalive_s: Annotated[int, Field(ge=5, le=3600)] = 30
+    keepalive_s: Annotated[int, Field(strict=True, ge=5, le=3600)] = 30
+
+    @model_validator(mode="after")
+    def _encrypted_with_all_it_needs(self) -> Self:
+        _pair(self.certificate_file, self.key_file)
+        if self.certificate_file is not None and self.ca_file is None:
+            raise PlacedError(
+                ("certificate_file",),
+                "no TLS without ca_file, so the certificate would not be used; add ca_file, the broker's authority"
+                " (/etc/ssl/certs/ca-certificates.crt for a public one)",
+            )
+        return self
 
     def read_password(self) -> str | None:
         """The password, from wherever it was given; ConfigError when its file cannot be read."""
@@ -143,13 +187,14 @@ class MqttSection(Broker):
     """The devices' broker. `shared_group`: several gateways share the fleet, each with a place of its own."""
 
     shared_group: Name | None = None
-    shared_place: Annotated[int, Field(ge=0, lt=SHARES)] | None = None
+    shared_place: Annotated[int, Field(strict=True, ge=0, lt=SHARES)] | None = None
 
     @model_validator(mode="after")
     def _place_in_group(self) -> Self:
         if (self.shared_group is None) != (self.shared_place is None):
             raise ValueError(
-                f"shared_group and shared_place go together: each gateway of a group another place, 0 to {SHARES - 1}"
+                f"one of shared_group and shared_place alone; give both: each gateway of a group another place, 0 to"
+                f" {SHARES - 1}"
             )
         return self
 
@@ -157,8 +202,17 @@ class MqttSection(Broker):
 class LimitsSection(Section):
     """Frames a second that are looked at, with four seconds' worth at once; more is dropped and counted."""
 
-    link_frames_per_s: Annotated[float, Field(gt=0)] = 10_000.0
-    device_frames_per_s: Annotated[float, Field(gt=0)] = 1_000.0  # LTE-M's 1 Mbit/s up is 1,250 frames of 100 B
+    link_frames_per_s: Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0)] = 10_000.0
+    device_frames_per_s: Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0)] = (
+        1_000.0  # LTE-M's 1 Mbit/s up is 1,250 frames of 100 B
+    )
+
+
+BUMBLE_TRANSPORTS = (
+    "serial", "udp", "tcp-client", "tcp-server", "ws-client", "ws-server", "pty", "file", "vhci", "hci-socket", "usb",
+    "pyusb", "android-emulator", "android-netsim", "unix", "unix-client", "unix-server",
+)  # fmt: skip
+"""The kinds that bumble.transport.open_transport knows."""
 
 
 class BleSection(Section):
@@ -166,25 +220,33 @@ class BleSection(Section):
 
     backend: Literal["bluez", "bumble"] = "bluez"
     transport: str | None = None
-    pair: bool = False
+    pair: Flag = False
 
     @model_validator(mode="after")
     def _pairing_needs_bluez(self) -> Self:
         if self.pair and self.backend != "bluez":
-            raise ValueError('pair = true needs backend = "bluez"')
+            raise PlacedError(("pair",), 'only BlueZ pairs; write backend = "bluez", or take pair out')
+        if self.backend == "bluez" and self.transport is not None and re.fullmatch(r"hci\d+", self.transport) is None:
+            raise PlacedError(("transport",), 'no adapter of BlueZ; write transport = "hci0", or take it out')
+        scheme = None if self.transport is None else self.transport.partition(":")[0]
+        if self.backend == "bumble" and scheme is not None and scheme not in BUMBLE_TRANSPORTS:
+            known = ", ".join(BUMBLE_TRANSPORTS)
+            raise PlacedError(
+                ("transport",), f'no HCI transport of bumble; write transport = "KIND:WHERE", as usb:0, of {known}'
+            )
         return self
 
 
 class MeteredSection(Section):
     """What a target may cost. Alarms are exempt, but counted."""
 
-    bytes_per_hour: Annotated[int, Field(ge=10_000)] | None = None
-    bytes_per_day: Annotated[int, Field(ge=10_000)] | None = None
+    bytes_per_hour: Annotated[int, Field(strict=True, ge=10_000)] | None = None
+    bytes_per_day: Annotated[int, Field(strict=True, ge=10_000)] | None = None
 
     @model_validator(mode="after")
     def _some_limit(self) -> Self:
         if self.bytes_per_hour is None and self.bytes_per_day is None:
-            raise ValueError("give bytes_per_hour, bytes_per_day, or both")
+            raise ValueError("no limit; give bytes_per_hour, bytes_per_day, or both")
         return self
 
     def limits(self) -> dict[int, int]:
@@ -196,12 +258,23 @@ class MeteredSection(Section):
 class HttpsTarget(Section):
     """A backend's URL, and how each knows the other."""
 
-    url: Annotated[str, Field(pattern=r"^https://[^\s@?#]+$")]
+    url: Annotated[str, AfterValidator(_url)]
     token_file: Path | None = None
     ca_file: Path | None = None
     certificate_file: Path | None = None
     key_file: Path | None = None
-    poll_interval_s: Annotated[float, Field(gt=0, le=86400)] = 30.0
+    poll_interval_s: Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0, le=86400)] = 30.0
+
+    @model_validator(mode="after")
+    def _certificate_with_its_key(self) -> Self:
+        _pair(self.certificate_file, self.key_file)
+        return self
+
+
+UPLINK_KINDS = {
+    "database": "local", "guarded_disk": "local", "broker": "mqtt", "host": "mqtt", "port": "mqtt", "https": "https",
+}  # fmt: skip
+"""Keys of an uplink that are for one kind alone."""
 
 
 class UplinkSection(Section):
@@ -210,30 +283,37 @@ class UplinkSection(Section):
     `guarded_disk`: the operator's word that nobody takes away the disk that a local backend's database is on."""
 
     name: Name = "uplink"
-    required: bool = True
+    required: Flag = True
     kind: Literal["local", "mqtt", "https"] = "local"
     database: Path | None = None
-    guarded_disk: bool = False
+    guarded_disk: Flag = False
     broker: Broker | None = None
     https: HttpsTarget | None = None
     host: str | None = None
     port: Port = 1883
-    batch_records: Annotated[int, Field(ge=1, le=5000)] = 500
+    batch_records: Annotated[int, Field(strict=True, ge=1, le=5000)] = 500
     metered: MeteredSection | None = None
+
+    @model_validator(mode="after")
+    def _nothing_of_another_kind(self) -> Self:
+        for name, kind in UPLINK_KINDS.items():
+            if name in self.model_fields_set and self.kind != kind and getattr(self, name) is not None:
+                raise PlacedError((name,), f'{name} is for kind = "{kind}"; write that kind, or take {name} out')
+        if self.broker is not None and self.host is not None:
+            raise PlacedError(("host",), "host, and a table [uplink.broker] with one too; take one of them out")
+        return self
 
     @model_validator(mode="after")
     def _what_the_kind_needs(self) -> Self:
         if self.kind == "mqtt" and self.host is None and self.broker is None:
-            raise ValueError('kind = "mqtt" needs host = "…" (and port), or a table [uplink.broker]')
+            raise ValueError('kind = "mqtt" needs host; write host = "…" (and port), or a table [uplink.broker]')
         if self.kind == "https":
             if self.https is None:
-                raise ValueError('kind = "https" needs a table [uplink.https] with url = "https://…"')
+                raise ValueError('kind = "https" needs its target; write a table [uplink.https] with url = "https://…"')
             if self.https.token_file is None and self.https.certificate_file is None:
-                raise ValueError("https needs token_file, or certificate_file and key_file, for the backend to know us")
+                raise ValueError("the backend would not know us; give token_file, or certificate_file and key_file")
         if self.kind == "local" and self.metered is not None:
-            raise ValueError('metered is for targets that cost something: kind = "local" costs nothing')
-        if self.kind != "local" and self.guarded_disk:
-            raise ValueError('guarded_disk is for kind = "local": no other keeps a database on this machine')
+            raise PlacedError(("metered",), 'kind = "local" costs nothing; take metered out')
         return self
 
     def mqtt(self) -> Broker:
@@ -251,16 +331,20 @@ Uplinks = Annotated[tuple[UplinkSection, ...], BeforeValidator(_one_or_more), Fi
 class UpdatesSection(Section):
     """How fast the chunks of a firmware image go down to a device."""
 
-    bytes_per_s: Annotated[int, Field(ge=100)] = 4000  # a third of a serial line at 115,200 Bd; 100 kB in 25 s
+    bytes_per_s: Annotated[int, Field(strict=True, ge=100)] = (
+        4000  # a third of a serial line at 115,200 Bd; 100 kB in 25 s
+    )
 
 
 class StoreSection(Section):
     """How long delivered records stay, and what is kept free for alarms."""
 
-    keep_delivered_days: Annotated[float, Field(ge=0)] = 14.0
-    undelivered_days: Annotated[float, Field(ge=1)] = 365.0
-    maximum_bytes: Annotated[int, Field(ge=1_000_000)] = 4_000_000_000
-    alarm_reserve_bytes: Annotated[int, Field(ge=0)] = 16_000_000  # four times the write-ahead log's usual size
+    keep_delivered_days: Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0)] = 14.0
+    undelivered_days: Annotated[float, Field(strict=True, allow_inf_nan=False, ge=1)] = 365.0
+    maximum_bytes: Annotated[int, Field(strict=True, ge=1_000_000)] = 4_000_000_000
+    alarm_reserve_bytes: Annotated[int, Field(strict=True, ge=0)] = (
+        16_000_000  # four times the write-ahead log's usual size
+    )
 
 
 class ProtectionSection(Section):
@@ -280,14 +364,14 @@ class HttpSection(Section):
     @model_validator(mode="after")
     def _one_place(self) -> Self:
         if (self.port is None) == (self.socket is None):
-            raise ValueError('give one of port = 9410 and socket = "FILE"')
+            raise ValueError('no place to serve at, or two; give one of port = 9410 and socket = "FILE"')
         try:
             loopback = ipaddress.ip_address(self.address).is_loopback
         except ValueError:
             loopback = False
         if not loopback:
             raise ValueError(
-                f"address {self.address!r} is not a loopback address: use 127.0.0.1 or ::1, and a proxy with"
+                f"address {self.address!r} is not a loopback address; use 127.0.0.1 or ::1, and a proxy with"
                 " authentication in front for other machines"
             )
         return self
@@ -313,19 +397,25 @@ class Config(Section):
     @model_validator(mode="after")
     def _something_to_do(self) -> Self:
         if not (self.serial or self.mqtt or self.ble):
-            raise ValueError("no link: add [[serial]], [mqtt] or [ble]")
+            raise PlacedError(("gateway",), "no link; add [[serial]], [mqtt] or [ble]")
         if not self.devices and self.registry is None:
-            raise ValueError('no devices: add [[devices]] or registry = "FILE" at the top of the file')
+            raise PlacedError(("gateway",), 'no devices; add registry = "FILE" at the top of the file')
         names = [target.name for target in self.uplink]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"two uplinks are called {name!r}: give each [[uplink]] a name of its own")
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                raise PlacedError(
+                    ("uplink", index), f"two uplinks are called {name!r}; give each [[uplink]] a name of its own"
+                )
         if not any(target.required for target in self.uplink):
-            raise ValueError("no uplink is required, so nothing would ever count as delivered: let one be required")
+            raise PlacedError(
+                ("uplink", 0, "required"),
+                "no uplink is required, so nothing would ever count as delivered; let one be required",
+            )
         ports = [section.name for section in self.serial]
-        for port in ports:
-            if ports.count(port) > 1:
-                raise ValueError(f"serial port {port} is listed twice: remove one of the entries")
+        for index, port in enumerate(ports):
+            if port in ports[:index]:
+                raise PlacedError(("serial", index), f"serial port {port} is listed twice; remove one of the entries")
+        refuse_twice(self.devices)
         return self
 
     @property
@@ -334,9 +424,15 @@ class Config(Section):
         place = self.mqtt.shared_place if self.mqtt else None
         return (0, 1) if place is None else (place, SHARES)
 
-    def make_registry(self) -> Registry:
-        """The devices of this file and of the registry file together."""
-        listed = read_device_file(self.registry, self.open_key) if self.registry else ()
+    def make_registry(self, open_key: OpenKey | None = None) -> Registry:
+        """The devices of this file and of the registry file together. `open_key`: instead of this gateway's own."""
+        listed = read_device_file(self.registry, open_key or self.open_key) if self.registry else ()
+        for device in listed:
+            if any(device.device_id == own.device_id for own in self.devices):
+                raise ConfigError(
+                    f"{self.registry}: device {device.device_id} is listed in the configuration too; remove one of the"
+                    " entries"
+                )
         return Registry((*self.devices, *listed))
 
     def open_vault(self, *, create: bool = False) -> "Vault | None":
@@ -350,7 +446,7 @@ class Config(Section):
         """Open a sealed key of the registry (emgate.registry.OpenKey)."""
         vault = self.open_vault()
         if vault is None:
-            raise ValueError("sealed, and this gateway has no keys at rest (keys.json): restore its state directory")
+            raise ValueError("sealed, and this gateway has no keys at rest (keys.json); restore its state directory")
         return vault.open_key(owner, use, text)
 
 
@@ -374,7 +470,7 @@ class ReceiveSection(Section):
     """The HTTPS end that gateways deliver to."""
 
     host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 8443
+    port: Annotated[int, Field(strict=True, ge=0, le=65535)] = 8443
     certificate_file: Path
     key_file: Path
     client_ca_file: Path | None = None
@@ -384,7 +480,7 @@ class ReceiveSection(Section):
     def _each_is_known_somehow(self) -> Self:
         for gateway in self.gateways:
             if gateway.token_file is None and self.client_ca_file is None:
-                raise ValueError(f"gateway {gateway.id!r} has no token_file, and there is no client_ca_file: give one")
+                raise ValueError(f"gateway {gateway.id!r} has no token_file, and there is no client_ca_file; give one")
         return self
 
 
@@ -399,7 +495,7 @@ class BackendConfig(Section):
     @model_validator(mode="after")
     def _some_way_in(self) -> Self:
         if self.mqtt is None and self.https is None:
-            raise ValueError("no way in: add [mqtt], [https], or both")
+            raise PlacedError(("backend",), "no way in; add [mqtt], [https], or both")
         return self
 
 
@@ -432,9 +528,11 @@ def _load(path: Path, model: type[Model], open_keys: bool = True) -> Model:
         text = path.read_text(encoding="utf-8")
         data = tomllib.loads(text)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot read the configuration: {error.strerror or error}") from None
+        raise ConfigError(
+            f"{path}: cannot read the configuration: {error.strerror or error}; give its path by --config"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+        raise ConfigError(f"{path}: not valid TOML: {with_line(error, path)}; mend that line") from None
     _refuse_passwords(path, data, text)
     _resolve_paths(data, path.parent)
     _take_environment(data)
@@ -462,7 +560,7 @@ def _refuse_passwords(path: Path, data: dict[str, Any], text: str) -> None:
         if isinstance(table, dict) and "password" in table:
             line = Lines(text).of((*place, "password"))
             raise ConfigError(
-                f"{path}: line {line}: {'.'.join(place)}.password: a password does not stand in this file: write"
+                f"{path}: line {line}: {'.'.join(place)}.password: a password does not stand in this file; write"
                 f' password_file = "FILE", or give it as {variable}'
             )
 
@@ -497,12 +595,12 @@ def _key_opener(data: dict[str, Any]) -> OpenKey:
             gateway = GatewaySection.model_validate(tables["gateway"])
             protection = ProtectionSection.model_validate(tables["protection"])
         except ValidationError:
-            raise ValueError("cannot be opened before [gateway] and [protection] are right") from None
+            raise ValueError("sealed; mend [gateway] and [protection] first, or it cannot be opened") from None
         from emgate.vault import open_vault  # only where something is sealed
 
         vault = open_vault(gateway.state_directory, protection.at_rest, protection.passphrase_file)
         if vault is None:
-            raise ValueError("sealed, and this gateway has no keys at rest (keys.json): restore its state directory")
+            raise ValueError("sealed, and this gateway has no keys at rest (keys.json); restore its state directory")
         return vault.open_key(owner, use, text)
 
     return open_key

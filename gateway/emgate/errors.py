@@ -6,11 +6,38 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from emgate.toml_lines import Lines
+from emgate.toml_lines import Lines, Location
+
+REMEDIES = {
+    "string_type": 'write it in quotes: "…"',
+    "path_type": 'write a path in quotes: "…"',
+    "string_too_short": "write something between the quotes",
+    "int_type": "write a whole number, without quotes",
+    "int_from_float": "write a whole number",
+    "float_type": "write a number, without quotes",
+    "finite_number": "write a number that has an end",
+    "bool_type": "write true or false, without quotes",
+    "greater_than": "write a larger number",
+    "greater_than_equal": "write a larger number",
+    "less_than": "write a smaller number",
+    "less_than_equal": "write a smaller number",
+    "literal_error": "write one of these",
+    "too_short": "give at least one",
+    "too_long": "give fewer",
+}
+"""What to do, by pydantic's type of error."""
 
 
 class ConfigError(Exception):
     """The configuration cannot be used as it is; the text names the file, the field and the remedy."""
+
+
+class PlacedError(ValueError):
+    """What is wrong with several things together, and which of them to point at."""
+
+    def __init__(self, location: Location, text: str) -> None:
+        super().__init__(text)
+        self.location = location
 
 
 class StoreError(Exception):
@@ -18,13 +45,15 @@ class StoreError(Exception):
 
 
 def explain(path: Path, error: ValidationError, model: type[BaseModel], text: str = "") -> str:
-    """One line per fault: file and line, field, what is wrong, and for an unknown key the nearest known one."""
+    """One line per fault: file and line, field, what is wrong; and after a semicolon what to do about it."""
     lines = []
     written = Lines(text)
     for fault in error.errors(include_url=False, include_input=False):
-        location = written.as_written(fault["loc"])
+        cause = fault.get("ctx", {}).get("error")
+        inside = cause.location if isinstance(cause, PlacedError) else ()
+        location = written.as_written((*fault["loc"], *inside))
         number = written.of(location)
-        place = _place(location)
+        place = named(location)
         if number is not None:
             place = f"line {number}: {place}"
         if fault["type"] == "extra_forbidden":
@@ -35,12 +64,22 @@ def explain(path: Path, error: ValidationError, model: type[BaseModel], text: st
         elif fault["type"] == "missing":
             lines.append(f"{path}: {place}: missing; add it")
         else:
-            message = fault["msg"].removeprefix("Value error, ")
-            lines.append(f"{path}: {place}: {message}")
+            message = fault["msg"].removeprefix("Value error, ").replace("Input should be", "it should be")
+            lines.append(f"{path}: {place}: {message}{_remedy(fault['type'], location)}")
     return "\n".join(lines)
 
 
-def _place(location: tuple[int | str, ...]) -> str:
+def _remedy(kind: str, location: Location) -> str:
+    """Of one of pydantic's own errors; ours have theirs."""
+    name = next((part for part in reversed(location) if isinstance(part, str)), "")
+    if kind == "tuple_type":
+        return f"; write [[{name}]], in double brackets, for each" if len(location) == 1 else "; write a list: [ … ]"
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return f"; write a table: [{name}]"
+    return f"; {REMEDIES[kind]}" if kind in REMEDIES else ""
+
+
+def named(location: tuple[int | str, ...]) -> str:
     """("serial", 0, "port") as "serial[0].port"."""
     text = ""
     for part in location:

@@ -76,7 +76,10 @@ def _announce(facts: dict[str, Any], ready_file: Path | None) -> None:
     line = json.dumps(facts)
     if ready_file is not None:
         temporary = ready_file.with_name(f".{ready_file.name}.new")
-        temporary.write_text(line + "\n", encoding="utf-8")
-        temporary.replace(ready_file)
+        try:
+            temporary.write_text(line + "\n", encoding="utf-8")
+            temporary.replace(ready_file)
+        except OSError as error:
+            raise ConfigError(f"ready_file: cannot write {ready_file}: {error.strerror}; name another file") from None
     with contextlib.suppress(BrokenPipeError):  # nobody has to listen
         print(line, flush=True)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import structlog
 
+from emgate.errors import ConfigError
+
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 """sd-daemon(3): the journal takes a line's priority from <N> at its start."""
@@ -57,8 +59,11 @@ def configure(level: str = "info", log_file: Path | None = None) -> None:
         if _to_journal():
             formatter = _JournalFormatter(formatter)
     else:
-        log_file.parent.mkdir(parents=True, exist_ok=True)
-        handler = RotatingFileHandler(log_file, maxBytes=FILE_BYTES, backupCount=FILES - 1, encoding="utf-8")
+        try:
+            log_file.parent.mkdir(parents=True, exist_ok=True)
+            handler = RotatingFileHandler(log_file, maxBytes=FILE_BYTES, backupCount=FILES - 1, encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"log_file: cannot write {log_file}: {error.strerror}; name another file") from None
     handler.setFormatter(formatter)
     root = logging.getLogger()
     before, root.handlers = root.handlers, [handler]

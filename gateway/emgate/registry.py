@@ -18,7 +18,8 @@ from pydantic import (
     model_validator,
 )
 
-from emgate.errors import ConfigError, explain
+from emgate.errors import ConfigError, PlacedError, explain
+from emgate.toml_lines import with_line
 
 KEY_BYTES = 16  # AES-128
 SEALED = "sealed:"
@@ -36,31 +37,35 @@ class SealedKeyError(Exception):
     """Why a sealed key does not open."""
 
 
-Uint16 = Annotated[int, Field(ge=0, le=0xFFFF)]
-Uint32 = Annotated[int, Field(ge=1, le=0xFFFF_FFFF)]
+Uint16 = Annotated[int, Field(strict=True, ge=0, le=0xFFFF)]
+Uint32 = Annotated[int, Field(strict=True, ge=1, le=0xFFFF_FFFF)]
 
 
 def _key(value: object, info: ValidationInfo) -> bytes:
     if not isinstance(value, str):
-        raise ValueError("write the key as a string of 32 hexadecimal digits")
+        raise ValueError("not in quotes; write the key as a string of 32 hexadecimal digits")
     try:
         key = _opened(value, info) if value.startswith(SEALED) else bytes.fromhex(value)
     except SealedKeyError as error:
         raise ValueError(str(error)) from None
     except ValueError:
-        raise ValueError("not hexadecimal: write the key as 32 hexadecimal digits") from None
+        raise ValueError("not hexadecimal; write the key as 32 hexadecimal digits") from None
     if len(key) != KEY_BYTES:
-        raise ValueError(f"{len(key)} bytes long: an AES-128 key has {KEY_BYTES} (32 hexadecimal digits)")
+        raise ValueError(f"{len(key)} bytes long; an AES-128 key has {KEY_BYTES} (32 hexadecimal digits)")
     return key
 
 
 def _opened(text: str, info: ValidationInfo) -> bytes:
     owner = info.data.get("device_id", info.data.get("beacon_id"))
     if owner is None:
-        raise SealedKeyError("give the number of the device first: a sealed key opens only for its own")
+        raise SealedKeyError(
+            "sealed, and the number before it is not right; mend that first: a sealed key opens only for its own"
+        )
     open_key: OpenKey | None = (info.context or {}).get("open_key")
     if open_key is None:
-        raise SealedKeyError("sealed at rest: only the gateway that sealed it opens it")
+        raise SealedKeyError(
+            "sealed at rest; give the key in plain digits, or the secret of the gateway that sealed it"
+        )
     try:
         return open_key(owner, info.field_name or "", text)
     except (ValueError, ConfigError) as error:
@@ -85,7 +90,7 @@ class Settings(BaseModel):
     """What the wire's `configuration` message carries. Zero in an interval leaves the device's own default."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    version: Annotated[int, Field(ge=1, le=0xFFFF)]
+    version: Annotated[int, Field(strict=True, ge=1, le=0xFFFF)]
     report_interval_s: Uint16 = 0
     fix_interval_s: Uint16 = 0
     presence_window_s: Uint16 = 0
@@ -104,15 +109,15 @@ class Device(BaseModel):
     device_id: Uint32
     model: Literal["ankle_gps", "home_unit", "alcohol", "pid"]
     key: Key
-    key_slot: Annotated[int, Field(ge=0, lt=SLOTS)] = 0
+    key_slot: Annotated[int, Field(strict=True, ge=0, lt=SLOTS)] = 0
     next_key: NextKey = None
-    revoked: bool = False
+    revoked: Annotated[bool, Field(strict=True)] = False
     configuration: Settings | None = None
 
     @model_validator(mode="after")
     def _another_key(self) -> "Device":
         if self.next_key == self.key:
-            raise ValueError("next_key is the key itself: a change of keys needs a new one")
+            raise PlacedError(("next_key",), "next_key is the key itself; give another one, or take it out")
         return self
 
     @property
@@ -127,6 +132,23 @@ class DeviceFile(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     devices: tuple[Device, ...]
 
+    @model_validator(mode="after")
+    def _each_once(self) -> "DeviceFile":
+        refuse_twice(self.devices)
+        return self
+
+
+def refuse_twice(devices: Iterable[Device]) -> None:
+    """PlacedError at the second entry of a device."""
+    seen: set[int] = set()
+    for index, device in enumerate(devices):
+        if device.device_id in seen:
+            raise PlacedError(
+                ("devices", index, "device_id"),
+                f"device {device.device_id} (0x{device.device_id:08x}) is listed twice; remove one of the entries",
+            )
+        seen.add(device.device_id)
+
 
 class Registry:
     """Devices by their identity."""
@@ -136,7 +158,7 @@ class Registry:
         for device in devices:
             if device.device_id in self._devices:
                 raise ConfigError(
-                    f"device {device.device_id} (0x{device.device_id:08x}) is listed twice: remove one of the entries"
+                    f"device {device.device_id} (0x{device.device_id:08x}) is listed twice; remove one of the entries"
                 )
             self._devices[device.device_id] = device
 
@@ -157,9 +179,11 @@ def read_device_file(path: Path, open_key: OpenKey | None = None) -> tuple[Devic
         text = path.read_text(encoding="utf-8")
         data = tomllib.loads(text)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot read the device registry: {error.strerror or error}") from None
+        raise ConfigError(
+            f"{path}: cannot read the device registry: {error.strerror or error}; `emtag gateway device add` makes it"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+        raise ConfigError(f"{path}: not valid TOML: {with_line(error, path)}; mend that line") from None
     try:
         return DeviceFile.model_validate(data, context={"open_key": open_key}).devices
     except ValidationError as error:

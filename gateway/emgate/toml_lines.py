@@ -2,6 +2,7 @@
 
 import tomllib
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 Location = tuple[int | str, ...]
@@ -57,6 +58,12 @@ class Lines:
     def _note(self, location: Location, number: int) -> None:
         for length in range(1, len(location) + 1):
             self._lines.setdefault(location[:length], number)
+
+
+def with_line(error: ValueError, path: Path) -> str:
+    """A parser's error, with the number of the last line where it says "at end of document"."""
+    text = path.read_text(encoding="utf-8", errors="replace").rstrip("\n")
+    return str(error).replace("(at end of document)", f"(at line {text.count(chr(10)) + 1}, the end)")
 
 
 def _statements(text: str) -> list[tuple[int, str]]:

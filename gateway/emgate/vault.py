@@ -38,6 +38,14 @@ CLEAR_TYPES = b"\x01\x06\x07"
 """Message types (hello, status, gap) that the store looks for by the payload's first byte; the others show as 0xFF."""
 
 
+MISSING = "no secret to open the keys at rest"
+REMEDY = (
+    f"give a systemd credential {key_source.CREDENTIAL}, a key {key_source.CREDENTIAL} in the kernel's keyring,"
+    f" {key_source.PASSPHRASE} or a passphrase_file; from a shell, start the gateway first, or run this by"
+    f" `systemd-run --pipe --wait -p User=emtag -p LoadCredentialEncrypted={key_source.CREDENTIAL}:FILE emtag …`"
+)
+
+
 class Vault:
     """Seals and opens what is secret at rest, with one key-encryption key."""
 
@@ -150,12 +158,7 @@ def open_vault(
     secret = key_source.find(passphrase_file)
     if secret is None:
         if path.exists() or at_rest == "required":
-            raise ConfigError(
-                f"protection: no secret to open the keys at rest: give a systemd credential {key_source.CREDENTIAL}, a"
-                f" key {key_source.CREDENTIAL} in the kernel's keyring, {key_source.PASSPHRASE} or a passphrase_file"
-                "; from a shell, start the gateway first, or run this by `systemd-run --pipe --wait -p User=emtag"
-                f" -p LoadCredentialEncrypted={key_source.CREDENTIAL}:FILE emtag …`"
-            )
+            raise ConfigError(f"protection: {MISSING}; {REMEDY}")
         return None
     if not path.exists():
         return _create(path, secret) if create else None

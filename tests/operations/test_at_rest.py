@@ -124,7 +124,7 @@ def test_the_kernels_keyring() -> None:
 def test_a_vault_opens_with_its_secret_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state = tmp_path / "state"
     assert open_vault(state, create=True) is None, "nothing given, nothing sealed"
-    with pytest.raises(ConfigError, match="no secret to open the keys at rest: give a systemd credential emtag-key"):
+    with pytest.raises(ConfigError, match="no secret to open the keys at rest; give a systemd credential emtag-key"):
         open_vault(state, "required")
     monkeypatch.setenv(key_source.PASSPHRASE, PASSPHRASE)
     assert open_vault(state) is None, "made by a gateway's start only"

@@ -6,16 +6,20 @@ import os
 import re
 import socket
 import sqlite3
+import tempfile
 from pathlib import Path
 
 import pytest
-from emgate import config, key_source
+from emgate import config, device_commands, key_source
 from emgate.check import check
 from emgate.errors import ConfigError
+from emgate.gateway_commands import run_gateway
 from emgate.toml_lines import Lines
-from gateway_kit import KEY, GatewayProcess, Port, toml
+from gateway_kit import DEVICE, KEY, GatewayProcess, Port, toml
 from hypothesis import given
 from hypothesis import strategies as st
+
+GATEWAYS_USER = 54321
 
 
 @pytest.fixture(autouse=True)
@@ -106,29 +110,168 @@ def test_a_good_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     path = write(tmp_path, toml(links=f'[[serial]]\nport = "{port.path}"'))
     status, findings = found(path, capsys)
     assert status == 0
-    assert [each["place"] for each in findings] == ["protection"], "warned that nothing is sealed"
+    assert [each["place"] for each in findings] == [f"{path}: protection.at_rest"], "warned that nothing is sealed"
     assert check(path) == 0
-    assert "warning: protection: nothing is sealed at rest" in capsys.readouterr().out
+    assert "protection.at_rest: nothing is sealed at rest" in capsys.readouterr().out
+
+
+SERIAL = '[[serial]]\nport = "/dev/null"\n'
+MQTT = '[mqtt]\nhost = "h"\n'
+UPLINK = '[[uplink]]\nname = "{}"\nkind = "mqtt"\nhost = "h"\n'
+WRONG = [
+    ("", "[clock", "not valid TOML"),
+    ("[gatewy]\n", "", "gatewy: unknown key"),
+    ("", "", "gateway: no link"),
+    (f"{SERIAL}[[serial]]\nport = 7\n", "", r"serial\[1\].port: it should be a valid string"),
+    (f"{SERIAL}{SERIAL}", "", r"serial\[1\]: serial port /dev/null is listed twice"),
+    ('[serial]\nport = "/dev/null"\n', "", "serial: it should be a valid tuple"),
+    ("serial = 5\n", "", "serial: it should be a valid tuple"),
+    ("[[serial]]\n", "", r"serial\[0\]: no port"),
+    ("[[serial]]\nmatch = {}\n", "", r"serial\[0\].match: nothing to match"),
+    (f"{SERIAL}baud_rate = 5\n", "", "baud_rate: it should be greater"),
+    (f"{SERIAL}baud_rate = 9600.5\n", "", "baud_rate: it should be a valid integer"),
+    ("[mqtt]\n", "", "mqtt.host: missing"),
+    ('[mqtt]\nhost = ""\n', "", "mqtt.host: "),
+    (f"{MQTT}port = true\n", "", "mqtt.port: it should be a valid integer"),
+    (f"{MQTT}port = 65536\n", "", "mqtt.port: it should be less"),
+    (f"{MQTT}key_file = 'k'\n", "", "mqtt.key_file: key_file alone"),
+    (f"{MQTT}certificate_file = 'c'\nkey_file = 'k'\n", "", "mqtt.certificate_file: no TLS without ca_file"),
+    (f"{MQTT}ca_file = 5\n", "", "mqtt.ca_file: "),
+    (f"{MQTT}protocol = '4'\n", "", "mqtt.protocol: it should be '3.1.1' or '5'"),
+    (f"{MQTT}client_id = 'a/b'\n", "", "mqtt.client_id: no name"),
+    (f"{MQTT}shared_group = 'a'\n", "", "mqtt: one of shared_group and shared_place alone"),
+    (f"{MQTT}password = 'p'\n", "", "mqtt.password: a password does not stand in this file"),
+    ("", "mqtt = 5\n", "mqtt: it should be"),
+    ("[ble]\ntransport = 'nonsense'\n", "", "ble.transport: no adapter of BlueZ"),
+    ("[ble]\nbackend = 'bumble'\ntransport = 'nonsense'\n", "", "ble.transport: no HCI transport"),
+    ("[ble]\nbackend = 'bumble'\npair = true\n", "", "ble.pair: only BlueZ pairs"),
+    ("[ble]\npair = 1\n", "", "ble.pair: it should be a valid boolean"),
+    (SERIAL, "[limits]\nlink_frames_per_s = inf\n", "link_frames_per_s: it should be a finite number"),
+    (SERIAL, "[limits]\nlink_frames_per_s = 0\n", "link_frames_per_s: it should be greater"),
+    (SERIAL, "[limits]\nlink_frames_per_s = '1'\n", "link_frames_per_s: it should be a valid number"),
+    (SERIAL, "[uplink]\nhost = 'h'\n", r'uplink.host: host is for kind = "mqtt"'),
+    (SERIAL, "[uplink]\nkind = 'mqtt'\n", "uplink: .*needs host"),
+    (SERIAL, "[uplink]\nkind = 'mqtt'\nhost = 'h'\n[uplink.broker]\nhost = 'h'\n", "uplink.host: host, and a table"),
+    (SERIAL, "[uplink]\nkind = 'https'\n", "uplink: .*needs its target"),
+    (SERIAL, "[uplink]\nkind = 'https'\n[uplink.https]\nurl = 'https://h'\n", "uplink: the backend would not know us"),
+    (SERIAL, "[uplink]\nkind = 'https'\n[uplink.https]\nurl = 'http://h'\n", "uplink.https.url: no address"),
+    (SERIAL, "[uplink]\nkind = 'https'\n[uplink.https]\nurl = 'https://h'\nkey_file = 'k'\n", "key_file alone"),
+    (SERIAL, "[uplink]\n[uplink.metered]\nbytes_per_day = 10000\n", "uplink.metered: .*costs nothing"),
+    (SERIAL, "[uplink]\nkind = 'mqtt'\nhost = 'h'\n[uplink.metered]\n", "uplink.metered: no limit"),
+    (SERIAL, "uplink = []\n", "uplink: .*at least 1 item"),
+    (SERIAL, UPLINK.format("a") * 2, r"uplink\[1\]: two uplinks are called 'a'"),
+    (SERIAL, "[uplink]\nrequired = false\n", "uplink.required: no uplink is required"),
+    (SERIAL, "[http]\n", "http: no place to serve at"),
+    (SERIAL, "[http]\nport = 9410\naddress = '0.0.0.0'\n", "http: address '0.0.0.0' is not a loopback address"),
+    (SERIAL, "[protection]\nat_rest = 'no'\n", "protection.at_rest: "),
+    (SERIAL, "[store]\nmaximum_bytes = 1\n", "store.maximum_bytes: "),
+    (SERIAL, f"[[devices]]\ndevice_id = {DEVICE}\nmodel = 'pid'\nkey = '{KEY.hex()}'\n", "is listed twice"),
+    (SERIAL, "[[devices]]\ndevice_id = 1\nmodel = 'pid'\nkey = 5\n", r"devices\[1\].key: not in quotes"),
+    (SERIAL, "[[devices]]\ndevice_id = 1\nmodel = 'pid'\nkey = 'abcd'\n", r"devices\[1\].key: 2 bytes long"),
+    (SERIAL, "[[devices]]\ndevice_id = 1\nmodel = 'pid'\nkey = 'x'\n", r"devices\[1\].key: not hexadecimal"),
+    (SERIAL, "[[devices]]\ndevice_id = 1\nmodel = 'ankel'\n", r"devices\[1\].model: "),
+    # What the file is right about, and the machine is not.
+    (f'{MQTT}ca_file = "absent"\n', "", "mqtt.ca_file: .*cannot load the certificate"),
+    (f'{MQTT}password_file = "absent"\n', "", "mqtt.password_file: .*cannot read the password"),
+    (SERIAL, "[uplink]\nkind = 'https'\n[uplink.https]\nurl = 'https://h'\ntoken_file = 'x'\n", "https.token_file: "),
+    (SERIAL, "[uplink]\ndatabase = 'gateway.toml/x'\n", "uplink.database: .*cannot be written to"),
+    (SERIAL, "[http]\nsocket = 'gateway.toml/x'\n", "http.socket: .*cannot be written to"),
+    (SERIAL, "[protection]\nat_rest = 'required'\n", "protection.at_rest: no secret"),
+    ('[[serial]]\nport = "gateway.toml"\n', "", "is not a serial port"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("links", "more", "words"), WRONG, ids=[words for _, _, words in WRONG])
+def test_every_error_names_line_and_remedy(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    links: str,
+    more: str,
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path, toml(links="" if links.startswith("serial") else links) + more)
+    if links.startswith("serial"):
+        path.write_text(links + path.read_text())
+    elif more.startswith(("uplink =", "mqtt =")):
+        path.write_text(more + path.read_text().replace(more, ""))
+    status, findings = found(path, capsys)
+    assert status == 2
+    for each in findings:
+        if each["level"] == "error":
+            assert re.search(r"line \d+", each["place"] + each["problem"]), each
+            assert each["remedy"], each
+    wrong = [f"{each['place']}: {each['problem']}" for each in findings]
+    assert any(re.search(words, each) for each in wrong), wrong
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "words"),
+    ("links", "more", "words"),
     [
-        ('"gw-test"', '"gw/test"', r"line 3: gateway.id: .*match pattern"),
-        ("[gateway]", "[gatewy]", r"line 2: gatewy: unknown key: did you mean 'gateway'\?"),
-        ("ankle_gps", "ankel", r"line \d+: devices\[0\].model"),
-        (KEY.hex(), "abcd", r"line \d+: devices\[0\].key: 2 bytes long"),
-        ('id = "gw-test"\n', "", r"line 2: gateway.id: missing: add it"),
-        ("[clock]", "[clock", r"not valid TOML: .*line \d+"),
+        ("uncertainty_ms = 7", 'source = "shared"\npath = "absent"', "clock.path: cannot map"),
+        ("[clock]", 'log_file = "gateway.toml/log"\n[clock]', "gateway.log_file: .*cannot be written to"),
+        ("[clock]", 'ready_file = "gateway.toml/ready"\n[clock]', "gateway.ready_file: .*cannot be written to"),
+        ('"state"', '"gateway.toml"', "gateway.state_directory: .*is no folder"),
+        ('id = "gw-test"\n', "", "gateway.id: missing"),
+        ('"gw-test"', '"gw/test"', "gateway.id: no name"),
+        ("restart_maximum_s = 0.2", "restart_maximum_s = nan", "restart_maximum_s: it should be a finite number"),
+        ('[gateway]', 'registry = "absent"\n[gateway]', "registry: cannot read the device registry"),
     ],
-)
-def test_every_error_names_line_and_remedy(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, words: str
+)  # fmt: skip
+def test_so_does_one_that_would_only_show_at_the_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], links: str, more: str, words: str
 ) -> None:
-    path = write(tmp_path, toml(links='[[serial]]\nport = "/dev/null"').replace(old, new))
+    """Each of these was a traceback, or a gateway that never got ready."""
+    path = write(tmp_path, toml(links=SERIAL).replace(links, more))
     status, findings = found(path, capsys)
     assert status == 2
-    assert any(re.search(words, error) for error in errors(findings)), errors(findings)
+    (wrong,) = [each for each in findings if each["level"] == "error"]
+    assert re.search(words, f"{wrong['place']}: {wrong['problem']}") and "line " in wrong["place"] and wrong["remedy"]
+    assert run_gateway(path) == 2
+    said = capsys.readouterr().err
+    assert "emtag gateway: " in said and "Traceback" not in said
+
+
+def test_a_device_twice_in_files_names_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path, 'registry = "devices.toml"\n' + toml(links=SERIAL))
+    entry = f'[[devices]]\ndevice_id = {{}}\nmodel = "pid"\nkey = "{KEY.hex()}"\n'
+    for text, words in (
+        (entry.format(5) * 2, r"devices\.toml: line 6: devices\[1\].device_id: device 5 .* is listed twice: remove"),
+        (entry.format(DEVICE), r"devices\.toml: device \d+ is listed in the configuration too: remove"),
+    ):
+        (tmp_path / "devices.toml").write_text(text)
+        (wrong,) = errors(found(path, capsys)[1])
+        assert re.search(words, wrong), wrong
+
+
+def test_root_looks_with_the_gateways_eyes(capsys: pytest.CaptureFixture[str]) -> None:
+    """What root writes is the gateway's, and what only root could read is an error."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    with tempfile.TemporaryDirectory(dir="/tmp") as made:  # not below a folder that is root's alone
+        folder = Path(made)
+        folder.chmod(0o755)
+        path = write(folder, 'registry = "devices.toml"\n' + toml(links=SERIAL, devices=0))
+        path.chmod(0o644)
+        (folder / "state").mkdir(mode=0o700)
+        os.chown(folder / "state", GATEWAYS_USER, GATEWAYS_USER)
+        secret = folder / "passphrase"
+        secret.write_text("correct horse battery")
+        path.write_text(path.read_text() + '[protection]\npassphrase_file = "passphrase"\n')
+        assert device_commands.add(path, "5", "pid", None, None) == 0
+        for name in ("devices.toml", ".devices.toml.lock", "state/keys.json"):
+            assert (folder / name).stat().st_uid == GATEWAYS_USER, name
+        os.chown(secret, GATEWAYS_USER, GATEWAYS_USER)
+        capsys.readouterr()
+        findings = [each for each in found(path, capsys)[1] if "uplink" not in each["place"] + each["problem"]]
+        assert errors(findings) == []
+        os.chown(folder / "devices.toml", 0, 0)
+        secret.chmod(0o600)
+        os.chown(secret, 0, 0)
+        wrong = "\n".join(errors(found(path, capsys)[1]))
+        for name in ("devices.toml", "passphrase"):
+            assert f"{name} cannot be read by the gateway's user: give it to" in wrong
 
 
 def test_the_machine_is_looked_at_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,7 +296,7 @@ def test_the_machine_is_looked_at_too(tmp_path: Path, capsys: pytest.CaptureFixt
         assert words in wrong, words
     warned = "\n".join(f"{each['problem']}: {each['remedy']}" for each in findings if each["level"] == "warning")
     for words in (
-        "there is no such port now: plug", "does not answer", "password_file holds secrets", "chmod 700",
+        f"there is no {tmp_path}/absent now: plug", "does not answer", "password_file holds secrets", "chmod 700",
         "the registry holds secrets", "the configuration holds secrets",
     ):  # fmt: skip
         assert words in warned, words
@@ -192,10 +335,10 @@ def test_uplinks_are_looked_at_too(tmp_path: Path, capsys: pytest.CaptureFixture
     path = write(tmp_path, text)
     status, findings = found(path, capsys)
     assert status == 2
-    assert any("uplink b" in each and "cannot read the token" in each for each in errors(findings))
+    assert any("uplink[1].https.token_file" in each and "cannot read the token" in each for each in errors(findings))
     (tmp_path / "token").write_text("0123456789abcdef\n")
     warned = [f"{each['place']}: {each['problem']}" for each in found(path, capsys)[1] if each["level"] == "warning"]
-    for words in ("uplink a: 127.0.0.1", "uplink b: 127.0.0.1", "the file holds secrets"):
+    for words in ("uplink[0]: 127.0.0.1", "uplink[1].https: 127.0.0.1", "the file holds secrets"):
         assert any(words in each for each in warned), (words, warned)
 
 

@@ -232,7 +232,7 @@ token_file = "token"
     [
         (TWO.replace('"archive"', '"service"'), "two uplinks are called 'service'"),
         (TWO.replace('kind = "mqtt"', 'required = false\nkind = "mqtt"'), "no uplink is required"),
-        (TWO.replace('token_file = "token"', ""), r"uplink\[1\]: https needs token_file"),
+        (TWO.replace('token_file = "token"', ""), r"uplink\[1\]: the backend would not know us"),
         (TWO.replace("https://archive", "http://archive"), r"uplink\[1\].https.url"),
         (TWO.replace("https://archive.example", "https://user@archive.example"), r"uplink\[1\].https.url"),
         (TWO.replace("bytes_per_day = 1000000", ""), "give bytes_per_hour, bytes_per_day, or both"),
