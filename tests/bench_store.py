@@ -170,7 +170,7 @@ def main() -> None:
         rates = asyncio.run(measure(Path(made)))
         costs = {
             (flight, devices): asyncio.run(written(Path(made), flight, count, devices))
-            for flight, count, devices in ((1, 1000, 3), (8, 4000, 3), (100, 40_000, 50))
+            for flight, count, devices in ((1, 1000, 3), (8, 4000, 3), (100, 40_000, 50), (1000, 40_000, 50))
         }
         opened = {rows: asyncio.run(opening(Path(made), rows)) for rows in (0, 1000, arguments.rows)}
     table = Table(title=f"frames committed a second, {PAYLOAD_BYTES} B each; median of {ROUNDS} rounds")
