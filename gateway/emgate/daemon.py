@@ -446,9 +446,9 @@ def _lock(state_directory: Path) -> IO[str]:
         raise ConfigError(
             f"gateway.state_directory: {state_directory} is in use by another gateway: stop it, or name another folder"
         ) from None
-    file.truncate(0)
-    file.write(f"{os.getpid()}\n")
-    file.flush()
+    with contextlib.suppress(OSError):  # a full disk: the number is for people to read
+        os.ftruncate(file.fileno(), 0)
+        os.write(file.fileno(), f"{os.getpid()}\n".encode())
     return file
 
 

@@ -1,6 +1,7 @@
 """The store's tables, what a row of them is in Python, and how a connection to it is made."""
 
 import enum
+import os
 import re
 import sqlite3
 import zlib
@@ -227,6 +228,7 @@ def prepare(connection: sqlite3.Connection) -> None:
     """Make what tables are missing; sqlite3.DatabaseError when the file cannot be used as it is.
 
     What is looked at does not grow with the store: the rest is checked while the gateway runs (store_audit.py)."""
+    write_log_again(connection)
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version > SCHEMA_VERSION:
         raise NewerSchemaError(f"its schema version {version} is newer than this program's {SCHEMA_VERSION}")
@@ -240,6 +242,28 @@ def prepare(connection: sqlite3.Connection) -> None:
         verify(row)
     for table in TABLES:
         connection.execute(f"SELECT * FROM {table} LIMIT {LOOKED_AT}").fetchall()
+
+
+def write_log_again(connection: sqlite3.Connection) -> None:
+    """Make durable what the log shows. Nobody else may be writing to the store.
+
+    What a killed process left there may be in the kernel's memory alone, and, where an fsync of it had failed, for
+    good: Linux reports that once and takes the pages for clean. Commits behind it would go with it at a power cut. In
+    its place, because a full disk must not keep a store from being opened."""
+    connection.execute("BEGIN")  # nobody moves the log into the file meanwhile
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        name = connection.execute("PRAGMA database_list").fetchone()[2]
+        with Path(name + "-wal").open("r+b", buffering=0) as log:
+            at = 0
+            while part := log.read(1 << 20):
+                log.seek(at)
+                at += log.write(part)
+            os.fsync(log.fileno())
+    except FileNotFoundError:
+        pass
+    finally:
+        connection.execute("ROLLBACK")
 
 
 class NewerSchemaError(sqlite3.DatabaseError):

@@ -1,8 +1,10 @@
 """A few rounds of the crash harness, and that its disk forgets and fails, and its clock goes, as they should."""
 
+import contextlib
 import os
 import random
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -29,6 +31,34 @@ for line in sys.stdin:
     except OSError as error:
         print("errno", error.errno, flush=True)
 """
+# The gateway's store, or the backend's database: a line is the number of a record to commit. One that the disk does not
+# take is answered as soon as that is tried.
+STORE = """
+import asyncio, pathlib, sys
+from emgate import logs
+from emgate.store import Record, Store
+async def main():
+    logs.configure("error", None)
+    store = await Store.open(pathlib.Path(sys.argv[1]) / "file")
+    for line in sys.stdin:
+        told = store.append(Record(7, 1, int(line), False, 1, "serial", b"payload"))
+        while not told.done() and not store.counters["commit_failed"]:
+            await asyncio.sleep(0.01)
+        print(told.result().name if told.done() else "failed", flush=True)
+asyncio.run(main())
+"""
+DATABASE = """
+import pathlib, sqlite3, sys
+from emgate.backend import database
+connection = database.connect(pathlib.Path(sys.argv[1]) / "file")
+for line in sys.stdin:
+    try:
+        with database.transaction(connection):
+            connection.execute("INSERT INTO activations VALUES (?, 1, 'p', 1, NULL, NULL, NULL)", (line.strip(),))
+        print("STORED", flush=True)
+    except sqlite3.OperationalError:
+        print("failed", flush=True)
+"""
 Ask = Callable[[str], str]
 
 
@@ -45,8 +75,9 @@ def disk(shim: Path, tmp_path: Path) -> Disk:
 
 
 @pytest.fixture
-def ask(disk: Disk) -> Iterator[Ask]:
+def ask(disk: Disk, request: pytest.FixtureRequest) -> Iterator[Ask]:
     """Has a process on that disk evaluate something; "kill" kills it, and the next question goes to another one."""
+    code = getattr(request, "param", WRITER)
     running: list[subprocess.Popen[str]] = []
 
     def answer(what: str) -> str:
@@ -55,7 +86,7 @@ def ask(disk: Disk) -> Iterator[Ask]:
             running[-1].wait()
             return ""
         if not running or running[-1].returncode is not None:
-            command = [sys.executable, "-S", "-c", WRITER, str(disk.path)]
+            command = [sys.executable, "-c", code, str(disk.path)]
             pipe = subprocess.PIPE
             running.append(subprocess.Popen(command, env=disk.environment, stdin=pipe, stdout=pipe, text=True))
         child = running[-1]
@@ -115,6 +146,25 @@ def test_what_an_fsync_failed_to_bring_no_later_one_brings(disk: Disk, ask: Ask)
     image = cut(disk, ask)
     assert image[:4] == b"aaaa"
     assert image[4096:4100] == b"LOST" and image[8000:8005] == b"again"  # its page was written again, and goes whole
+
+
+@pytest.mark.parametrize(
+    ("ask", "query"),
+    [(STORE, "SELECT sequence FROM records"), (DATABASE, "SELECT 0 + device_activation_id FROM activations")],
+    indirect=["ask"],
+    ids=["gateway", "backend"],
+)
+def test_what_a_killed_process_left_to_the_kernel_is_not_built_upon(disk: Disk, ask: Ask, query: str) -> None:
+    assert ask("1") == "STORED"
+    disk.fault = FSYNC_FAILS
+    assert ask("2") == "failed"
+    ask("kill")
+    disk.fault = WORKS
+    assert ask("3") == "STORED"
+    cut(disk, ask)
+    with contextlib.closing(sqlite3.connect(disk.path / "file")) as connection:
+        there = {number for (number,) in connection.execute(query)}
+    assert there - {2} == {1, 3}
 
 
 def test_a_kill_alone_loses_nothing_but_makes_nothing_durable(disk: Disk, ask: Ask) -> None:

@@ -284,6 +284,9 @@ def connect(path: Path) -> sqlite3.Connection:
         database.execute("PRAGMA foreign_keys = ON")
         database.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         database.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
+        # What a killed process left in the log may be in the kernel's memory alone, and for good where an fsync of it
+        # failed. This writes it anew, before anything is said to be there or is written behind it.
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         with transaction(database):
             version = int(database.execute("PRAGMA user_version").fetchone()[0])
             if version == 0:
