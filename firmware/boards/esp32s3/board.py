@@ -99,10 +99,12 @@ class Board(MachineBoard):
         low = [contact.pin for contact in self._inputs if not contact.pin.value()]
         # MicroPython, "esp32": EXT1 wakes by any of its pins that is high, EXT0 by one pin, GPIO by any at one level.
         # EXT0 and EXT1 use RTC pins, GPIO 0 to 21 of this chip; GPIO would turn a pin's own interrupt into another.
-        esp32.wake_on_ext1(tuple(low) or None, esp32.WAKEUP_ANY_HIGH)
+        # An empty tuple disarms; None would leave what was armed before (ports/esp32/modesp32.c).
+        esp32.wake_on_ext1(tuple(low), esp32.WAKEUP_ANY_HIGH)
         esp32.wake_on_ext0(self._interrupt if self._interrupt.value() else None, esp32.WAKEUP_ALL_LOW)
-        # A line without a powered part at its end is low all the time.
-        esp32.wake_on_gpio(tuple(line for line in self._lines if line.value()) or None, esp32.WAKEUP_ALL_LOW)
+        # A line without a powered part at its end may be low all the time. One that was armed once stays so in the chip
+        # as long as another is: then it wakes at once, and we stay awake rather than deaf.
+        esp32.wake_on_gpio(tuple([line for line in self._lines if line.value()]), esp32.WAKEUP_ALL_LOW)
         return LONGEST_SLEEP_MS if len(low) == len(self._inputs) else OPEN_LOOK_MS
 
     def woken(self, by_timer):
