@@ -326,6 +326,10 @@ async def test_a_stolen_card_tells_no_history_and_no_key(tmp_path: Path, monkeyp
     assert await asyncio.to_thread(device_commands.seal_all, gateway.config) == 0
     assert 'key = "sealed:' in registry.read_text()
     await gateway.start()
+    good = gateway.config.read_text()
+    gateway.config.write_text(good.replace("guarded_disk = true", "guarded_disk = false"))
+    assert await asyncio.to_thread(running.reload, gateway.config) == 2, "nor does a reload bring one in"
+    gateway.config.write_text(good)
     payloads = wearers_records()
     orders = an_order()
     asked = [
