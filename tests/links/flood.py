@@ -69,6 +69,8 @@ class Outcome:
     quiet_ms: dict[str, list[float]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
     flooded_ms: dict[str, list[float]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
     rss_kib: list[int] = field(default_factory=list)
+    busy: dict[bool, list[float]] = field(default_factory=lambda: {False: [0.0, 0.0], True: [0.0, 0.0]})
+    """Flooded or not: seconds, and the gateway's seconds of processor time in them."""
     garbage: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
     made: list[tuple[int, int, int]] = field(default_factory=list)
     stored: list[tuple[int, int, int]] = field(default_factory=list)
@@ -270,6 +272,12 @@ async def watch_memory(pid: int, outcome: Outcome, stop: asyncio.Event) -> None:
                 await stop.wait()
 
 
+def processor_s(pid: int) -> float:
+    """Of all its threads so far (proc(5), utime and stime)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 async def ble_pump(tag: Tag, device: Device) -> None:
     device.arrived = lambda datagram: tag.arrived(datagram[4:])
     while True:
@@ -310,7 +318,10 @@ async def flood(folder: Path, quiet_s: float, flood_s: float) -> Outcome:
             if loud:
                 work += [garbage.loud(stop), ble_garbage(liar, pieces, outcome, stop)]
             work.append(end(seconds, into, stop))
+            began_s, used_s = time.monotonic(), processor_s(gateway.process.pid)
             await asyncio.gather(*work)
+            outcome.busy[loud][0] += time.monotonic() - began_s
+            outcome.busy[loud][1] += processor_s(gateway.process.pid) - used_s
         for tag in tags.values():
             await tag.until_delivered()
         assert await gateway.stop() == 0
@@ -323,6 +334,8 @@ def report(outcome: Outcome) -> dict[str, object]:
     told: dict[str, object] = {"garbage": outcome.garbage, "rssMaximumMiB": round(max(outcome.rss_kib) / 1024, 1)}
     third = max(1, len(outcome.rss_kib) // 3)
     told["rssGrowthMiB"] = round((max(outcome.rss_kib[-third:]) - max(outcome.rss_kib[:third])) / 1024, 1)
+    (quiet_s, quiet_busy_s), (loud_s, loud_busy_s) = outcome.busy[False], outcome.busy[True]
+    told["gatewayCorePercent"] = [round(100 * quiet_busy_s / quiet_s), round(100 * loud_busy_s / loud_s)]
     for kind in KINDS:
         quiet, loud = figures(outcome.quiet_ms[kind]), figures(outcome.flooded_ms[kind])
         told[kind] = {
