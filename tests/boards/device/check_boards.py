@@ -365,7 +365,7 @@ async def check_without_wake_on_gpio(folder, name):
 async def check_missing_part(folder, name):
     """A part that the board has not is named, with where to look; docs/flashing.md says what a tag does without it."""
     board = board_of(name, folder)
-    for part in ("seismometer", *(() if name == "esp32s3" else ("fibre_light",))):
+    for part in ("seismometer",) if name == "esp32s3" else ("seismometer", "fibre_light"):
         try:
             board.adc(part)
         except ValueError as error:
