@@ -40,7 +40,7 @@ PRECISION_UNKNOWN_M = 65535
 AGREEMENT_MICRODEGREES = 3
 # NMEA writes hundredths of a second, NAV-PVT nanoseconds: nearer than this is the same epoch (receivers: up to 25 Hz).
 SAME_EPOCH_MS = 10
-# GSA need not come with every epoch; beyond this its mode is old.
+# GSA need not come with every epoch; beyond this its mode, "no fix" too, is old.
 MODE_HOLDS_MS = 10000
 # An epoch that brought no date takes over that of an epoch at most this long before.
 DATE_HOLDS_MS = 600000
@@ -162,7 +162,7 @@ class Epochs:
         if not self._positions and not self._refusal:
             self._open = False  # time alone
             return
-        if self._gsa_mode == 1:
+        if (self._gsa_mode or self._held_mode()) == 1:
             self._refusal = self._refusal or CAUSE_VOID
         if not self._refusal:
             self._confirm()
@@ -210,7 +210,8 @@ class Epochs:
 
     def _merge(self, seen):
         if seen.kind == nmea.GSA:
-            self._gsa_mode = max(self._gsa_mode, seen.mode)
+            # Of several systems, or of the next epoch whose first sentence was lost.
+            self._gsa_mode = 1 if 1 in (self._gsa_mode, seen.mode) else max(self._gsa_mode, seen.mode)
             if self._hdop is None:
                 self._hdop = seen.hdop
             return
@@ -258,7 +259,11 @@ class Epochs:
             elif self._refusal == CAUSE_UNCONFIRMED:
                 self.unconfirmed += 1
                 return  # the rest of it may still come
-            else:
+            elif self._gsa_mode == 1:
+                # Held as the others are: the next epoch's may be lost.
+                self._mode = 1
+                self._mode_ms = self._time_ms
+            elif self._held_mode() != 1:
                 self._mode = None
             self.no_fix_epochs += 1
         else:
@@ -287,10 +292,13 @@ class Epochs:
             self._mode = self._gsa_mode
             self._mode_ms = self._time_ms
             return self._mode
+        return self._held_mode() or self._mode_hint
+
+    def _held_mode(self):
         if self._mode is not None and self._mode_ms is not None and self._time_ms is not None:
             if (self._time_ms - self._mode_ms) % nmea.DAY_MS <= MODE_HOLDS_MS:
                 return self._mode
-        return self._mode_hint
+        return None
 
     def _radius(self):
         if self._precision is not None:
