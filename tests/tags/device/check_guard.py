@@ -5,7 +5,7 @@ import json
 
 import main
 import selector
-from common import safe_mode, self_test
+from common import safe_mode, self_test, wearer
 from common.device import Device
 from common.watchdog import Watchdog
 from emwire import constants
@@ -171,6 +171,45 @@ async def check_commands_every_device_knows(folder):
     assert len(work.events(constants.EVENT_SELF_TEST_PASSED)) == 1
     await asyncio.sleep_ms(15000)
     assert work.board.restarts == 1, "after its result was in flash"
+    running.cancel()
+
+
+async def check_a_command_wakes_the_wearer_at_night_until_the_charger_answers(folder):
+    work = AtWork(folder, "alcohol")
+    made = Device(work.board, constants.MODEL_ALCOHOL, constants.CAPABILITY_VIBRATION)
+    running = asyncio.create_task(made.run())
+    buzzed = []
+    work.board.outputs["vibration"].on_level = lambda level: level and buzzed.append(virtual.now_ms())
+    await asyncio.sleep_ms(100)
+    made.clock.observe(constants.CLOCK_NETWORK, 500083200000, 100)  # 00:00 UTC
+    assert made.health._wearer.quiet_now
+    made.health._wearer.prompt(wearer.BATTERY_CRITICAL)
+    await asyncio.sleep_ms(5000)
+    assert not buzzed, "the battery waits for the morning"
+    made.commands.received((constants.MESSAGE_COMMAND, 1, constants.COMMAND_NOTIFY_WEARER, wearer.LONG, 0))
+    await asyncio.sleep_ms(10000)
+    assert len(buzzed) == 3, "a command does not"
+    for number, answered in ((2, True), (3, False)):
+        del buzzed[:]
+        begun = virtual.now_ms()
+        work.board.inputs["charger"].set(0)
+        made.commands.received((constants.MESSAGE_COMMAND, number, constants.COMMAND_NOTIFY_WEARER, 3, 0))
+        await asyncio.sleep_ms(100000)
+        if answered:
+            work.board.inputs["charger"].set(1)
+        await asyncio.sleep_ms(900000)
+        starts = [buzz - begun for buzz in buzzed[::3]]
+        assert len(starts) == (4 if answered else wearer.TIMES) and starts[1] - starts[0] >= wearer.AGAIN_MS, starts
+    results = [record[5:10] for record in work.records(constants.MESSAGE_COMMAND_RESULT)]
+    finished = [(result[0], result[2], result[4]) for result in results if result[2] != constants.OUTCOME_ACCEPTED]
+    assert finished == [
+        (1, constants.OUTCOME_DONE, wearer.LONG),
+        (2, constants.OUTCOME_DONE, 4),
+        (3, constants.OUTCOME_FAILED, wearer.TIMES),
+    ], finished
+    made.commands.received((constants.MESSAGE_COMMAND, 4, constants.COMMAND_NOTIFY_WEARER, 4, 0))
+    await asyncio.sleep_ms(1000)
+    assert work.records(constants.MESSAGE_COMMAND_RESULT)[-1][7] == constants.OUTCOME_REFUSED
     running.cancel()
 
 
