@@ -57,8 +57,12 @@ class Tamper:
             self._watch("strap", board.pin_in("strap"), CONDUCTOR)
             # Fitted or not is the device's, not the board's.
             if device.identity.get("fibre"):
-                self._fibre = Fibre(board.adc("fibre_light"), device.settings)
-                self._watch("fibre", board.pin_in("fibre"), FIBRE)
+                try:
+                    self._fibre = Fibre(board.adc("fibre_light"), device.settings)
+                    self._watch("fibre", board.pin_in("fibre"), FIBRE)
+                except ValueError:
+                    # A board without the part: the conductor is watched on.
+                    self._tell(constants.EVENT_STRAP_FAULT, device.ticks_ms(), 0, bytes(4) + bytes((FIBRE,)))
         if device.has(constants.CAPABILITY_CASE):
             pin = _Inverted(board.pin_in("case"))
             device.start("case", strap.watch, pin, device.ticks_ms, self._case_event, self._take_case, device.settings)

@@ -78,14 +78,14 @@ def test_a_second_time_keeps_identity_and_records_and_writes_nothing(board: Pret
     assert not (board.flash / "b" / "image.json").exists(), "the selector would have preferred a later update"
 
 
-def test_a_kept_identity_takes_another_broker_and_update_key(board: PretendBoard, wish: Wish) -> None:
+def test_a_kept_identity_takes_another_broker_update_key_and_strap(board: PretendBoard, wish: Wish) -> None:
     install(replace(wish, mqtt=("old.example", 1883)))
     before = json.loads((board.flash / "data" / "identity.json").read_text())
-    record = install(replace(wish, device_id=None, mqtt=("new.example", 8883), update_key=bytes(range(64))))
+    record = install(replace(wish, device_id=None, mqtt=("new.example", 8883), update_key=bytes(range(64)), fibre=True))
     after = json.loads((board.flash / "data" / "identity.json").read_text())
     assert record.identity == "kept"
-    expected = {"mqtt": {"host": "new.example", "port": 8883}, "update_key": bytes(range(64)).hex()}
-    assert after == before | expected
+    reach = {"mqtt": {"host": "new.example", "port": 8883}, "update_key": bytes(range(64)).hex(), "fibre": True}
+    assert after == before | reach
 
 
 def test_a_new_ankle_tag_has_to_know_its_broker(board: PretendBoard, wish: Wish) -> None:

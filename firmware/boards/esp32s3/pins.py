@@ -24,6 +24,8 @@ UART = {
 # manager's. Skin temperature: TMP36 data sheet, 10 mV/K and 500 mV at 0 degrees.
 ADC = {
     "alcohol_cell": (1, 1, 100, 0),
+    # The ankle tag's, which has no cell: light through the fibre, 0.1 mV a count; the comparator opens at 2 V.
+    "fibre_light": (1, 1, 100, 0),
     "contact_infrared": (2, 1, 100, 0),
     "skin_temperature": (8, 1, 100, 5000),
 }
@@ -33,6 +35,8 @@ PIN_IN = {
     "case": (10, True, False),
     "motion": (11, False, False),
     "alcohol_ready": (12, False, False),
+    # The comparator's: 1 while light arrives. Where the alcohol tag has its infrared contact.
+    "fibre": (2, False, False),
 }
 # name: (pin, inverted)
 PIN_OUT = {

@@ -45,6 +45,9 @@ def flash(
         str | None, typer.Option(metavar="HOST[:PORT]", help="The devices' MQTT broker (ankle_gps).")
     ] = None,
     update_key: Annotated[Path | None, typer.Option(help="Public key (PEM) whose signed updates it takes.")] = None,
+    fibre: Annotated[
+        bool | None, typer.Option("--fibre/--no-fibre", help="Whether its strap has an optical fibre.")
+    ] = None,
     base_image: Annotated[Path | None, typer.Option(help="Put this MicroPython image on it first.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The records as JSON lines.")] = False,
 ) -> None:
@@ -66,7 +69,7 @@ def flash(
             raise FlashError("give --board, --model and --port, or --all RACK.toml")
         status = _flash_all(
             places,
-            _Common(new_identity, registry, _broker(broker), _public_key(update_key), base_image, as_json),
+            _Common(new_identity, registry, _broker(broker), _public_key(update_key), fibre, base_image, as_json),
         )
     except FlashError as error:
         print(f"emtag flash: {error}", file=sys.stderr)
@@ -83,6 +86,7 @@ class _Common:
         registry: Path | None,
         mqtt: tuple[str, int] | None,
         update_key: bytes | None,
+        fibre: bool | None,
         base_image: Path | None,
         as_json: bool,
     ) -> None:
@@ -90,6 +94,7 @@ class _Common:
         self.registry = registry
         self.mqtt = mqtt
         self.update_key = update_key
+        self.fibre = fibre
         self.base_image = base_image
         self.as_json = as_json
         self.lock = threading.Lock()
@@ -123,13 +128,14 @@ def _flash_one(place: Place, common: _Common, progress: Progress, console: Conso
                 definition(place.board),
                 place.model,
                 place.port,
-                place.device_id,
-                common.new_identity,
-                common.mqtt,
-                common.update_key,
-                common.base_image,
-                RECORDS,
-                lambda who: _register(who, common),
+                device_id=place.device_id,
+                new_identity=common.new_identity,
+                mqtt=common.mqtt,
+                update_key=common.update_key,
+                fibre=common.fibre,
+                base_image=common.base_image,
+                backups=RECORDS,
+                register=lambda who: _register(who, common),
             ),
             tell,
         )

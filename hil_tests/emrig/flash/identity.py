@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,7 @@ class Identity:
     model: str
     key: bytes | None
 
-    def file(self, board: str, mqtt: tuple[str, int] | None, update_key: bytes | None) -> bytes:
+    def file(self, board: str, more: Mapping[str, Any]) -> bytes:
         """identity.json as the firmware reads it."""
         assert self.key is not None, "only of a new identity"
         content: dict[str, Any] = {
@@ -33,17 +34,7 @@ class Identity:
             "board": board,
             "key": self.key.hex(),
         }
-        return json.dumps(content | _reach(mqtt, update_key)).encode()
-
-
-def _reach(mqtt: tuple[str, int] | None, update_key: bytes | None) -> dict[str, Any]:
-    """The part of identity.json that may change in a device's life."""
-    reach: dict[str, Any] = {}
-    if mqtt is not None:
-        reach["mqtt"] = {"host": mqtt[0], "port": mqtt[1]}
-    if update_key is not None:
-        reach["update_key"] = update_key.hex()
-    return reach
+        return json.dumps({**content, **more}).encode()
 
 
 def make(model: str, device_id: int | None) -> Identity:
@@ -54,10 +45,10 @@ def make(model: str, device_id: int | None) -> Identity:
     return Identity(number, model, secrets.token_bytes(KEY_BYTES))
 
 
-def changed(data: bytes, mqtt: tuple[str, int] | None, update_key: bytes | None) -> bytes | None:
-    """A kept identity.json with another broker or update key; None: it has them. Device id and keys stay."""
+def changed(data: bytes, more: Mapping[str, Any]) -> bytes | None:
+    """A kept identity.json with what may change in a device's life; None: it has that. Device id and keys stay."""
     content: dict[str, Any] = json.loads(data)
-    new = content | _reach(mqtt, update_key)
+    new = {**content, **more}
     return None if new == content else json.dumps(new).encode()
 
 

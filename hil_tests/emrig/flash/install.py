@@ -55,10 +55,23 @@ class Wish:
     mqtt: tuple[str, int] | None = None
     update_key: bytes | None = None
     """x and y of the P-256 key whose updates it will take; without one it takes none."""
+    fibre: bool | None = None
+    """Whether its strap has an optical fibre; None: as it was, at first not."""
     base_image: Path | None = None
     backups: Path = Path("var/flash")
     register: Callable[[identity.Identity], None] = lambda _: None
     """Told of a new identity before the board is; raises FlashError when it cannot keep it."""
+
+    def more_identity(self) -> dict[str, Any]:
+        """What identity.json says besides who it is."""
+        more: dict[str, Any] = {}
+        if self.mqtt is not None:
+            more["mqtt"] = {"host": self.mqtt[0], "port": self.mqtt[1]}
+        if self.update_key is not None:
+            more["update_key"] = self.update_key.hex()
+        if self.fibre is not None:
+            more["fibre"] = self.fibre
+        return more
 
 
 @dataclass(slots=True)
@@ -204,7 +217,7 @@ def _identity(repl: Repl, wish: Wish) -> tuple[identity.Identity, bool, str | No
                 f"{repl.port} is already {model} {device_id:08x}: give --new-identity to make it another device; its "
                 "records are saved first"
             )
-        changed = identity.changed(content, wish.mqtt, wish.update_key)
+        changed = identity.changed(content, wish.more_identity())
         if changed is not None:
             _put(repl, {identity.IDENTITY: changed})
         return identity.Identity(device_id, model, None), True, None
@@ -214,7 +227,7 @@ def _identity(repl: Repl, wish: Wish) -> tuple[identity.Identity, bool, str | No
         backup = _save_data(repl, wish.backups)
     who = identity.make(wish.model, wish.device_id)
     wish.register(who)
-    _put(repl, {identity.IDENTITY: who.file(wish.board.name, wish.mqtt, wish.update_key)})
+    _put(repl, {identity.IDENTITY: who.file(wish.board.name, wish.more_identity())})
     return who, False, backup
 
 

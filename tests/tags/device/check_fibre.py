@@ -37,6 +37,23 @@ def _told(work):
     return [(event[0], event[4]) for event in work.events(CUT, RESTORED, FAULT)]
 
 
+async def check_board_without_the_part_watches_the_conductor(folder):
+    work = AtWork(folder, "alcohol", fibre=True)
+
+    def no_part(name):
+        raise ValueError("board virtual has no %s" % name)
+
+    adcs = work.board.adc
+    work.board.adc = lambda name: no_part(name) if name == "fibre_light" else adcs(name)
+    work.start()
+    await asyncio.sleep_ms(HOUR)
+    ((kind, evidence),) = _told(work)
+    assert kind == FAULT and evidence[-1] == tamper.FIBRE
+    _cut(work, conductor=0)
+    await asyncio.sleep_ms(HOUR)
+    assert [told[0] for told in _told(work)] == [FAULT, CUT]
+
+
 async def check_blade_through_both_is_one_cut(folder):
     work = await _worn(folder)
     begun = virtual.now_ms()
