@@ -237,7 +237,7 @@ class Log:
         self._delivered.append((alarm, through, identities))
 
     def go_by(self, connection: sqlite3.Connection, consumers: Mapping[str, bool]) -> dict[str, int]:
-        """Other consumers from now on, as after a restart; how many rows each of those that go did not have.
+        """Other consumers from now on, as after a restart; how many rows each that goes lacked at most.
 
         They hold back nothing any more. One that is new goes on where its cursor was left, or begins with the oldest
         record there is."""

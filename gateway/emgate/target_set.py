@@ -182,8 +182,10 @@ class TargetSet:
             await self._begin(wanted[name])
         said = []
         for name, rows in lacked.items():
-            log.warning("an uplink target was removed: nothing waits for it any more", target=name, rows_it_lacked=rows)
-            said.append(f"uplink {name} (removed; nothing waits for it any more, it lacked {rows} rows)")
+            log.warning(
+                "an uplink target was removed: nothing waits for it any more", target=name, rows_lacked_at_most=rows
+            )
+            said.append(f"uplink {name} (removed; nothing waits for it any more, it lacked {rows} rows at most)")
         for name, section in wanted.items():
             self._targets[name].section = section  # one may have become required, or not
             if name in fresh or running[name] != section:

@@ -248,3 +248,30 @@ def test_what_is_wrong_with_a_target_is_named(tmp_path: Path, text: str, words: 
     path.write_text(toml(links='[mqtt]\nhost = "localhost"', uplink=text))
     with pytest.raises(ConfigError, match=words):
         config.load(path)
+
+
+async def test_a_required_target_that_goes_counts_what_the_others_have_once(tmp_path: Path) -> None:
+    """Also where the one that stays moves on in the same commit, and when one comes back that had fallen behind."""
+    path = tmp_path / "store.sqlite"
+    store = await Store.open(path, consumers={"one": True, "two": True})
+    await fill(store, 0, 300)
+    await fill(store, 300, 30, alarm=True)
+    assert await store.advance("two", False, 50) == (0, 0)
+    assert await store.advance("one", False, 100) == (0, 50)
+    moved = [store.advance("one", False, 150), store.advance("one", True, 310)]  # not awaited: one transaction
+    assert await store.go_by({"one": True, "new": False}) == {"two": 330}
+    await asyncio.gather(*moved, store.advance("one", False, 200))
+    assert await store.totals() == {"records": 330, "routine_waiting": 100, "alarms_waiting": 20}
+    assert (await store.counts())[DEVICE] == (330, 210)
+    assert [record.sequence for record in await store.undelivered("new", False, 5, 1 << 20)] == [0, 1, 2, 3, 4]
+    assert await store.go_by({"one": True, "two": True}) == {"new": 330}
+    assert await store.advance("two", False, 180) == (50, 180)
+    assert (await store.counts())[DEVICE] == (330, 210), "what was delivered once stays so"
+    assert [record.sequence for record in await store.undelivered("two", False, 1, 1 << 20)] == [180]
+    await store.advance("two", False, 230)
+    await store.advance("one", False, 230)
+    await store.close()
+    for _ in range(2):
+        store = await Store.open(path, consumers={"one": True, "two": True})
+        assert (await store.counts())[DEVICE] == (330, 240)
+        await store.close()
