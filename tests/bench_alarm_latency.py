@@ -9,7 +9,6 @@ the 99th percentile is more than 1.5 times that without.
 
 import argparse
 import contextlib
-import json
 import os
 import pty
 import random
@@ -174,8 +173,12 @@ class Site:
 
     def waiting(self) -> int:
         """Routine records that are not delivered."""
-        status = json.loads((self.folder / "state" / "status.json").read_text(encoding="utf-8"))
-        return int(status["store"]["routine_waiting"])
+        with contextlib.closing(sqlite3.connect(self.folder / "state" / "store.sqlite")) as connection:
+            (count,) = connection.execute(
+                "SELECT count(*) FROM records WHERE alarm = 0 AND row_id >"
+                " coalesce((SELECT row_id FROM cursors WHERE consumer = 'uplink' AND alarm = 0), 0)"
+            ).fetchone()
+        return int(count)
 
 
 def figures(spent: list[float]) -> tuple[float, float]:
