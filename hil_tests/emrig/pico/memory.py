@@ -1,123 +1,213 @@
-"""`python -m emrig.pico.memory [--cycles N] [MODEL ...]`: what each model allocates on an emulated Pico.
+"""`python -m emrig.pico.memory [--cycles N] [--json] [MODEL ...]`: what each model allocates on an emulated Pico.
 
 The device lives in a station with a real gateway, its clock stepped by the rig, with intervals as short as it takes
-them. `gc.mem_alloc()` is asked each time that every task of the device waits, garbage included, and sometimes after a
-collection. Code runs from flash and is not in it. A reporting cycle is one record of what the model reports with all
-that leads to it: four fixes and their position block, a presence window, a reading; of the pid, a token.
+them (scenarios/memory.toml). `gc.mem_alloc()` is asked at everything the device puts out and each time that all its
+tasks wait, garbage included, and sometimes after a collection. Code runs from flash and is not in it. A
+reporting cycle is one record of what the model reports with all that leads to it: four fixes and their position block,
+a presence window, a reading; of the pid, a token. Models run beside each other, as many as there are cores.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import struct
+import json
+import multiprocessing
+import os
+import sys
 import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty
+from typing import Any
 
 from emwire import constants
 
-from emrig import interpreter, scenario
-from emrig.pico.spawner import PicoSpawner
+from emrig import firmware_image, interpreter, scenario
+from emrig.pico.spawner import BOARD, PicoSpawner
 from emrig.station import Station
 
 LIMIT_BYTES = 96 * 1024
+# The one that takes longest first.
 MODELS = ("ankle_gps", "home_unit", "alcohol", "pid")
 CYCLES = 60
-# The record that ends a cycle, and settings that bring it soon.
+# The record that ends a cycle; the pid makes none while all is well.
 REPORTS = {
-    "ankle_gps": (constants.MESSAGE_POSITION_BLOCK, {"report_interval_s": 60, "fix_interval_s": 15}),
-    "home_unit": (constants.MESSAGE_PRESENCE, {"presence_window_s": 10}),
-    "alcohol": (constants.MESSAGE_ALCOHOL_READING, {"sample_interval_s": 60, "report_interval_s": 60}),
-    # It journals nothing while all is well: a cycle is a token of its beacon, 10 s.
-    "pid": (0, {}),
+    "ankle_gps": constants.MESSAGE_POSITION_BLOCK,
+    "home_unit": constants.MESSAGE_PRESENCE,
+    "alcohol": constants.MESSAGE_ALCOHOL_READING,
+    "pid": 0,
 }
 # A cycle takes at most a minute, and the first ones wait for a fix; what takes ten times that is stuck.
 LONGEST_MS_PER_CYCLE = 600_000
 TOKEN_MS = 10_000
-_MEASURED = struct.Struct("<4sII")
-# main.py of the board: the firmware as ever, and before each wait a word to the rig.
-_MAIN = b"""
-import asyncio
+SCENARIO = scenario.SCENARIOS / "memory.toml"
+_WORD = b"mem "
+# On the board, imported before the firmware. It stands between that and UART 0, so that it needs to know nothing of the
+# firmware but the wire's format; before each WAIT goes out it tells the rig. A collection costs the board milliseconds.
+_MEASURING = b"""
 import gc
+import machine
 import struct
 import sys
+import time
 
-import selector
+from rig_wire import CHANNELS, DATA, HEADER_FORMAT, HEADER_SIZE, WAIT
 
-sys.path.insert(0, selector.begin(""))
-
-import main
-from boards.sim import wire
-from rig_wire import DATA
-
-_wait = wire.wait
-_waits = 0
+# How often the rest is measured without its garbage: each collection costs the board some milliseconds.
+COLLECT_EVERY = 8
+TOLD = "<4sIII"
+_CONTROL = CHANNELS.index("control")
 
 
-def wait(deadline_ms):
-    global _waits
-    allocated = gc.mem_alloc()
-    if _waits % 8 == 0:
-        gc.collect()
-    _waits += 1
-    wire.send(DATA, "control", struct.pack("<4sII", b"mem ", allocated, gc.mem_alloc()))
-    return _wait(deadline_ms)
+class Uart:
+    def __init__(self, *arguments, **keywords):
+        self._uart = machine.UART(*arguments, **keywords)
+        self._allocated = 0
+        self._waits = 0
+        self._busy_ms = 0
+        self._since_ms = time.ticks_ms()
+
+    def read(self, count):
+        # What the board waits for the rig is no time of its own.
+        self._busy_ms += time.ticks_diff(time.ticks_ms(), self._since_ms)
+        data = self._uart.read(count)
+        self._since_ms = time.ticks_ms()
+        return data
+
+    def write(self, data):
+        self._allocated = max(self._allocated, gc.mem_alloc())
+        if len(data) > HEADER_SIZE and struct.unpack(HEADER_FORMAT, data[:HEADER_SIZE])[1] == WAIT:
+            self._tell()
+        return self._uart.write(data)
+
+    def _tell(self):
+        if self._waits % COLLECT_EVERY == 0:
+            gc.collect()
+        self._waits += 1
+        payload = struct.pack(TOLD, b"mem ", self._allocated, gc.mem_alloc(), self._busy_ms)
+        self._uart.write(struct.pack(HEADER_FORMAT, len(payload), DATA, _CONTROL) + payload)
+        self._allocated = 0
 
 
-wire.wait = wait
-asyncio.run(main.run(main.make_board(sys.argv)))
+class _Machine:
+    UART = Uart
+
+    def __getattr__(self, name):
+        return getattr(machine, name)
+
+
+sys.modules["machine"] = _Machine()
 """
 
 
 @dataclass(slots=True)
 class Peak:
-    """Largest of what was measured, in bytes; `waits`: how often; `cycles`: how many ended."""
+    """Largest of what was measured, in bytes; `cycles`: how many ended; `busy_ms`: of the board's time, not waiting."""
 
     report: int
     allocated: int = 0
     live: int = 0
     waits: int = 0
     cycles: int = 0
+    busy_ms: int = 0
+    on_cycle: Callable[[int], None] = lambda cycles: None
 
     def output(self, kind: int, payload: bytes) -> None:
         """The board's word; what else comes on this channel is the rig's book of records."""
-        if payload[:4] == b"mem " and len(payload) == _MEASURED.size:
-            _, allocated, live = _MEASURED.unpack(payload)
-            self.allocated = max(self.allocated, allocated)
+        if payload.startswith(_WORD):
+            numbers = [int.from_bytes(payload[at : at + 4], "little") for at in range(4, len(payload), 4)]
+            self.allocated = max(self.allocated, numbers[0])
             if self.waits % 8 == 0:
-                self.live = max(self.live, live)
+                self.live = max(self.live, numbers[1])
+            self.busy_ms = sum(numbers[2:])
             self.waits += 1
-        elif len(words := payload.split()) == 4:
-            self.cycles += int(words[3][:2], 16) == self.report
+        elif len(words := payload.split()) == 4 and int(words[3][:2], 16) == self.report:
+            self.cycles += 1
+            self.on_cycle(self.cycles)
 
     def call(self, operation: int, argument: bytes) -> bytes:
         """This channel has no calls."""
         return b""
 
 
-async def measure(model: str, cycles: int, folder: Path) -> Peak:
-    """Run one model for so many reporting cycles."""
-    report, settings = REPORTS[model]
-    day = scenario.load(scenario.SCENARIOS / "day.toml")
-    kept = [device for device in day.devices if device.model in (model, "pid" if model == "home_unit" else model)]
-    station = Station(folder, day.model_copy(update={"devices": tuple(kept)}), interpreter.find())
+async def measure(model: str, cycles: int, folder: Path, on_cycle: Callable[[int], None] = lambda cycles: None) -> Peak:
+    """Run one model for so many reporting cycles; on_cycle(number) as each ends."""
+    report = REPORTS[model]
+    whole = scenario.load(SCENARIO)
+    kept = [device for device in whole.devices if device.model in (model, "pid" if model == "home_unit" else model)]
+    station = Station(folder, whole.model_copy(update={"devices": tuple(kept)}), interpreter.find())
     device = next(device.name for device in kept if device.model == model)
-    station.rig.spawners[device] = PicoSpawner({"main.py": _MAIN})
-    station.more_identity[device] = {"settings": settings}
-    peak = Peak(report)
+    measuring = dict([firmware_image._compiled("rom/measuring.py", _MEASURING, BOARD)])
+    station.rig.spawners[device] = PicoSpawner(
+        {"main.py": b"import measuring\n" + firmware_image.start_file(), **measuring}
+    )
+    peak = Peak(report, on_cycle=on_cycle)
     station.on_wired = lambda: station.rig.devices[device].parts.__setitem__("control", peak)
     async with station:
-        await station.rig.run(
-            until_ms=station.clock.now_ms() + ((cycles + 2) * LONGEST_MS_PER_CYCLE if report else cycles * TOKEN_MS),
-            until=lambda: peak.cycles >= cycles,
-        )
-        if not report:
-            peak.cycles = cycles
-        restarts = station.rig.counters["device_crashes"] + station.rig.counters["device_restarts"]
-    if restarts:
-        raise RuntimeError(f"{model} restarted {restarts} times; see its console.log")
+        begun_ms = station.clock.now_ms()
+
+        def finished() -> bool:
+            tokens = (station.clock.now_ms() - begun_ms) // TOKEN_MS
+            if not report and tokens > peak.cycles:
+                peak.cycles = tokens
+                peak.on_cycle(tokens)
+            return peak.cycles >= cycles or station.rig.devices[device].boots > 1
+
+        await station.rig.run(until_ms=begun_ms + (cycles + 2) * LONGEST_MS_PER_CYCLE, until=finished)
+        boots = station.rig.devices[device].boots
+    if boots > 1:
+        raise RuntimeError(f"{model} restarted: {(folder / 'devices' / device / 'console.log').read_text()[-2000:]}")
+    if peak.cycles < cycles:
+        raise RuntimeError(f"{model} ended {peak.cycles} cycles of {cycles} in {cycles + 2} times ten minutes")
     return peak
+
+
+_progress: Any = None
+
+
+def _begin(progress: Any) -> None:
+    global _progress
+    _progress = progress
+
+
+def _measured(model: str, cycles: int) -> dict[str, object]:
+    """In a process of its own: what is told of one model."""
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        peak = asyncio.run(measure(model, cycles, Path(folder), lambda number: _progress.put((model, number))))
+    return {
+        "model": model,
+        "peak_bytes": peak.allocated,
+        "live_bytes": peak.live,
+        "limit_bytes": LIMIT_BYTES,
+        "cycles": peak.cycles,
+        "waits": peak.waits,
+        "board_busy_s": round(peak.busy_ms / 1000, 1),
+        "took_s": round(time.monotonic() - begun),
+    }
+
+
+def _show(progress: Any, futures: Sequence[Future[dict[str, object]]], models: Sequence[str], cycles: int) -> None:
+    """How far each is, until all are done; nothing where no one looks."""
+    done = dict.fromkeys(models, 0)
+    looked_at = sys.stderr.isatty()
+    while not all(future.done() for future in futures):
+        try:
+            model, number = progress.get(timeout=0.5)
+        except Empty:
+            continue
+        done[model] = number
+        if looked_at:
+            line = "  ".join(
+                f"{model} {'#' * (10 * number // cycles):.<10} {number}/{cycles}" for model, number in done.items()
+            )
+            print(f"\r{line}", end="", file=sys.stderr, flush=True)
+    if looked_at:
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 def main() -> None:
@@ -125,17 +215,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="emrig.pico.memory", description="What each model allocates on a Pico.")
     parser.add_argument("models", nargs="*", default=MODELS, metavar="MODEL")
     parser.add_argument("--cycles", type=int, default=CYCLES, help="reporting cycles of each")
+    parser.add_argument("--json", action="store_true", help="an array with an object for each model")
     arguments = parser.parse_args()
-    above = False
-    for model in arguments.models:
-        with tempfile.TemporaryDirectory() as folder:
-            peak = asyncio.run(measure(model, arguments.cycles, Path(folder)))
-        above |= peak.allocated > LIMIT_BYTES
-        print(
-            f"{model}: peak {peak.allocated} bytes, live {peak.live}, in {peak.cycles} cycles of {peak.waits} waits",
-            flush=True,
-        )
-    raise SystemExit(1 if above else 0)
+    models = tuple(dict.fromkeys(arguments.models))
+    if unknown := set(models) - set(MODELS):
+        parser.error(f"there is no model {', '.join(sorted(unknown))}; the models are {', '.join(MODELS)}")
+    if arguments.cycles < 1:
+        parser.error("--cycles takes 1 or more")
+    context = multiprocessing.get_context("spawn")
+    progress = context.Queue()
+    with ProcessPoolExecutor(os.cpu_count(), context, _begin, (progress,)) as pool:
+        futures = [pool.submit(_measured, model, arguments.cycles) for model in models]
+        _show(progress, futures, models, arguments.cycles)
+    told = [future.result() for future in futures]
+    if arguments.json:
+        print(json.dumps(told, indent=2))
+    else:
+        for one in told:
+            print(
+                "{model}: peak {peak_bytes} bytes of {limit_bytes}, live {live_bytes}, in {cycles} cycles of {waits} "
+                "waits; {board_busy_s} s of the board's time in {took_s} s".format(**one)
+            )
+    raise SystemExit(1 if any(future.result()["peak_bytes"] > LIMIT_BYTES for future in futures) else 0)  # type: ignore[operator]
 
 
 if __name__ == "__main__":
