@@ -131,6 +131,8 @@ class Store:
                 except NewerSchemaError:
                     raise
                 except sqlite3.Error as error:
+                    if salvage.is_full(error) and salvage.make_room(path):
+                        return cls(path, consumers, alarm_reserve_bytes, maximum_bytes, payload_cipher)
                     if not is_damage(error) and "no such" not in str(error):
                         raise
                     reason = str(error)
@@ -175,7 +177,7 @@ class Store:
 
     async def go_by(self, consumers: Mapping[str, bool]) -> dict[str, int]:
         """Go by other consumers from now on (see `open`), none of which may be reading that is not among them; how many
-        rows each of those that go did not have. They hold back nothing any more: more may be delivered now."""
+        rows each that goes lacked at most. They hold back nothing any more: more may be delivered now."""
         for place in [(consumer, alarm) for consumer in consumers for alarm in (False, True)]:
             self._appended.setdefault(place, asyncio.Event())
         lacked = await self.write(lambda connection: self._log.go_by(connection, consumers), refused=None)

@@ -5,6 +5,8 @@ watermarks what it lacks, and the devices send that again (docs/link.md). So not
 verify: a wrong watermark would let a device free what nobody has.
 """
 
+import contextlib
+import errno
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
@@ -29,6 +31,8 @@ BEYOND = 100_000
 KEPT_ASIDE = 3
 COUNTER_MARGIN = 256 * 86_400
 """Down counters left out for each device (a day of them, emwire.gateway_link): its newest reservation may be lost."""
+NOT_WITHOUT_ROOM = {"quarantine"}
+"""Left out, with the records, where the disk has no room for both stores."""
 OWN_TABLES = {"records", "identities", "epochs", "checkpoint", "watermarks"}
 """Rebuilt from the rows. `watermarks` cannot be verified."""
 
@@ -47,8 +51,10 @@ class Report:
 
 
 def mark(path: Path, reason: str) -> None:
-    """Have the next opening salvage."""
-    _note(path).write_text(reason + "\n", encoding="utf-8")
+    """Have the next opening salvage. What it says may be missing on a full disk."""
+    _note(path).touch()
+    with contextlib.suppress(OSError):
+        _note(path).write_text(reason + "\n", encoding="utf-8")
 
 
 def marked(path: Path) -> str | None:
@@ -59,21 +65,55 @@ def marked(path: Path) -> str | None:
         return None
 
 
+def reserve_path(path: Path) -> Path:
+    """The space set aside for alarms (store_writer.py)."""
+    return path.with_name(path.name + ".reserve")
+
+
+def is_full(error: Exception) -> bool:
+    """True for a disk without room, and nothing else wrong with it."""
+    if isinstance(error, sqlite3.Error):
+        return getattr(error, "sqlite_errorcode", 0) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def drop_asides(path: Path) -> bool:
+    """For the room that they take; False when there are none. They are evidence, and hold nothing that devices lack."""
+    asides = _asides(path)
+    for old in asides:
+        log.warning("the disk is full: an old damaged store is deleted", aside=str(old))
+        _delete(old)
+    return bool(asides)
+
+
+def make_room(path: Path) -> bool:
+    """On a full disk before the store is open: all that it can do without goes; False when there is nothing."""
+    dropped = drop_asides(path)
+    reserve = reserve_path(path)
+    if reserve.exists():
+        reserve.unlink()
+        dropped = True
+    return dropped
+
+
 def run(path: Path, reason: str, required: Sequence[str]) -> Report:
     """Put a fresh store in the place of a damaged one. Killed in between, it begins again. OSError or
-    sqlite3.OperationalError when the disk does not take it; nothing is lost then either."""
+    sqlite3.OperationalError when the disk does not take it; nothing is lost then either.
+
+    On a full disk what was set aside goes first. If that is not enough, the records are left behind: the devices send
+    again what was not delivered. Then the damaged store is not kept either."""
     begun = time.monotonic()
     mark(path, reason)
     fresh_path = path.with_name(path.name + ".fresh")
     report = Report(reason, _aside(path))
     if path.exists():
-        for name in (fresh_path, *_companions(fresh_path)):
-            name.unlink(missing_ok=True)
-        _Salvage(path, fresh_path, report, required).run()
+        whole = _take_over(path, fresh_path, report, required)
         path.rename(report.aside)
         for companion, aside in zip(_companions(path), _companions(report.aside), strict=True):
             if companion.exists():
                 companion.rename(aside)
+        if not whole:
+            _delete(report.aside)
     # Whatever log lies there now belongs to no store: SQLite must not take it for the fresh one's.
     for companion in _companions(path):
         companion.unlink(missing_ok=True)
@@ -101,18 +141,51 @@ def _companions(path: Path) -> tuple[Path, Path]:
     return path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")
 
 
+def _delete(path: Path) -> None:
+    for name in (path, *_companions(path), path.with_name(path.name + "-journal")):
+        name.unlink(missing_ok=True)
+
+
+def _asides(path: Path) -> list[Path]:
+    """The oldest first."""
+    found = path.parent.glob(path.name + ".aside-*[0-9]")
+    return sorted(found, key=lambda each: int(each.name.rpartition("-")[2]))
+
+
 def _aside(path: Path) -> Path:
     """A free name; the oldest of those kept goes."""
-    taken = sorted(path.parent.glob(path.name + ".aside-*[0-9]"), key=lambda each: int(each.name.rpartition("-")[2]))
+    taken = _asides(path)
     for old in taken[: max(0, len(taken) - KEPT_ASIDE + 1)]:
-        for name in (old, *_companions(old)):
-            name.unlink(missing_ok=True)
+        _delete(old)
     number = int(taken[-1].name.rpartition("-")[2]) + 1 if taken else 1
     return path.with_name(f"{path.name}.aside-{number}")
 
 
+def _take_over(path: Path, fresh_path: Path, report: Report, required: Sequence[str]) -> bool:
+    """Make the fresh store, of as much as there is room for; True when that is everything."""
+    whole = True
+    while True:
+        _delete(fresh_path)
+        try:
+            _Salvage(path, fresh_path, report, required, whole).run()
+        except (OSError, sqlite3.OperationalError) as error:
+            _delete(fresh_path)
+            report.unreadable_places, report.missing = 0, []
+            if not is_full(error):
+                raise
+            if not make_room(path):
+                if not whole:
+                    raise
+                log.error("no room for both stores: the records are left to the devices")
+                whole = False
+        else:
+            return whole
+
+
 class _Salvage:
-    def __init__(self, path: Path, fresh_path: Path, report: Report, required: Sequence[str]) -> None:
+    def __init__(self, path: Path, fresh_path: Path, report: Report, required: Sequence[str], whole: bool) -> None:
+        """`whole`: with the records."""
+        self._whole = whole
         self._path = path
         self._fresh_path = fresh_path
         self._report = report
@@ -143,7 +216,7 @@ class _Salvage:
 
     def _take_over(self, old: sqlite3.Connection, fresh: sqlite3.Connection) -> None:
         for table in TABLES:
-            if table not in OWN_TABLES:
+            if table not in OWN_TABLES and (self._whole or table not in NOT_WITHOUT_ROOM):
                 self._copy(old, fresh, table)
         fresh.execute("UPDATE down_counters SET reserved_until = reserved_until + ?", (COUNTER_MARGIN,))
         cursors = {
@@ -158,12 +231,16 @@ class _Salvage:
         identities = []
         for row in self._records(old, highest):
             device_id, epoch, sequence, lane, row_id = row[0], row[1], row[2], bool(row[3]), row[7]
-            fresh.execute(INSERT, row)
-            identities.append((device_id, epoch, sequence, row_id))
             book = books.setdefault((device_id, epoch), Book())
-            book.stored.add(sequence, sequence)
-            rows[lane] += 1
             highest = max(highest, row_id)
+            if self._whole:
+                fresh.execute(INSERT, row)
+                identities.append((device_id, epoch, sequence, row_id))
+                rows[lane] += 1
+            elif row_id > delivered[lane] and sequence not in book.delivered:
+                were_stored.setdefault((device_id, epoch), Book()).stored.add(sequence, sequence)
+                continue
+            book.stored.add(sequence, sequence)
             if row_id <= delivered[lane]:
                 if book.delivered.add(sequence, sequence):
                     book.delivered_records += 1

@@ -15,6 +15,7 @@ import structlog
 
 from emgate.histogram import Histogram
 from emgate.store_log import Log
+from emgate.store_salvage import drop_asides, reserve_path
 from emgate.store_schema import Outcome, Record, connect
 
 log = structlog.get_logger(__name__)
@@ -76,7 +77,7 @@ class Writer:
         self._path = path
         self._connection = connection
         self._counters = counters
-        self._reserve = Reserve(path.with_name(path.name + ".reserve"), reserve_bytes)
+        self._reserve = Reserve(reserve_path(path), reserve_bytes)
         self._tables = tables
         self._stored = stored
         self._damaged = damaged
@@ -197,6 +198,8 @@ class Writer:
                 self._doubtful = True
                 self._counters["commit_failed"] += 1
                 log.error("commit failed", error=str(error), operations=len(batch), retry_s=delay_s)
+                if _is_out_of_room(error) and drop_asides(self._path):
+                    continue
                 if _is_full(error) and self._reserve.spend():
                     log.error("disk full: the alarm reserve is in use, routine records are not accepted")
                     continue

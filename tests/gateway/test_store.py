@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from emgate import store_salvage as salvage
 from emgate import store_writer
 from emgate.errors import StoreError
 from emgate.store import Outcome, Record, Store
@@ -412,3 +413,38 @@ async def test_a_hole_that_nobody_fills_is_not_waited_for_long(store: Store, mon
             appended.clear()
             await appended.wait()
     assert [each.sequence for each in batch] == [5]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+async def test_a_damaged_store_on_a_full_disk_is_recovered(small_disk: Path, kept: bool) -> None:
+    """With room once the old asides and the reserve are gone; and without: then the devices have to send again."""
+    path = small_disk / "store.sqlite"
+    store = await Store.open(path)
+    count = 2500
+    assert await store.reserve_down_counters(7, 1, 100) == 0
+    await asyncio.gather(*(store.append(record(n, payload=b"\x06" * 900)) for n in range(count)))
+    await store.advance("uplink", False, 100)
+    await store.close()
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size - 4096)
+        file.write(random.Random(1).randbytes(4096))
+    aside, reserve = small_disk / "store.sqlite.aside-4", small_disk / "store.sqlite.reserve"
+    free = os.statvfs(small_disk)
+    room = free.f_bavail * free.f_frsize
+    if not kept:
+        (small_disk / "hog").write_bytes(bytes(room - 1_500_000))
+        room = 1_500_000
+    aside.write_bytes(bytes(room - 1_000_000))
+    reserve.write_bytes(bytes(900_000))
+    salvage.mark(path, "for the test")
+    store = await Store.open(path)
+    assert not (small_disk / "store.sqlite.fresh").exists() and not aside.exists() and not reserve.exists()
+    assert store.salvaged is not None and store.salvaged.aside.exists() == kept
+    assert (store.salvaged.records > count - 20) == kept and (store.salvaged.records == 0) == (not kept)
+    (state,) = await store.epochs(7)
+    assert (state.delivered_through, state.stored_through) == (100, 100) if not kept else state.stored_through > 100
+    lost = sum(loss.last - loss.first + 1 for loss in await store.losses(0, 10_000))
+    assert lost + max(store.salvaged.records, 100) == count
+    assert await store.reserve_down_counters(7, 1, 100) >= 100
+    assert await store.append(record(count)) is Outcome.STORED
+    await store.close()
