@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import signal
+import sqlite3
 import struct
 import time
 from collections.abc import Callable
@@ -143,6 +144,11 @@ class Gateway:
                 lambda device_id: self._registry.get(device_id) is not None,
             )
             await self._serve(stop, ready)
+        except sqlite3.Error as error:
+            if self._store.damage is None:
+                raise StoreError(
+                    f"{self._store.path}: the store cannot be read: {error}; see whether its disk works"
+                ) from None
         finally:
             await self._own.close()
             await self._store.close()
