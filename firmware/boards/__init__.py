@@ -8,6 +8,7 @@
 #   pin_in(name): .value(), .on_change(callback(level))  names: strap, case, mains, charger, alcohol_ready, motion
 #   pin_out(name): .value(level)                         names: gnss_power, modem_power, modem_doze, alcohol_sample,
 #                                                              vibration; cell_check, where there is one
+#     modem_power.sleep(), where value(0) would cut a sleeping modem's supply
 #   ble(): MicroPython's bluetooth.BLE
 #   watchdog(timeout_ms): .feed(); resets the device when it is not fed for so long, however it hangs
 #   restart(): reset now; does not return

@@ -20,6 +20,8 @@ def of(device, modem_sleeps=None):
             modem_sleeps,
             board.pin_out("modem_doze"),
         )
+        modem.options = broker
+        modem.folder = board.storage_path
         return modem, True
     if model == "home_unit":
         from drivers.serial_link import SerialLink

@@ -151,7 +151,7 @@ class AtChannel:
             return
         if self._answer is None:
             self.unexpected += 1
-        elif line == b">":
+        elif line in (b">", b"DOWNLOAD"):
             self._prompted = True
             self._signal.set()
         elif line == b"OK" or line == b"ERROR" or line.startswith(b"+CME ERROR") or line.startswith(b"+CMS ERROR"):

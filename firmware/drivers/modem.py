@@ -84,6 +84,10 @@ class ModemLink:
             self._roused_ms = clock.ticks_ms()
         self._registration = None
         self._registration_changed = Signal()
+        # Of the network and the broker, from the identity: apn, apn_user, apn_password, username, password, tls.
+        self.options = {}
+        self.folder = ""  # of the certificates that tls names
+        self._installed = False
         self.on_registration = None  # called when the network is lost or found
         self.restarts = 0  # by itself
         self.asleep = False
@@ -203,6 +207,7 @@ class ModemLink:
         if not self._configured:
             await command("ATE0")
             await command("AT+CEREG=1")
+            await self._set_access_point()
             await command("AT+CFUN=1", 15000)
             await self._set_sleep()
             self._configured = True
@@ -227,6 +232,11 @@ class ModemLink:
             'AT+SMCONF="SUBHEX",1',
         ):
             await command(setting)
+        for name in ("username", "password"):
+            if name in self.options:
+                await command('AT+SMCONF="%s","%s"' % (name.upper(), self.options[name]))
+        if "tls" in self.options:
+            await self._secure(self.options["tls"])
         await command("AT+SMCONN", CONNECT_TIMEOUT_MS)
         self._session = True
         self._frames = []
@@ -239,6 +249,23 @@ class ModemLink:
             self._session = False
             raise ModemError("modem restarted")
         self.rest()
+
+    async def _set_access_point(self):
+        options = self.options
+        if "apn" in options:
+            # For the attach, and for the bearer of its own clients; 3: PAP or CHAP.
+            await self._channel.command('AT+CGDCONT=1,"IP","%s"' % options["apn"])
+            user = ',"%s","%s",3' % (options["apn_user"], options["apn_password"]) if "apn_user" in options else ""
+            await self._channel.command('AT+CNCFG=0,1,"%s"%s' % (options["apn"], user))
+
+    async def _secure(self, tls):
+        from drivers import modem_tls
+
+        if not self._installed:
+            names = [tls[name] for name in ("ca_file", "certificate_file", "key_file") if name in tls]
+            await modem_tls.install(self._channel.command, self.folder, names)
+            self._installed = True  # it keeps them: once each boot, in case they were changed
+        await modem_tls.configure(self._channel.command, tls)
 
     async def _set_sleep(self):
         sleeps = self._sleeps is not None and self._sleeps()
@@ -325,8 +352,9 @@ class ModemLink:
             self._end_session()
         elif line.startswith(b"+CPSMSTATUS:"):
             if b"ENTER" in line:
-                # From here on only its power key wakes it.
-                self._power.value(0)
+                # From here on only its power key wakes it. Where a board cuts its supply by value(0), sleep() does not:
+                # it would forget that it is attached.
+                getattr(self._power, "sleep", lambda: self._power.value(0))()
                 self._powered = self._configured = False
                 self.asleep = True
                 self._end_session()

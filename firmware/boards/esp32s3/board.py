@@ -53,6 +53,10 @@ class _ModemPower:
             self._key.value(1)
             self._timer.init(mode=machine.Timer.ONE_SHOT, period=POWER_KEY_MS, callback=lambda _: self._key.value(0))
 
+    def sleep(self):
+        """It sleeps by itself, and remembers where it is attached as long as it has its rail: value(1) is its key."""
+        self.level = 0
+
 
 class Board(MachineBoard):
     """The hardware boundary; see boards/__init__.py."""

@@ -49,6 +49,8 @@ def changed(data: bytes, more: Mapping[str, Any]) -> bytes | None:
     """A kept identity.json with what may change in a device's life; None: it has that. Device id and keys stay."""
     content: dict[str, Any] = json.loads(data)
     new = {**content, **more}
+    if "mqtt" in content and "mqtt" in more:
+        new["mqtt"] = {**content["mqtt"], **more["mqtt"]}  # another broker takes neither access point nor certificates
     return None if new == content else json.dumps(new).encode()
 
 

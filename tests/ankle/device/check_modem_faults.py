@@ -253,3 +253,48 @@ async def check_a_modem_that_dozed_when_a_reset_came_is_roused(folder):
     del heard[:]
     await again.connect()
     assert heard[0][1] >= modem.ROUSE_MS
+
+
+async def check_network_and_broker_as_the_identity_has_them(folder):
+    link, model, _ = _link()
+    for name in ("ca.pem", "tag.pem", "tag.key"):
+        with open(folder + "/" + name, "w") as file:
+            file.write(name + " of some lines\nand more\n")
+    link.folder = folder
+    link.options = {
+        "apn": "iot.example",
+        "apn_user": "sim",
+        "apn_password": "card",
+        "username": "tag",
+        "password": "secret",
+        "tls": {"ca_file": "ca.pem", "certificate_file": "tag.pem", "key_file": "tag.key"},
+    }
+    await link.connect()
+    order = [
+        b'AT+CGDCONT=1,"IP","iot.example"',
+        b'AT+CNCFG=0,1,"iot.example","sim","card",3',
+        b"AT+CFUN=1",
+        b"AT+CNACT=0,1",
+        b'AT+CFSWFILE=3,"tag.key",0,31,10000',
+        b"AT+CFSTERM",
+        b'AT+CSSLCFG="SSLVERSION",0,3',
+        b'AT+CSSLCFG="CONVERT",2,"ca.pem"',
+        b'AT+CSSLCFG="CONVERT",1,"tag.pem","tag.key"',
+        b'AT+SMSSL=1,"ca.pem","tag.pem"',
+        b"AT+SMCONN",
+    ]
+    places = [model.commands.index(command) for command in order]
+    assert places == sorted(places), model.commands
+    assert (model.settings[b"USERNAME"], model.settings[b"PASSWORD"]) == (b'"tag"', b'"secret"')
+    assert model.files[b"tag.pem"] == b"tag.pem of some lines\nand more\n" and len(model.files) == 3
+    await link.send(FRAME)
+    assert model.published[0][1] == FRAME
+    # Again after a power cut: its own flash still has them, the rest is told anew.
+    link._power_off()
+    await link.connect()
+    assert model.count(b"AT+CFSWFILE") == 3 and model.count(b"AT+SMSSL") == 2 and model.count(b"AT+CNCFG") == 2
+    # A certificate that is not there is said by name, and nothing goes out without TLS.
+    link, model, _ = _link()
+    link.options = {"tls": {"ca_file": "ca.pem"}}
+    link.folder = folder + "/nowhere"
+    assert await _fails(link.connect()) == "no file ca.pem" and model.count(b"AT+SMCONN") == 0

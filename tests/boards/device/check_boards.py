@@ -387,6 +387,12 @@ async def check_power(folder, name):
     assert key.level == 1 and machine.Timer.made[-1].period > 1000
     machine.Timer.made[-1].callback(None)
     assert key.level == 0
+    # Asleep by itself it keeps its rail, and the key wakes it.
+    power.sleep()
+    assert machine.REGISTERS[0x80] & 4 and power.level == 0
+    power.value(1)
+    assert machine.REGISTERS[0x80] & 4 and key.level == 1
+    machine.Timer.made[-1].callback(None)
     power.value(0)
     assert not machine.REGISTERS[0x80] & 4
     mains = board.pin_in("mains")

@@ -24,6 +24,8 @@ class ModemModel:
         self.session = False
         self.commands = []
         self.published = []  # (topic, payload)
+        self.files = {}  # in its own file system
+        self.settings = {}  # of its MQTT client
         self.noise = b""  # sent before every answer
         self.answers = {}  # command prefix: what to answer instead
         self.delays_ms = {}  # command prefix: how long the answer takes
@@ -78,7 +80,10 @@ class ModemModel:
                 self._payload.append(byte)
                 self._payload_left -= 1
                 if not self._payload_left:
-                    self.published.append((self._topic, bytes(self._payload)))
+                    if self._topic is None:
+                        self.files[self._file] = bytes(self._payload)
+                    else:
+                        self.published.append((self._topic, bytes(self._payload)))
                     self._answer(b"AT+SMPAYLOAD", b"\r\nOK\r\n")
             elif byte == 13:
                 line, self._line = bytes(self._line), bytearray()
@@ -123,6 +128,15 @@ class ModemModel:
             self.session = False
         elif line == b"AT+CLBS=1,0":
             text = b"\r\n+CLBS: 0,-0.127758,51.507351,550,2026/05/03,13:01:02\r\n\r\nOK\r\n"
+        elif line.startswith(b"AT+SMCONF="):
+            fields = line[10:].split(b",", 1)
+            self.settings[fields[0].strip(b'"')] = fields[1]
+        elif line.startswith(b"AT+CFSWFILE="):
+            fields = line.split(b",")
+            self._topic, self._file = None, fields[1].strip(b'"')
+            self._payload = bytearray()
+            self._payload_left = int(fields[3])
+            text = b"\r\nDOWNLOAD\r\n"
         elif line.startswith(b"AT+SMPUB="):
             if not self.session:
                 text = b"\r\nERROR\r\n"
