@@ -21,8 +21,7 @@ async def run(board):
         await safe_mode.run(board)
         return
     # Only this model's modules take RAM.
-    module = __import__("tags." + model, None, None, ("run",))
-    await module.run(board)
+    await __import__("tags." + model, None, None, ("run",)).run(board)
 
 
 def make_board(arguments):

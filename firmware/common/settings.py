@@ -87,7 +87,6 @@ TABLE = (
 )
 # Intervals of the configuration message, in its order.
 _CONFIGURED = ("report_interval_s", "fix_interval_s", "presence_window_s", "sample_interval_s", "status_interval_s")
-DEFAULTS = {row[0]: row[1] for row in TABLE}
 _PREFIX = "PARAMETER_"
 # Regular work is done so much earlier when the processor is awake anyway, and put off by a fifth of what is left of
 # its interval, at most, until it is.
@@ -95,8 +94,18 @@ EARLY_MS = 5000
 LATE_PART = 5
 
 
-def _row(parameter):
-    # By name: the wire's numbers are in the catalogue alone.
+# A row costs RAM: the image builder puts two functions in the place of these that read the table from flash
+# (emrig/firmware_tunables.py).
+def _named(name):
+    """Row of TABLE, or None."""
+    for row in TABLE:
+        if row[0] == name:
+            return row
+    return None
+
+
+def _numbered(parameter):
+    """The same, by the wire's number, which the catalogue alone has."""
     for row in TABLE:
         if getattr(constants, _PREFIX + row[0].upper()) == parameter:
             return row
@@ -113,18 +122,24 @@ class Settings:
 
     def __init__(self, storage_path: str, overrides: "dict | None" = None):
         """overrides: what this device's identity says instead of the defaults, same names."""
+        self._set = {}  # what was sent, by name
+        self._overrides = overrides or {}
         self.version = 0
         self.parameters_version = 0
         self.beacons = {}
         self.write_failures = 0
-        self._set = {}  # what was sent, by name
         self._changed = asyncio.Event()
         self._look = asyncio.Event()
         self.late_ms = 0  # regular work may wait so long for awake(); 0 = nobody calls it
         self._slots = Slots(storage_path + "/settings.")
-        for row in TABLE:
-            setattr(self, row[0], (overrides or {}).get(row[0], row[1]))
         self._load()
+
+    def __getattr__(self, name):
+        # Looked up when it is asked for: most of them no model's code ever does.
+        row = _named(name)
+        if row is None:
+            raise AttributeError(name)
+        return self._set[name] if name in self._set else self._overrides.get(name, row[1])
 
     def apply(self, version: int, intervals, beacon_ids) -> bool:
         """intervals: in the message's order, 0 = as before; beacon_ids: ((id, key), …). False if not newer."""
@@ -144,7 +159,7 @@ class Settings:
         refused = []
         rows = []
         for number, value in parameters:
-            row = _row(number)
+            row = _numbered(number)
             if row is None or not row[2] <= value <= row[3]:
                 refused.append(number)
             else:
@@ -198,13 +213,11 @@ class Settings:
             early_ms = min(EARLY_MS, self.late_ms)
 
     def _bounds(self, name):
-        for row in TABLE:
-            if row[0] == name:
-                return row[2], row[3]
+        row = _named(name)
+        return row and row[2:]
 
     def _take(self, name, value):
         self._set[name] = value
-        setattr(self, name, value)
 
     def _keep(self):
         content = {

@@ -1,4 +1,4 @@
-"""`emtag firmware …`: make the key that signs, build an image, sign it, and show what a file holds (docs/update.md)."""
+"""`emtag firmware …`: make the key that signs, build an image, sign it, show what it holds (docs/update.md)."""
 
 from __future__ import annotations
 
@@ -88,6 +88,15 @@ def build(
         print(f"{out}: {len(image.data)} bytes, {len(image.tree)} files, SHA-256 {image.sha256.hex()}")
 
     _guarded(work)
+
+
+@firmware.command("names")
+def names(
+    model: Annotated[str, typer.Option(help=", ".join(firmware_image.MODELS) + ".")],
+    board: Annotated[str, typer.Option(help=", ".join(firmware_image.ARCHITECTURES) + ".")],
+) -> None:
+    """Print what the names in a board's traceback are in the sources, as JSON. Of the same sources as its image."""
+    _guarded(lambda: print(firmware_image.names(model, board)))
 
 
 @firmware.command("sign")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import re
 import struct
 import subprocess
 import tempfile
@@ -19,7 +20,8 @@ from pathlib import Path
 
 from emwire import constants
 
-from emrig.firmware_squeeze import names_of, squeeze
+from emrig.firmware_names import names_of
+from emrig.firmware_squeeze import Squeezed, squeeze
 from emrig.paths import firmware_folder, protocol_folder
 
 MAGIC = b"emI1"
@@ -54,6 +56,17 @@ _BESIDE = ("selector", "rom_slots")
 OPTIMISATION = "-O3"
 """No assertions and no line numbers: they would take a tenth of what a module takes in a board's RAM."""
 Version = tuple[int, int, int]
+
+
+_STATING = ("main.py", "common/version.py")
+"""Where VERSION and SECURITY_VERSION stand."""
+# What common/transports.py and common/device.py import later, but at every start.
+_TRANSPORTS = {
+    "ankle_gps": ["drivers/modem.py"],
+    "home_unit": ["drivers/serial_link.py"],
+    "alcohol": ["drivers/ble_link.py"],
+    "pid": [],
+}
 
 
 class ImageError(ValueError):
@@ -112,11 +125,7 @@ def build(
     security_version = own_security_version if security_version is None else security_version
     if not (all(0 <= part <= 255 for part in version) and 0 <= security_version <= 65535):
         raise ImageError("a version's parts go to 255, a security version to 65535")
-    files = tree(model, board)
-    path, contents = _compiled(
-        "common/version.py", f"VERSION = {version!r}\nSECURITY_VERSION = {security_version}\n".encode(), board
-    )
-    files[path] = contents
+    files = tree(model, board, version, security_version)
     if board in ROM_BOARDS if in_rom is None else in_rom:
         from emrig.rom_image import romfs
 
@@ -136,23 +145,49 @@ def source_version() -> tuple[Version, int]:
     return (major, minor, patch), security_version
 
 
-def tree(model: str, board: str) -> dict[str, bytes]:
+def tree(
+    model: str, board: str, version: Version | None = None, security_version: int | None = None
+) -> dict[str, bytes]:
     """{path: contents} of the modules that this model runs on this board, to lie in a folder on its module path."""
+    _check(board)
+    own_version, own_security_version = source_version()
+    stated = {
+        "VERSION": version or own_version,
+        "SECURITY_VERSION": own_security_version if security_version is None else security_version,
+    }
+    made: dict[str, bytes] = {}
+    for path, source in _sources(model, board).modules.items():
+        if path in _STATING:
+            # In a bundle, too, these two lines stay as they are.
+            for name, value in stated.items():
+                source = re.sub(rf"(?m)^{name} = .*$", f"{name} = {value!r}", source)
+        made.update([_compiled(path, source.encode(), board)])
+    return made
+
+
+def names(model: str, board: str) -> str:
+    """What the names in a board's traceback are in the sources, as indented JSON; an attribute's by its class."""
+    _check(board)
+    squeezed = _sources(model, board)
+    return json.dumps({"names": squeezed.names, "attributes": squeezed.attributes}, indent=2, sort_keys=True)
+
+
+def _check(board: str) -> None:
     if not (firmware_folder() / "boards" / board / "board.py").is_file() or board not in ARCHITECTURES:
         known = [name for name in ARCHITECTURES if (firmware_folder() / "boards" / name / "board.py").is_file()]
         raise ImageError(f"there is no board {board!r}; the boards are {', '.join(known)}")
-    return dict(_tree(model, board))
 
 
 @cache
-def _tree(model: str, board: str) -> tuple[tuple[str, bytes], ...]:
+def _sources(model: str, board: str) -> Squeezed:
     """Seconds of work; a rack of boards and the tests ask for the same again and again."""
     sources = {
         path: source.read_text() for path, source in modules(["main", f"tags.{model}", f"boards.{board}.board"]).items()
     }
-    if ARCHITECTURES[board] is not None:
-        sources = squeeze(sources, names_outside())
-    return tuple(sorted(_compiled(path, source.encode(), board) for path, source in sources.items()))
+    if ARCHITECTURES[board] is None:
+        return Squeezed(sources, {}, {})
+    started = [f"boards/{board}/board.py", f"tags/{model}.py", "common/self_test.py", *_TRANSPORTS[model]]
+    return squeeze(sources, names_outside(), bundled=started)
 
 
 def compiled(roots: list[str], board: str) -> dict[str, bytes]:

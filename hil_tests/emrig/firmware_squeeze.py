@@ -1,9 +1,9 @@
 """Makes a model's modules smaller in a board's RAM, as a whole, without a change of what they do.
 
-A name costs RAM in each module that has it, a module's integer costs an entry of its dictionary, a function some 60
-bytes. So, in the tree that is compiled for a board (never in the sources): integer constants become literals, what
-nobody uses is left out, and names that only one function, class or module knows are taken from a small common stock.
-A name that is anywhere a string, or is used from outside the tree (`kept`), stays.
+A name costs RAM, a module's constant an entry of its dictionary, a module some 250 bytes. So, in the tree that is
+compiled for a board (never in the sources): constants become literals, what nobody uses is left out, parameters and
+attributes share a small common stock of names, and what a start imports is put into one module (firmware_bundle.py).
+A name that is anywhere a string, that MicroPython uses itself, or that is used from outside the tree (`kept`), stays.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ from __future__ import annotations
 import ast
 import builtins
 import operator
+import struct
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
-Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
-Scope = Function | ast.ClassDef | ast.Module | ast.expr
-_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
-_COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+from emrig import firmware_tunables
+from emrig.firmware_bundle import Bundle, eager, handed_on
+from emrig.firmware_names import FUNCTIONS, Names, Scope, alias_of, bound_by, here, parameters_of, walk
+from emrig.firmware_reserved import RESERVED
+
 _OPERATORS: dict[type[ast.operator], Any] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -31,143 +33,59 @@ _OPERATORS: dict[type[ast.operator], Any] = {
     ast.BitAnd: operator.and_,
     ast.BitXor: operator.xor,
 }
+# What these make of literals is as good as a literal; all formats begin with < or >.
+_FOLDED: dict[str, Any] = {
+    "struct.calcsize": struct.calcsize,
+    "struct.pack": struct.pack,
+    "bytes.fromhex": bytes.fromhex,
+}
+Value = int | str | bytes | tuple[Any, ...]
 # The image's builder puts another version in its place.
 _LEFT_ALONE = "common/version.py"
+# Parameters' names are among those of attributes; those of a function in a function begin beyond the outer one's.
+_MOST_PARAMETERS = 20
 # The lowest message type that goes down to a device: what it sends it need not read.
 _FIRST_DOWN = 0x80
 
 
-def squeeze(
-    sources: Mapping[str, str], kept: set[str] | frozenset[str] = frozenset(), reads_records: bool = False
-) -> dict[str, str]:
-    """{path: source} of a whole tree, smaller.
+class Squeezed(NamedTuple):
+    """{path: source}; {name in the bundle: "module.name"}; {attribute's new name: each "Class.name" that has it}."""
 
-    kept: names that somebody outside it uses; reads_records: it decodes what devices send, too.
+    modules: dict[str, str]
+    names: dict[str, str]
+    attributes: dict[str, list[str]]
+
+
+def squeeze(
+    sources: Mapping[str, str],
+    kept: set[str] | frozenset[str] = frozenset(),
+    reads_records: bool = False,
+    bundled: Iterable[str] | None = None,
+) -> Squeezed:
+    """A whole tree ({path: source}), smaller.
+
+    kept: names that somebody outside it uses; reads_records: it decodes what devices send, too; bundled: paths that
+    main.py imports by name, to go into one module with it and all that it imports; None: modules stay as they are.
     """
     tree = _Tree({path: ast.parse(source) for path, source in sources.items()}, kept)
     tree.strip()
     if not reads_records:
         tree.drop_decoders()
+    tree.pack_tunables()
     tree.fill()
-    tree.inline_integers()
+    tree.inline_constants()
     tree.drop_unused()
     tree.rename_parameters()
     tree.rename_attributes()
-    tree.rename_globals()
-    return {path: ast.unparse(ast.fix_missing_locations(module)) + "\n" for path, module in tree.modules.items()}
-
-
-def names_of(source: str) -> set[str]:
-    """Every name that a source mentions: what has to be kept for it."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Name):
-            names.add(node.id)
-        elif isinstance(node, ast.Attribute):
-            names.add(node.attr)
-        elif isinstance(node, ast.keyword) and node.arg:
-            names.add(node.arg)
-        elif isinstance(node, ast.alias):
-            names.update(node.name.split("."))
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            names.add(node.value)
-    return names
-
-
-class _Names(ast.NodeVisitor):
-    """Where each name of a module is bound: owner[node] is a function, class or comprehension, else the module."""
-
-    def __init__(self, module: ast.Module) -> None:
-        self.module = module
-        self.owner: dict[ast.Name, Scope] = {}
-        self.depth: dict[Scope, int] = {}
-        """Of functions: how many are around it."""
-        self.within: dict[Scope, Scope] = {}
-        """Of functions and classes: what they are directly in."""
-        self.bound: dict[Scope, set[str]] = {}
-        self._scopes: list[Scope] = []
-        for statement in module.body:
-            self.visit(statement)
-
-    def visit_Name(self, node: ast.Name) -> None:
-        for number, scope in enumerate(reversed(self._scopes)):
-            # What a class binds is seen in its own statements alone.
-            if node.id in self.bound[scope] and (number == 0 or not isinstance(scope, ast.ClassDef)):
-                self.owner[node] = scope
-                return
-        self.owner[node] = self.module
-
-    def _enter(self, scope: Scope, bound: set[str], inside: list[ast.AST]) -> None:
-        self.within[scope] = self._scopes[-1] if self._scopes else self.module
-        self.depth[scope] = sum(isinstance(around, _FUNCTIONS) for around in self._scopes)
-        self.bound[scope] = bound
-        self._scopes.append(scope)
-        for node in inside:
-            self.visit(node)
-        self._scopes.pop()
-
-    def _function(self, node: Function) -> None:
-        for outside in [*node.args.defaults, *filter(None, node.args.kw_defaults)]:
-            self.visit(outside)
-        body: list[ast.AST] = [node.body] if isinstance(node, ast.Lambda) else list(node.body)
-        if not isinstance(node, ast.Lambda):
-            for decorator in node.decorator_list:
-                self.visit(decorator)
-        self._enter(node, {a.arg for a in _parameters(node, everything=True)} | _bound(body), body)
-
-    visit_FunctionDef = visit_AsyncFunctionDef = visit_Lambda = _function
-
-    def visit_ClassDef(self, node: ast.ClassDef) -> None:
-        for outside in [*node.bases, *node.decorator_list]:
-            self.visit(outside)
-        self._enter(node, _bound(list(node.body)), list(node.body))
-
-    def _comprehension(self, node: Any) -> None:
-        self.visit(node.generators[0].iter)
-        targets = {name.id for part in node.generators for name in ast.walk(part.target) if isinstance(name, ast.Name)}
-        inside: list[ast.AST] = [node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt]
-        for number, part in enumerate(node.generators):
-            inside += [part.target, *part.ifs] if number == 0 else [part.target, part.iter, *part.ifs]
-        self._enter(node, targets, inside)
-
-    visit_ListComp = visit_SetComp = visit_DictComp = visit_GeneratorExp = _comprehension
-
-
-def _parameters(function: Function, everything: bool = False) -> list[ast.arg]:
-    given = function.args
-    found = [*given.posonlyargs, *given.args, *given.kwonlyargs]
-    # MicroPython keeps no names of * and **.
-    return found + [a for a in (given.vararg, given.kwarg) if a is not None] if everything else found
-
-
-def _bound(body: list[ast.AST]) -> set[str]:
-    """Names that these statements bind where they stand."""
-    names: set[str] = set()
-    elsewhere: set[str] = set()
-    for node in _here(body):
-        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
-            names.add(node.id)
-        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.ExceptHandler)):
-            names.update([node.name] if node.name else [])
-        elif isinstance(node, (ast.Import, ast.ImportFrom)):
-            names.update(_alias(alias) for alias in node.names)
-        elif isinstance(node, (ast.Global, ast.Nonlocal)):
-            elsewhere.update(node.names)
-    return names - elsewhere
-
-
-def _here(body: list[ast.AST]) -> Iterator[ast.AST]:
-    """These statements and what is in them, but for the inside of functions, classes and comprehensions."""
-    waiting = list(body)
-    while waiting:
-        node = waiting.pop()
-        yield node
-        if not isinstance(node, (*_FUNCTIONS, *_COMPREHENSIONS, ast.ClassDef)):
-            waiting += ast.iter_child_nodes(node)
-
-
-def _alias(alias: ast.alias) -> str:
-    return alias.asname or alias.name.partition(".")[0]
+    tree.rename_public()
+    if bundled is None:
+        tree.rename_globals(set(tree.modules))
+    else:
+        inside = tree.eager(bundled)
+        tree.rename_globals(set(tree.modules) - set(inside))
+        tree.bundle(inside, bundled)
+    made = {path: ast.unparse(ast.fix_missing_locations(module)) + "\n" for path, module in tree.modules.items()}
+    return Squeezed(made, tree.names, tree.attributes)
 
 
 class _Strip(ast.NodeTransformer):
@@ -199,7 +117,7 @@ class _Strip(ast.NodeTransformer):
         return None if isinstance(node.value, ast.Constant) else node
 
     def visit_Try(self, node: ast.Try) -> ast.AST | None:
-        if all(isinstance(part, ast.ImportFrom) and part.module == "typing" for part in node.body):
+        if all(isinstance(part, ast.ImportFrom) and part.module in ("typing", "collections.abc") for part in node.body):
             return None
         self.generic_visit(node)
         return node
@@ -214,6 +132,13 @@ class _Strip(ast.NodeTransformer):
 class _Tree:
     def __init__(self, modules: dict[str, ast.Module], kept: set[str] | frozenset[str]) -> None:
         self.modules = modules
+        self.names: dict[str, str] = {}
+        """Of what a bundle calls otherwise."""
+        self.attributes: dict[str, list[str]] = defaultdict(list)
+        """{new name: Family.name in the sources}."""
+        self._handed = handed_on(modules)
+        self._taken: dict[str, set[str]] = defaultdict(set)
+        """New names of attributes, by family."""
         self._kept = set(kept) | set(dir(builtins))
         self._paths = {path[:-3].removesuffix("/__init__").replace("/", "."): path for path in modules}
 
@@ -235,27 +160,59 @@ class _Tree:
                 ]
                 node.value = ast.Dict([key for key, _ in pairs], [value for _, value in pairs])
 
+    def pack_tunables(self) -> None:
+        """The table of settings."""
+        settings, catalogue = self.modules.get(firmware_tunables.PATH), self._paths.get("emwire.constants")
+        if settings is not None and catalogue is not None and "TABLE" not in self._kept:
+            # Asked for by names that will be in no string.
+            self._kept |= firmware_tunables.names(settings)
+            integers = {
+                name: node.value.value
+                for node in self.modules[catalogue].body
+                if isinstance(node, ast.Assign)
+                and isinstance(node.value, ast.Constant)
+                and (name := _target(node)) is not None
+                and isinstance(node.value.value, int)
+            }
+            firmware_tunables.pack(settings, integers)
+
     def fill(self) -> None:
         """Bodies that have become empty."""
         for module in self.modules.values():
-            for node in ast.walk(module):
+            for node in walk(module):
                 body = getattr(node, "body", None)
                 if isinstance(body, list) and not body and not isinstance(node, ast.Module):
                     body.append(ast.Pass())
 
-    # -- integers
+    def eager(self, roots: Iterable[str]) -> list[str]:
+        """Paths of what goes into the bundle."""
+        return eager(self.modules, roots, self._handed)
 
-    def inline_integers(self) -> None:
-        """Integers of modules in place of their names, wherever they are used."""
-        values = self._integers()
+    def bundle(self, inside: list[str], roots: Iterable[str]) -> None:
+        """All that a start imports as one module (firmware_bundle.py)."""
+        exported = {("main.py", name) for name in self._kept & bound_by(list(self.modules["main.py"].body))}
+        exported |= {(_LEFT_ALONE, name) for name in ("VERSION", "SECURITY_VERSION")}
+        made = Bundle(self.modules, inside, roots, exported, self._kept)
+        self.modules, self.names = made.modules, made.names
+        self.fill()
+
+    # -- constants
+
+    def inline_constants(self) -> None:
+        """What modules give a name to and nobody changes, in place of the name."""
+        values = self._constants()
         looked_up = self._prefixes()
         for path, module in self.modules.items():
             if path == _LEFT_ALONE:
                 continue
-            names = _Names(module)
+            names = Names(module)
             imported = self._imports(module)
             _Inline(path, values, names, imported).visit(module)
-            gone = {name for where, name in values if where == path and not name.startswith(looked_up)}
+            gone = {
+                name
+                for where, name in values
+                if where == path and where not in self._handed and not name.startswith(looked_up)
+            }
             _keep_statements(module, lambda node, gone=gone: _target(node) not in gone)
             self._forget_imports(module, values, imported)
         self.fill()
@@ -264,19 +221,19 @@ class _Tree:
         """Of names that getattr(constants, "PARAMETER_" + …) looks up."""
         return tuple(text for text in self._strings() if text.endswith("_") and text[:-1].isupper())
 
-    def _integers(self) -> dict[tuple[str, str], int]:
+    def _constants(self) -> dict[tuple[str, str], Value]:
         stored = {
             node.attr
             for module in self.modules.values()
-            for node in ast.walk(module)
+            for node in walk(module)
             if isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load)
         }
         expressions: dict[tuple[str, str], ast.expr] = {}
         for path, module in self.modules.items():
-            nodes = list(ast.walk(module))
+            nodes = list(walk(module))
             elsewhere = {name for node in nodes if isinstance(node, ast.Global) for name in node.names}
             count = Counter(
-                node.id for node in _here(list(module.body)) if isinstance(node, ast.Name) and _is_store(node)
+                node.id for node in here(list(module.body)) if isinstance(node, ast.Name) and _is_store(node)
             )
             for statement in module.body:
                 name = _target(statement)
@@ -285,7 +242,7 @@ class _Tree:
                 assert isinstance(statement, ast.Assign)
                 expressions[path, name] = statement.value
         imports = {path: self._imports(module) for path, module in self.modules.items()}
-        values: dict[tuple[str, str], int] = {}
+        values: dict[tuple[str, str], Value] = {}
         while True:
             before = len(values)
             for (path, name), expression in expressions.items():
@@ -298,30 +255,30 @@ class _Tree:
     def _imports(self, module: ast.Module) -> dict[str, tuple[str, str | None]]:
         """{name here: (path of a module of the tree, its name there; None: the module)}."""
         found: dict[str, tuple[str, str | None]] = {}
-        for node in ast.walk(module):
+        for node in walk(module):
             if isinstance(node, ast.ImportFrom) and node.module:
                 for alias in node.names:
                     whole = self._paths.get(f"{node.module}.{alias.name}")
                     if whole is not None:
-                        found[_alias(alias)] = (whole, None)
+                        found[alias_of(alias)] = (whole, None)
                     elif node.module in self._paths:
-                        found[_alias(alias)] = (self._paths[node.module], alias.name)
+                        found[alias_of(alias)] = (self._paths[node.module], alias.name)
         return found
 
     def _forget_imports(
-        self, module: ast.Module, values: dict[tuple[str, str], int], imported: dict[str, tuple[str, str | None]]
+        self, module: ast.Module, values: dict[tuple[str, str], Value], imported: dict[str, tuple[str, str | None]]
     ) -> None:
-        used = {node.id for node in ast.walk(module) if isinstance(node, ast.Name)}
-        for node in ast.walk(module):
+        used = {node.id for node in walk(module) if isinstance(node, ast.Name)}
+        for node in walk(module):
             if isinstance(node, ast.ImportFrom):
                 # A module of constants has nothing else to do when it is imported.
                 node.names = [
                     alias
                     for alias in node.names
-                    if _alias(alias) in used
+                    if alias_of(alias) in used
                     or (
-                        imported.get(_alias(alias), ("", ""))[0] != self._paths.get("emwire.constants")
-                        and imported.get(_alias(alias)) not in values
+                        imported.get(alias_of(alias), ("", ""))[0] != self._paths.get("emwire.constants")
+                        and imported.get(alias_of(alias)) not in values
                     )
                 ]
         _keep_statements(module, lambda node: not (isinstance(node, ast.ImportFrom) and not node.names))
@@ -329,27 +286,28 @@ class _Tree:
     # -- what nobody uses
 
     def drop_unused(self) -> None:
-        """Functions and classes that nobody names, and modules that nobody imports any more."""
+        """Functions, classes and constants that nobody names, and modules that nobody imports any more."""
+        # Of each statement of a module: what it mentions, and what it defines.
+        mentioned = {
+            path: [(node, Counter(_mentions(node)), _defined(node)) for node in module.body]
+            for path, module in self.modules.items()
+        }
         while True:
             used: Counter[str] = Counter()
-            for module in self.modules.values():
-                used.update(_mentions(module))
-            gone: set[tuple[str, str]] = set()
-            for path, module in self.modules.items():
-                for node in module.body:
-                    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-                        own = Counter(_mentions(node))
-                        if used[node.name] == own[node.name] and node.name not in self._kept:
-                            gone.add((path, node.name))
-            for path, module in self.modules.items():
-                module.body = [
-                    node
-                    for node in module.body
-                    if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
-                    or (path, node.name) not in gone
+            for statements in mentioned.values():
+                for _, own, _ in statements:
+                    used.update(own)
+            before = sum(map(len, mentioned.values()))
+            for path, statements in mentioned.items():
+                mentioned[path] = [
+                    (node, own, name)
+                    for node, own, name in statements
+                    if name is None or used[name] != own[name] or name in self._kept
                 ]
-            if not gone:
+            if sum(map(len, mentioned.values())) == before:
                 break
+        for path, statements in mentioned.items():
+            self.modules[path].body = [node for node, _, _ in statements]
         constants = self._paths.get("emwire.constants")
         if constants and not self.modules[constants].body:
             del self.modules[constants]
@@ -360,7 +318,7 @@ class _Tree:
         """Names that are somewhere a string, or known outside, or given by keyword."""
         found = set(self._kept)
         for module in self.modules.values():
-            for node in ast.walk(module):
+            for node in walk(module):
                 if isinstance(node, ast.Constant) and isinstance(node.value, str):
                     found.add(node.value)
         return found
@@ -369,29 +327,29 @@ class _Tree:
         """Of functions that nobody calls by keyword."""
         fixed = self._strings() | {"self"}
         for module in self.modules.values():
-            for node in ast.walk(module):
+            for node in walk(module):
                 if isinstance(node, ast.keyword) and node.arg:
                     fixed.add(node.arg)
                 elif isinstance(node, (ast.Global, ast.Nonlocal)):
                     fixed.update(node.names)
         for module in self.modules.values():
-            names = _Names(module)
+            names = Names(module)
             new: dict[tuple[Scope, str], str] = {}
             for function in names.bound:
-                if not isinstance(function, _FUNCTIONS):
+                if not isinstance(function, FUNCTIONS):
                     continue
                 body: list[ast.AST] = [function.body] if isinstance(function, ast.Lambda) else list(function.body)
                 # Bound again by other statements than assignments: names that are no nodes.
                 again = {
                     name
-                    for node in _here(body)
+                    for node in here(body)
                     for name in ([node.name] if isinstance(node, ast.ExceptHandler) and node.name else [])
-                    + [_alias(a) for a in (node.names if isinstance(node, (ast.Import, ast.ImportFrom)) else [])]
+                    + [alias_of(a) for a in (node.names if isinstance(node, (ast.Import, ast.ImportFrom)) else [])]
                     + ([node.name] if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) else [])
                 }
-                for number, parameter in enumerate(_parameters(function)):
+                for number, parameter in enumerate(parameters_of(function)):
                     if parameter.arg not in fixed | again:
-                        name = f"a{names.depth[function]}_{number}"
+                        name = f"_{_MOST_PARAMETERS * names.depth[function] + number}"
                         new[function, parameter.arg] = name
                         parameter.arg = name
             for node, owner in names.owner.items():
@@ -400,16 +358,93 @@ class _Tree:
     def rename_attributes(self) -> None:
         """Private ones of classes, which only methods use, by `self`."""
         fixed = self._strings()
-        classes: dict[str, list[ast.ClassDef]] = defaultdict(list)
-        scopes = {path: _Names(module) for path, module in self.modules.items()}
+        scopes = {path: Names(module) for path, module in self.modules.items()}
+        family, foreign = self._families()
+        used: dict[str, set[str]] = defaultdict(set)
+        places: list[tuple[ast.Attribute | ast.FunctionDef | ast.AsyncFunctionDef | ast.Name, str, str]] = []
+        for path, module in self.modules.items():
+            names = scopes[path]
+            for node in walk(module):
+                if isinstance(node, ast.Attribute) and _private(node.attr):
+                    of = self._class_of(node.value, names)
+                    if of is None:
+                        fixed.add(node.attr)
+                    else:
+                        places.append((node, family[of], node.attr))
+            places += [
+                (place, family[within], name)
+                for place, within, name in self._definitions(module, names)
+                if _private(name)
+            ]
+        for _, where, name in places:
+            if name not in fixed and where not in foreign:
+                used[where].add(name)
+        new = {(where, name): f"_{number}" for where, own in used.items() for number, name in enumerate(sorted(own))}
+        for place, where, name in places:
+            _rename(place, new.get((where, name), name))
+        for (where, name), short in new.items():
+            self._taken[where].add(short)
+            self.attributes[short].append(f"{where}.{name}")
+
+    def rename_public(self) -> None:
+        """All others that classes of the tree define; two share a name if no family of classes has both."""
+        fixed = self._strings() | RESERVED
+        family, foreign = self._families()
+        homes: dict[str, set[str]] = defaultdict(set)
+        places: dict[str, list[ast.Attribute | ast.FunctionDef | ast.AsyncFunctionDef | ast.Name]] = defaultdict(list)
+        anywhere: set[str] = set()
         for module in self.modules.values():
-            for node in ast.walk(module):
+            names = Names(module)
+            outside = self._aliases(module) - set(self._imports(module))
+            fixed |= bound_by(list(module.body))
+            for node in walk(module):
+                if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "namedtuple":
+                    for part in walk(node):
+                        if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                            fixed.update(part.value.replace(",", " ").split())
+                if not isinstance(node, ast.Attribute):
+                    continue
+                places[node.attr].append(node)
+                of = self._class_of(node.value, names)
+                if of is not None and not isinstance(node.ctx, ast.Load):
+                    homes[node.attr].add(family[of])
+                elif not isinstance(node.ctx, ast.Load):
+                    anywhere.add(node.attr)
+                if (
+                    isinstance(node.value, ast.Name)
+                    and names.owner.get(node.value) is module
+                    and node.value.id in outside
+                ):
+                    fixed.add(node.attr)
+            for place, within, name in self._definitions(module, names):
+                homes[name].add(family[within])
+                places[name].append(place)
+        every = set(family.values())
+        wanted = sorted(
+            (name for name in homes if not name.startswith("_") and name not in fixed and not homes[name] & foreign),
+            # The widest first: they are the hardest to place.
+            key=lambda name: (name not in anywhere, -len(homes[name]), name),
+        )
+        for name in wanted:
+            where = every if name in anywhere else homes[name]
+            number = 0
+            while any(f"_{number}" in self._taken[home] for home in where):
+                number += 1
+            short = f"_{number}"
+            for home in where:
+                self._taken[home].add(short)
+            self.attributes[short] += [f"{home}.{name}" for home in sorted(homes[name])]
+            for each in places[name]:
+                _rename(each, short)
+
+    def _families(self) -> tuple[dict[ast.ClassDef, str], set[str]]:
+        """{class: the family that it is of by its bases}, and the families with a base from outside of the tree."""
+        classes: dict[str, list[ast.ClassDef]] = defaultdict(list)
+        for module in self.modules.values():
+            for node in walk(module):
                 if isinstance(node, ast.ClassDef):
                     classes[node.name].append(node)
-        family: dict[ast.ClassDef, str] = {}
-        for name, found in classes.items():
-            for node in found:
-                family[node] = name
+        family = {node: name for name, found in classes.items() for node in found}
         foreign: set[str] = set()
         for name, found in classes.items():
             for node in found:
@@ -420,75 +455,58 @@ class _Tree:
                         family.update({c: joined for c, of in family.items() if of == old})
                     elif based not in dir(builtins):
                         foreign.add(name)
-        foreign = {of for c, of in family.items() if c.name in foreign}
-        used: dict[str, set[str]] = defaultdict(set)
-        places: list[tuple[ast.Attribute | ast.FunctionDef | ast.AsyncFunctionDef | ast.Name, str, str]] = []
-        for path, module in self.modules.items():
-            names = scopes[path]
-            for node in ast.walk(module):
-                if isinstance(node, ast.Attribute) and _private(node.attr):
-                    of = self._class_of(node.value, names)
-                    if of is None:
-                        fixed.add(node.attr)
-                    else:
-                        places.append((node, family[of], node.attr))
-                elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and _private(node.name):
-                    within = names.within[node]
-                    if isinstance(within, ast.ClassDef):
-                        places.append((node, family[within], node.name))
-            for named, owner in names.owner.items():
-                if isinstance(owner, ast.ClassDef) and _private(named.id):
-                    places.append((named, family[owner], named.id))
-        for _, where, name in places:
-            if name not in fixed and where not in foreign:
-                used[where].add(name)
-        new = {(where, name): f"_{number}" for where, own in used.items() for number, name in enumerate(sorted(own))}
-        for place, where, name in places:
-            renamed = new.get((where, name), name)
-            if isinstance(place, ast.Attribute):
-                place.attr = renamed
-            elif isinstance(place, ast.Name):
-                place.id = renamed
-            else:
-                place.name = renamed
+        return family, {of for c, of in family.items() if c.name in foreign}
 
-    def _class_of(self, value: ast.expr, names: _Names) -> ast.ClassDef | None:
+    def _definitions(
+        self, module: ast.Module, names: Names
+    ) -> Iterator[tuple[ast.FunctionDef | ast.AsyncFunctionDef | ast.Name, ast.ClassDef, str]]:
+        """(node, class, name) of what classes define outside of their methods."""
+        for node in walk(module):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                within = names.within[node]
+                if isinstance(within, ast.ClassDef):
+                    yield node, within, node.name
+        for named, owner in names.owner.items():
+            if isinstance(owner, ast.ClassDef):
+                yield named, owner, named.id
+
+    def _class_of(self, value: ast.expr, names: Names) -> ast.ClassDef | None:
         """The class whose instance this surely is: the first parameter of one of its methods."""
         if not isinstance(value, ast.Name) or value.id != "self":
             return None
         method = names.owner[value]
         within = names.within.get(method)
-        return within if isinstance(within, ast.ClassDef) and isinstance(method, _FUNCTIONS) else None
+        return within if isinstance(within, ast.ClassDef) and isinstance(method, FUNCTIONS) else None
 
-    def rename_globals(self) -> None:
+    def rename_globals(self, paths: set[str]) -> None:
         """Functions and variables of a module that only it uses; classes keep their names, which logs tell."""
         fixed = self._strings()
         prefixes = ("__", *self._prefixes())
         for module in self.modules.values():
-            for node in ast.walk(module):
+            for node in walk(module):
                 if isinstance(node, ast.Attribute):
                     fixed.add(node.attr)
                 elif isinstance(node, ast.ImportFrom):
                     fixed.update(alias.name for alias in node.names)
                 elif isinstance(node, (ast.Import)):
-                    fixed.update(_alias(alias) for alias in node.names)
+                    fixed.update(alias_of(alias) for alias in node.names)
                 elif isinstance(node, (ast.ClassDef)):
                     fixed.add(node.name)
         for path, module in self.modules.items():
-            if path == _LEFT_ALONE:
+            if path == _LEFT_ALONE or path not in paths:
                 continue
-            names = _Names(module)
+            names = Names(module)
             aliases = self._aliases(module)
             own = sorted(
                 name
-                for name in _bound(list(module.body)) | _globals(module)
+                for name in bound_by(list(module.body)) | _globals(module)
                 if name not in fixed | aliases and not name.startswith(prefixes)
             )
             new = {name: f"g{number}" for number, name in enumerate(own)}
             for node, owner in names.owner.items():
                 if owner is module:
                     node.id = new.get(node.id, node.id)
-            for statement in ast.walk(module):
+            for statement in walk(module):
                 if isinstance(statement, ast.Global):
                     statement.names = [new.get(name, name) for name in statement.names]
                 elif (
@@ -498,19 +516,19 @@ class _Tree:
 
     def _aliases(self, module: ast.Module) -> set[str]:
         return {
-            _alias(alias)
-            for node in ast.walk(module)
+            alias_of(alias)
+            for node in walk(module)
             if isinstance(node, (ast.Import, ast.ImportFrom))
             for alias in node.names
-        } | {node.name for node in ast.walk(module) if isinstance(node, ast.ExceptHandler) and node.name}
+        } | {node.name for node in walk(module) if isinstance(node, ast.ExceptHandler) and node.name}
 
 
 class _Inline(ast.NodeTransformer):
     def __init__(
         self,
         path: str,
-        values: dict[tuple[str, str], int],
-        names: _Names,
+        values: dict[tuple[str, str], Value],
+        names: Names,
         imported: dict[str, tuple[str, str | None]],
     ) -> None:
         self._path = path
@@ -539,15 +557,27 @@ class _Inline(ast.NodeTransformer):
         return node
 
 
-def _literal(value: int) -> ast.expr:
-    return ast.Constant(value) if value >= 0 else ast.UnaryOp(ast.USub(), ast.Constant(-value))
+def _literal(value: Value) -> ast.expr:
+    if isinstance(value, tuple):
+        return ast.Tuple([_literal(part) for part in value], ast.Load())
+    if isinstance(value, int) and value < 0:
+        return ast.UnaryOp(ast.USub(), ast.Constant(-value))
+    return ast.Constant(value)
 
 
 def _value(
-    node: ast.expr, path: str, values: dict[tuple[str, str], int], imported: dict[str, tuple[str, str | None]]
-) -> int | None:
+    node: ast.expr, path: str, values: dict[tuple[str, str], Value], imported: dict[str, tuple[str, str | None]]
+) -> Value | None:
+    """Of an expression that always has the same; None if it has not, or nobody knows."""
+
+    def of(part: ast.expr) -> Value | None:
+        return _value(part, path, values, imported)
+
     if isinstance(node, ast.Constant):
-        return node.value if type(node.value) is int else None
+        return node.value if isinstance(node.value, (int, str, bytes)) and not isinstance(node.value, bool) else None
+    if isinstance(node, ast.Tuple):
+        parts = [of(part) for part in node.elts]
+        return None if None in parts else tuple(part for part in parts if part is not None)
     if isinstance(node, ast.Name):
         where, name = imported.get(node.id, (path, node.id))
         return values.get((where, name)) if name else None
@@ -555,14 +585,26 @@ def _value(
         where, name = imported.get(node.value.id, ("", ""))
         return values.get((where, node.attr)) if name is None else None
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.Invert)):
-        operand = _value(node.operand, path, values, imported)
-        if operand is None:
+        operand = of(node.operand)
+        if not isinstance(operand, int):
             return None
         return -operand if isinstance(node.op, ast.USub) else ~operand
-    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
-        left, right = (_value(side, path, values, imported) for side in (node.left, node.right))
-        return None if left is None or right is None else int(_OPERATORS[type(node.op)](left, right))
+    if isinstance(node, ast.BinOp):
+        left, right = of(node.left), of(node.right)
+        if isinstance(left, int) and isinstance(right, int) and type(node.op) in _OPERATORS:
+            return int(_OPERATORS[type(node.op)](left, right))
+        return left + right if isinstance(left, bytes) and isinstance(right, bytes) and _adds(node) else None
+    if isinstance(node, ast.Call) and not node.keywords:
+        function = _FOLDED.get(ast.unparse(node.func))
+        arguments = [of(argument) for argument in node.args]
+        if function is not None and None not in arguments:
+            made: Value = function(*arguments)
+            return made
     return None
+
+
+def _adds(node: ast.BinOp) -> bool:
+    return isinstance(node.op, ast.Add)
 
 
 def _target(statement: ast.AST) -> str | None:
@@ -572,8 +614,28 @@ def _target(statement: ast.AST) -> str | None:
     return None
 
 
+def _defined(statement: ast.AST) -> str | None:
+    """The name that a statement gives, if it does nothing else."""
+    if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        return statement.name
+    name = _target(statement)
+    if name is None or name.startswith(("__", "VERSION", "SECURITY_VERSION")):
+        return None
+    does = (ast.Call, ast.Await, ast.Attribute, ast.Subscript, ast.BinOp)
+    return None if any(isinstance(node, does) for node in walk(statement)) else name
+
+
 def _is_store(node: ast.Name) -> bool:
     return not isinstance(node.ctx, ast.Load)
+
+
+def _rename(place: ast.Attribute | ast.FunctionDef | ast.AsyncFunctionDef | ast.Name, name: str) -> None:
+    if isinstance(place, ast.Attribute):
+        place.attr = name
+    elif isinstance(place, ast.Name):
+        place.id = name
+    else:
+        place.name = name
 
 
 def _private(name: str) -> bool:
@@ -581,12 +643,12 @@ def _private(name: str) -> bool:
 
 
 def _globals(module: ast.Module) -> set[str]:
-    return {name for node in ast.walk(module) if isinstance(node, ast.Global) for name in node.names}
+    return {name for node in walk(module) if isinstance(node, ast.Global) for name in node.names}
 
 
 def _mentions(root: ast.AST) -> Iterator[str]:
     """Names as often as they are used, strings among them; definitions are none."""
-    for node in ast.walk(root):
+    for node in walk(root):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
             yield node.id
         elif isinstance(node, ast.Attribute):
@@ -599,7 +661,7 @@ def _mentions(root: ast.AST) -> Iterator[str]:
 
 def _keep_statements(module: ast.Module, wanted: Any) -> None:
     """In every body of the module; only the module's own assignments are asked about by name."""
-    for node in ast.walk(module):
+    for node in walk(module):
         for field in ("body", "orelse", "finalbody"):
             inside = getattr(node, field, None)
             if isinstance(inside, list):

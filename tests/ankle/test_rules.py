@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from types import SimpleNamespace
 
-from common.settings import DEFAULTS
+from common.settings import TABLE
 from emgate.backend.conditions.geometry import distance_m
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +13,7 @@ from tags.motion import Motion, MotionWithoutFix
 from tags.shielding import EVIDENCE_FORMAT, JAMMING_REPORTS, Shielding, Suspicion, cell_jammed, jammed
 from tags.teleport import Teleport
 
-SETTINGS = SimpleNamespace(**DEFAULTS)
+SETTINGS = SimpleNamespace(**{row[0]: row[1] for row in TABLE})
 MINUTE = 60_000
 LIMIT, WINDOW, GRACE = 10 * MINUTE, 60 * MINUTE, 10 * MINUTE
 

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 from common.journal import Journal
 from common.segment import records
-from common.settings import DEFAULTS
+from common.settings import TABLE
 from emwire import device_codec
 from emwire.positions import decode_block
 from tags import trail
 
 DAYS = 10
+DEFAULTS = {row[0]: row[1] for row in TABLE}
 
 
 def _walk(seconds: int, seed: int) -> list[tuple]:

@@ -127,7 +127,7 @@ def test_a_worn_flash_is_noticed(board: PretendBoard, wish: Wish, monkeypatch: p
     write = repl.Repl.write
 
     def one_bit_flips(self: repl.Repl, path: str, data: bytes) -> None:
-        write(self, path, bytes([data[0] ^ 1]) + data[1:] if path.endswith("common/journal.mpy") else data)
+        write(self, path, bytes([data[0] ^ 1]) + data[1:] if path.endswith("common/image.mpy") else data)
 
     monkeypatch.setattr(repl.Repl, "write", one_bit_flips)
     with pytest.raises(FlashError, match=r"reads back wrong 3 times"):

@@ -1,11 +1,13 @@
 """What the image builder makes of a model's modules does what the modules do."""
 
+import ast
 from pathlib import Path
 
 import pytest
 from device_checks import ROOT, RUN, VIRTUAL, checks_of, run_check
 from emrig import firmware_image
-from emrig.firmware_squeeze import names_of, squeeze
+from emrig.firmware_names import names_of
+from emrig.firmware_squeeze import squeeze
 
 MODELS = ("ankle", "home_unit", "alcohol", "pid", "curfew", "strap", "settings", "commands")
 
@@ -18,7 +20,7 @@ def checks() -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="session")
 def squeezed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The whole firmware, squeezed but for what the checks name."""
+    """The whole firmware, squeezed into one module but for what the checks name, which they find where it was."""
     firmware = ROOT / "firmware"
     roots = [
         ".".join(path.relative_to(firmware).with_suffix("").parts)
@@ -29,12 +31,43 @@ def squeezed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     kept = firmware_image.names_outside()
     for check in VIRTUAL.glob("*.py"):
         kept |= names_of(check.read_text())
+    # They compare it with what a board has in its place.
+    kept.discard("TABLE")
     sources = {path: source.read_text() for path, source in firmware_image.modules(["main", *roots]).items()}
+    # The simulated board needs its rig.
+    bundled = [path for path in sources if path != "main.py" and not path.startswith("boards/")]
+    made = squeeze(sources, kept, reads_records=True, bundled=bundled)
     folder = tmp_path_factory.mktemp("squeezed")
-    for path, source in squeeze(sources, kept, reads_records=True).items():
+    for path, source in {**made.modules, **facades({path: sources[path] for path in bundled}, made.names)}.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(source)
+    # As text it would take more to compile than an interpreter of a check has.
+    path, compiled = firmware_image._compiled("main.py", made.modules["main.py"].encode(), "pico_w")
+    (folder / path).write_bytes(compiled)
+    (folder / "main.py").unlink()
     return folder
+
+
+def facades(sources: dict[str, str], names: dict[str, str]) -> dict[str, str]:
+    """For each module of the bundle one that has its names again, and the literals that are no names any more."""
+    made = {}
+    for path, source in sources.items():
+        module = path[:-3].removesuffix("/__init__").replace("/", ".")
+        literals = [node for node in ast.parse(source).body if isinstance(node, ast.Assign) and is_literal(node.value)]
+        imports = [
+            f"from main import {new} as {old[len(module) + 1 :]}\n"
+            for new, old in names.items()
+            if old.rpartition(".")[0] == module
+        ]
+        made[path] = "".join([*(ast.unparse(node) + "\n" for node in literals), *imports])
+    return made
+
+
+def is_literal(node: ast.expr) -> bool:
+    try:
+        return not isinstance(ast.literal_eval(node), (dict, list))
+    except ValueError:
+        return False
 
 
 @pytest.mark.parametrize(("module", "function"), checks())
@@ -47,9 +80,8 @@ def test_a_squeezed_model_passes_its_checks(
 
 def squeezed_module(source: str, **others: str) -> str:
     """One module, with others beside it."""
-    return squeeze({"main.py": source, **{f"{name}.py": text for name, text in others.items()}}, {"main", "f"})[
-        "main.py"
-    ]
+    sources = {"main.py": source, **{f"{name}.py": text for name, text in others.items()}}
+    return squeeze(sources, {"main", "f"}).modules["main.py"]
 
 
 def test_integers_become_literals_unless_a_local_hides_them() -> None:

@@ -2,10 +2,11 @@
 
 import os
 
-from common.settings import DEFAULTS, TABLE, Settings
+from common.settings import TABLE, Settings
 from emwire import constants
 
 KEY = bytes(range(16))
+DEFAULTS = {row[0]: row[1] for row in TABLE}
 FIRST = (1, (120, 30, 60, 900, 600), ((7, KEY),))
 SECOND = (2, (0, 45, 0, 0, 0), ())
 
