@@ -116,7 +116,7 @@ class Emtag:
         self.folder, self._port = folder, port
         folder.mkdir()
         broker = f'host = "127.0.0.1"\nport = {port}\n'
-        text = f'[gateway]\nid = "bench"\nstate_directory = "state"\n[mqtt]\n{broker}'
+        text = f'[gateway]\nid = "bench"\nstate_directory = "state"\n[protection]\nat_rest = "off"\n[mqtt]\n{broker}'
         # More in a batch than usual: routine records sooner, an alarm behind one later.
         text += f'[uplink]\nkind = "mqtt"\nbatch_records = 2000\n{broker}'
         for number in range(DEVICES):

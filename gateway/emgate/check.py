@@ -192,7 +192,7 @@ def _registry(config: Config, file: _File) -> Iterator[Finding]:
 
 def _protection(config: Config, file: _File) -> Iterator[Finding]:
     protection = config.protection
-    place = file.place("protection", "at_rest")
+    place = file.place("protection", "at_rest")  # by default there is no such line
     try:
         opened = config.open_vault()
     except ConfigError as error:

@@ -348,9 +348,9 @@ class StoreSection(Section):
 
 
 class ProtectionSection(Section):
-    """Keys at rest (see emgate.vault): `auto` seals when a secret is given, `required` does not start without one."""
+    """Keys at rest (see emgate.vault): `required` does not start without a secret, `auto` seals when one is given."""
 
-    at_rest: Literal["auto", "required", "off"] = "auto"
+    at_rest: Literal["auto", "required", "off"] = "required"
     passphrase_file: Path | None = None
 
 

@@ -213,6 +213,8 @@ class Station:
             "[clock]",
             'source = "shared"',
             'path = "clock"',
+            "[protection]",  # the keys are a scenario's, and so are the wearers
+            'at_rest = "off"',
             *self.uplink,
             *self.more_configuration,
         ]

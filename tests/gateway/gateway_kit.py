@@ -244,7 +244,10 @@ class GatewayProcess:
         return self.folder / "state" / "backend.sqlite"
 
 
-def toml(*, links: str, uplink: str = "", devices: int = 1, extra: str = "") -> str:
+SEALED_IF_GIVEN = '[protection]\nat_rest = "auto"\n'
+
+
+def toml(*, links: str, uplink: str = "", devices: int = 1, extra: str = "", protection: str = SEALED_IF_GIVEN) -> str:
     text = f"""
 [gateway]
 id = "gw-test"
@@ -256,7 +259,7 @@ restart_maximum_s = 0.2
 uncertainty_ms = 7
 {links}
 {uplink}
-"""
+{protection}"""
     for number in range(devices):
         text += f"""
 [[devices]]

@@ -104,8 +104,7 @@ def test_the_kernels_keyring() -> None:
         "try:\n"
         "    k._keyctl(1, 0)\n"  # KEYCTL_JOIN_SESSION_KEYRING, anonymous
         "except OSError as error:\n"
-        "    assert k.find() is None\n"
-        "    print('no keyrings', error); sys.exit()\n"
+        "    sys.exit(f'no keyrings: {error}')\n"
         "assert k.find() is None\n"
         "key = library.syscall(numbers[os.uname().machine], b'user', k.CREDENTIAL.encode(), bytes(range(32)), 32, -3)\n"
         "assert key > 0, ctypes.get_errno()\n"
@@ -114,8 +113,9 @@ def test_the_kernels_keyring() -> None:
         "print('found')\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(("found", "no keyrings"))
+    if "no keyrings" in done.stderr:
+        pytest.skip("needs a kernel that lets this process have keyrings")
+    assert (done.returncode, done.stdout) == (0, "found\n"), done.stderr
 
 
 # -- the vault ------------------------------------------------------------------------------------------------
@@ -314,8 +314,9 @@ async def test_a_stolen_card_tells_no_history_and_no_key(tmp_path: Path, monkeyp
         uplink=f'[uplink]\ndatabase = "{tmp_path}/backend.sqlite"\nguarded_disk = true\n',
         devices=0,
         extra='log_level = "debug"',
+        protection="",  # the default
     )
-    gateway = GatewayProcess(card, text + '[protection]\nat_rest = "required"\n')
+    gateway = GatewayProcess(card, text)
     registry = card / "devices.toml"
     registry.write_text(
         f'[[devices]]\ndevice_id = {DEVICE}\nmodel = "home_unit"\nkey = "{KEY.hex()}"\nnext_key = "{OTHER_KEY.hex()}"\n'

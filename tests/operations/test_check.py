@@ -110,7 +110,7 @@ def test_a_good_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     path = write(tmp_path, toml(links=f'[[serial]]\nport = "{port.path}"'))
     status, findings = found(path, capsys)
     assert status == 0
-    assert [each["place"] for each in findings] == [f"{path}: protection.at_rest"], "warned that nothing is sealed"
+    assert [each["place"] for each in findings] == [f"{path}: line 14: protection.at_rest"], "warned that nothing is sealed"
     assert check(path) == 0
     assert "protection.at_rest: nothing is sealed at rest" in capsys.readouterr().out
 
@@ -176,6 +176,7 @@ WRONG = [
     (SERIAL, "[uplink]\nkind = 'https'\n[uplink.https]\nurl = 'https://h'\ntoken_file = 'x'\n", "https.token_file: "),
     (SERIAL, "[uplink]\ndatabase = 'gateway.toml/x'\n", "uplink.database: .*cannot be written to"),
     (SERIAL, "[http]\nsocket = 'gateway.toml/x'\n", "http.socket: .*cannot be written to"),
+    (SERIAL, "[protection]\n", "protection.at_rest: no secret to"),
     (SERIAL, "[protection]\nat_rest = 'required'\n", "protection.at_rest: no secret"),
     ('[[serial]]\nport = "gateway.toml"\n', "", "is not a serial port"),
 ]  # fmt: skip
@@ -191,7 +192,8 @@ def test_every_error_names_line_and_remedy(
     words: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    path = write(tmp_path, toml(links="" if links.startswith("serial") else links) + more)
+    protection = {} if "[protection]" not in more else {"protection": ""}
+    path = write(tmp_path, toml(links="" if links.startswith("serial") else links, **protection) + more)
     if links.startswith("serial"):
         path.write_text(links + path.read_text())
     elif more.startswith(("uplink =", "mqtt =")):
@@ -252,7 +254,7 @@ def test_root_looks_with_the_gateways_eyes(capsys: pytest.CaptureFixture[str]) -
     with tempfile.TemporaryDirectory(dir="/tmp") as made:  # not below a folder that is root's alone
         folder = Path(made)
         folder.chmod(0o755)
-        path = write(folder, 'registry = "devices.toml"\n' + toml(links=SERIAL, devices=0))
+        path = write(folder, 'registry = "devices.toml"\n' + toml(links=SERIAL, devices=0, protection=""))
         path.chmod(0o644)
         (folder / "state").mkdir(mode=0o700)
         os.chown(folder / "state", GATEWAYS_USER, GATEWAYS_USER)
@@ -317,7 +319,7 @@ def test_http_is_for_this_machine(tmp_path: Path, text: str, words: str) -> None
 
 
 def test_a_missing_secret_and_an_unreadable_registry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    text = toml(links='[[serial]]\nport = "/dev/null"') + '[protection]\nat_rest = "required"\n'
+    text = toml(links='[[serial]]\nport = "/dev/null"', protection="")
     status, findings = found(write(tmp_path, 'registry = "absent.toml"\n' + text), capsys)
     assert status == 2
     assert any("no secret to open the keys at rest: give a systemd credential" in each for each in errors(findings))

@@ -75,7 +75,11 @@ def test_the_installed_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
     assert systemd.COMMAND not in unit.read_text()
     for words in ("LimitCORE=0", "MemorySwapMax=0"):
         assert words in unit.read_text(), "no memory goes to a disk"
-    for name, words in (("sysusers.d", "u emtag"), ("tmpfiles.d", "d /etc/emtag 0750 root emtag")):
+    for name, words in (
+        ("sysusers.d", "u emtag"),
+        ("tmpfiles.d", "d /etc/emtag 0750 root emtag"),
+        ("tmpfiles.d", "/devices.toml"),
+    ):
         assert words in (tmp_path / "etc" / name / "emtag-gateway.conf").read_text()
     if shutil.which("systemd-analyze") is None:
         pytest.skip("needs systemd-analyze")
@@ -83,6 +87,26 @@ def test_the_installed_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
         ["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True, timeout=60
     )
     assert "emtag-gateway" not in done.stderr
+
+
+def test_the_secret_is_made_once_told_once_and_opens(tmp_path: Path) -> None:
+    if shutil.which("systemd-creds") is None or os.geteuid() != 0:
+        pytest.skip("needs root and systemd-creds")
+    told = systemd.make_secret(tmp_path)
+    (secret,) = re.findall(r"^  ([0-9a-f]{64})$", told, re.MULTILINE)
+    sealed, drop_in = tmp_path / systemd.SEALED, tmp_path / systemd.DROP_IN
+    assert sealed.stat().st_mode & 0o777 == 0o600 and secret.encode() not in sealed.read_bytes()
+    assert drop_in.read_text() == "[Service]\nLoadCredentialEncrypted=emtag-key:/etc/emtag/emtag-key.cred\n"
+    opened = ["systemd-creds", "decrypt", "--name=emtag-key", str(sealed), "-"]
+    assert subprocess.run(opened, capture_output=True, check=True, timeout=60).stdout == secret.encode()
+    before = sealed.read_bytes()
+    assert "of before stays" in systemd.make_secret(tmp_path) and sealed.read_bytes() == before
+
+
+def test_a_machine_without_credentials_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "does not start without one" in systemd.make_secret(tmp_path)
+    assert not (tmp_path / systemd.DROP_IN).exists()
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

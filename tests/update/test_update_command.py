@@ -14,6 +14,8 @@ CONFIG = """
 [gateway]
 id = "house"
 state_directory = "state"
+[protection]
+at_rest = "off"
 [[serial]]
 port = "tty"
 [[devices]]
