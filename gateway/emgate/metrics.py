@@ -59,6 +59,7 @@ def _process(facts: Mapping[str, Any]) -> Iterator[Metric]:
     yield _gauge("emtag_ready", "1 once every link and uplink was up or failed once", facts["ready"])
     yield _gauge("emtag_running_seconds", "Since the start", facts["runningS"])
     yield _gauge("emtag_resident_bytes", "Memory of the process", facts["residentBytes"])
+    yield CounterMetricFamily("emtag_written_bytes", "Brought to disks by the process", value=facts["writtenBytes"])
     yield _gauge("emtag_time_seconds", "The gateway's clock, unix seconds", facts["timeMs"] / 1000)
     yield _gauge(
         "emtag_clock_uncertainty_seconds", "Its error bound; 65.535: unknown", facts["clockUncertaintyMs"] / 1e3

@@ -41,7 +41,7 @@ CLEAR_TYPES = b"\x01\x06\x07"
 MISSING = "no secret to open the keys at rest"
 REMEDY = (
     f"give a systemd credential {key_source.CREDENTIAL}, a key {key_source.CREDENTIAL} in the kernel's keyring,"
-    f" {key_source.PASSPHRASE} or a passphrase_file; or, where nobody can take the disk, write at_rest = \"off\""
+    f' {key_source.PASSPHRASE} or a passphrase_file; or, where nobody can take the disk, write at_rest = "off"'
     " in [protection]; from a shell, start the gateway first, or run this by"
     f" `systemd-run --pipe --wait -p User=emtag -p LoadCredentialEncrypted={key_source.CREDENTIAL}:FILE emtag …`"
 )

@@ -110,7 +110,9 @@ def test_a_good_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     path = write(tmp_path, toml(links=f'[[serial]]\nport = "{port.path}"'))
     status, findings = found(path, capsys)
     assert status == 0
-    assert [each["place"] for each in findings] == [f"{path}: line 14: protection.at_rest"], "warned that nothing is sealed"
+    assert [each["place"] for each in findings] == [f"{path}: line 14: protection.at_rest"], (
+        "warned that nothing is sealed"
+    )
     assert check(path) == 0
     assert "protection.at_rest: nothing is sealed at rest" in capsys.readouterr().out
 

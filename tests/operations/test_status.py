@@ -67,6 +67,42 @@ def test_nothing_to_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "not valid TOML" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("memory", [True, False])
+async def test_a_card_is_not_worn_by_the_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: bool) -> None:
+    """In memory it is written all the time; on the card with the first minute, and at the end."""
+    from emgate import config as configuration
+    from emgate import daemon
+
+    if memory:
+        (tmp_path / "run").mkdir()
+        monkeypatch.setenv("RUNTIME_DIRECTORY", f"{tmp_path}/run")
+    monkeypatch.setattr(daemon, "STATUS_S", 0.001)
+    assert daemon.CARD_STATUS_S >= 60
+    path = tmp_path / "gateway.toml"
+    path.write_text(toml(links='[[serial]]\nport = "/dev/null"').replace("status_interval_s = 0.2", ""))
+    written: list[Path] = []
+    replace = daemon.Gateway._replace
+    many = asyncio.Event()
+
+    def counted(self: daemon.Gateway, place: Path, text: str) -> None:
+        written.append(place)
+        replace(self, place, text)
+        if len(written) >= 5:
+            many.set()
+
+    monkeypatch.setattr(daemon.Gateway, "_replace", counted)
+    stop, ready = asyncio.Event(), asyncio.Event()
+    running = asyncio.create_task(daemon.Gateway(configuration.load(path)).run(stop, lambda _: ready.set()))
+    await (many if memory else ready).wait()
+    stop.set()
+    await running
+    card = [place for place in written if place == tmp_path / "state" / "status.json"]
+    assert len(card) == (1 if memory else 2) and len(written) >= (6 if memory else 2)
+    facts = json.loads(card[0].read_text())
+    assert facts["writtenBytes"] >= 0
+    assert b"emtag_written_bytes_total " in metrics.render(facts)
+
+
 async def test_deaf_time_is_a_metric_by_cause(tmp_path: Path) -> None:
     gateway = GatewayProcess(tmp_path, toml(links='[[serial]]\nport = "/dev/null"'))
     await gateway.start()
