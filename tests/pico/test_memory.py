@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.xdist_group("pico")
-MODELS = ("alcohol", "pid")
+MODELS = ("ankle_gps", "home_unit", "alcohol", "pid")
 # `make pico-memory` runs 60, at the end of which the peak is some 2 KB higher (docs/pico.md).
 CYCLES = 2
 MARGIN_BYTES = 2048

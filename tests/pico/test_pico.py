@@ -45,12 +45,6 @@ def test_unmodified_mpremote_copies_lists_and_runs(board: Pico, tmp_path: Path) 
     assert "note.py" in listed.stdout
 
 
-@pytest.mark.parametrize("model", ["ankle_gps", "home_unit", "alcohol", "pid"])
-def test_every_model_is_imported(repl: Repl, model: str) -> None:
-    names = f"import main, boards.pico_emulated.board\nfrom tags import {model}\nprint(callable({model}.run))"
-    assert repl.run(names) == "True"
-
-
 def test_self_test_of_what_needs_no_rig(repl: Repl) -> None:
     told = repl.run(
         """
