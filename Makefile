@@ -54,7 +54,7 @@ MINUTES ?= 10
 flood: install
 	$(BIN)/python tests/links/flood.py $(MINUTES)
 
-# Breaks gateway, broker and backend at random instants; the verdict is the devices'. Half an hour for 200 rounds.
+# Breaks gateway, broker and backend at random instants; the verdict is the devices'. 200 rounds: up to an hour.
 ROUNDS ?= 200
 crash: install
 	$(BIN)/python tests/crash/run.py --rounds $(ROUNDS)

@@ -448,3 +448,16 @@ async def test_a_damaged_store_on_a_full_disk_is_recovered(small_disk: Path, kep
     assert await store.reserve_down_counters(7, 1, 100) >= 100
     assert await store.append(record(count)) is Outcome.STORED
     await store.close()
+
+
+async def test_a_store_opens_on_a_full_disk_and_takes_alarms(small_disk: Path) -> None:
+    """As a killed gateway leaves it: with its reserve."""
+    path = small_disk / "store.sqlite"
+    await (await Store.open(path)).close()
+    (small_disk / "store.sqlite.reserve").write_bytes(bytes(1_000_000))
+    free = os.statvfs(small_disk)
+    (small_disk / "hog").write_bytes(bytes(free.f_bavail * free.f_frsize))
+    store = await Store.open(path, alarm_reserve_bytes=1_000_000)
+    assert await store.append(record(1, alarm=True)) is Outcome.STORED
+    assert await store.append(record(2)) is Outcome.REFUSED
+    await store.close()
