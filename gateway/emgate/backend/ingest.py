@@ -70,6 +70,9 @@ def _insert_records(rows: int) -> str:
     )
 
 
+GATHERED = 2 * ROWS_AT_ONCE
+"""Records that wait to be written: an alarm that comes meanwhile waits for these, some 3 ms."""
+
 _INSERT, _INSERT_MANY = _insert_records(1), _insert_records(ROWS_AT_ONCE)
 
 
@@ -286,6 +289,8 @@ class _Ingest:
         for record in records:
             new += self._record(record, self._batch)
             done += 1
+            if len(self._records) >= GATHERED:
+                self._write_rows()
             if pause is not None and pause.wanted():
                 break
         self._finish()
