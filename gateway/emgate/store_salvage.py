@@ -32,7 +32,7 @@ KEPT_ASIDE = 3
 COUNTER_MARGIN = 256 * 86_400
 """Down counters left out for each device (a day of them, emwire.gateway_link): its newest reservation may be lost."""
 NOT_WITHOUT_ROOM = {"quarantine"}
-"""Left out, with the records, where the disk has no room for both stores."""
+"""Left out, with records, where the disk has no room for both stores."""
 OWN_TABLES = {"records", "identities", "epochs", "checkpoint", "watermarks"}
 """Rebuilt from the rows. `watermarks` cannot be verified."""
 
@@ -100,8 +100,8 @@ def run(path: Path, reason: str, required: Sequence[str]) -> Report:
     """Put a fresh store in the place of a damaged one. Killed in between, it begins again. OSError or
     sqlite3.OperationalError when the disk does not take it; nothing is lost then either.
 
-    On a full disk what was set aside goes first. If that is not enough, the records are left behind: the devices send
-    again what was not delivered. Then the damaged store is not kept either."""
+    On a full disk what was set aside goes first. If that is not enough, routine records are left behind, and then
+    alarms too: the devices send again what was not delivered. The damaged store is not kept then."""
     begun = time.monotonic()
     mark(path, reason)
     fresh_path = path.with_name(path.name + ".fresh")
@@ -163,29 +163,31 @@ def _aside(path: Path) -> Path:
 
 def _take_over(path: Path, fresh_path: Path, report: Report, required: Sequence[str]) -> bool:
     """Make the fresh store, of as much as there is room for; True when that is everything."""
-    whole = True
+    lanes = [False, True]
     while True:
         _delete(fresh_path)
         try:
-            _Salvage(path, fresh_path, report, required, whole).run()
+            _Salvage(path, fresh_path, report, required, lanes).run()
         except (OSError, sqlite3.OperationalError) as error:
             _delete(fresh_path)
             report.unreadable_places, report.missing = 0, []
             if not is_full(error):
                 raise
             if not make_room(path):
-                if not whole:
+                if not lanes:
                     raise
-                log.error("no room for both stores: the records are left to the devices")
-                whole = False
+                left = "alarms" if lanes.pop(0) else "routine records"
+                log.error("no room for both stores: records are left to the devices", which=left)
         else:
-            return whole
+            return len(lanes) == 2
 
 
 class _Salvage:
-    def __init__(self, path: Path, fresh_path: Path, report: Report, required: Sequence[str], whole: bool) -> None:
-        """`whole`: with the records."""
-        self._whole = whole
+    def __init__(
+        self, path: Path, fresh_path: Path, report: Report, required: Sequence[str], lanes: Sequence[bool]
+    ) -> None:
+        """`lanes`: those whose records are taken along."""
+        self._lanes = lanes
         self._path = path
         self._fresh_path = fresh_path
         self._report = report
@@ -216,7 +218,7 @@ class _Salvage:
 
     def _take_over(self, old: sqlite3.Connection, fresh: sqlite3.Connection) -> None:
         for table in TABLES:
-            if table not in OWN_TABLES and (self._whole or table not in NOT_WITHOUT_ROOM):
+            if table not in OWN_TABLES and (len(self._lanes) == 2 or table not in NOT_WITHOUT_ROOM):
                 self._copy(old, fresh, table)
         fresh.execute("UPDATE down_counters SET reserved_until = reserved_until + ?", (COUNTER_MARGIN,))
         cursors = {
@@ -233,7 +235,7 @@ class _Salvage:
             device_id, epoch, sequence, lane, row_id = row[0], row[1], row[2], bool(row[3]), row[7]
             book = books.setdefault((device_id, epoch), Book())
             highest = max(highest, row_id)
-            if self._whole:
+            if lane in self._lanes:
                 fresh.execute(INSERT, row)
                 identities.append((device_id, epoch, sequence, row_id))
                 rows[lane] += 1
