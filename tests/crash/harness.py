@@ -134,8 +134,6 @@ status_interval_s = 1
 restart_maximum_s = 0.3
 [protection]
 at_rest = "off"
-[protection]
-at_rest = "off"
 [store]
 alarm_reserve_bytes = 1000000
 [mqtt]
