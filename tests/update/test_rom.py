@@ -162,7 +162,7 @@ def test_micropython_imports_from_a_slot(micropython: str, tmp_path: Path, model
     (tmp_path / "rom").write_bytes(part.boot(firmware_image.rom_root_files(board)))
     done = subprocess.run(
         [micropython, "-X", "heapsize=2m", "-c", _IMPORTS % (rom_slots.PAGE_BYTES,)],
-        env={"MICROPYPATH": ".frozen"},
+        env={"MICROPYPATH": f".frozen:{RIG_MODULES}"},
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -172,14 +172,21 @@ def test_micropython_imports_from_a_slot(micropython: str, tmp_path: Path, model
     assert done.stdout.split() == [".".join(map(str, image.version)), "None"], done.stdout + done.stderr
 
 
+RIG_MODULES = Path(firmware_image.__file__).parent / "micropython"
 _IMPORTS = """
 import sys, vfs
 vfs.mount(vfs.VfsRom(open('rom', 'rb').read()), '/rom')
 vfs.mount(vfs.VfsRom(memoryview(open('slot', 'rb').read())[%d:]), '/a')
 sys.path[:0] = ['/a', '/rom']
-import selector, rom_slots
-import common.update, common.device, common.rom_image
-from common.version import VERSION
+class machine:
+    Pin = None
+sys.modules["machine"] = machine
+import selector, rom_slots, main
+import common.self_test, common.image, common.rom_image
+try:
+    from main import VERSION
+except ImportError:
+    from common.version import VERSION
 print('.'.join(map(str, VERSION)), rom_slots.find())
 """
 
