@@ -133,7 +133,8 @@ class Site:
         """Milliseconds of each alarm, with freshly started processes."""
         serial = Port()
         broker = f'host = "127.0.0.1"\nport = {self._broker}\n'
-        text = f'[gateway]\nid = "{self.folder.name}"\nstate_directory = "state"\n[protection]\nat_rest = "off"\n[uplink]\nkind = "mqtt"\n{broker}'
+        text = f'[gateway]\nid = "{self.folder.name}"\nstate_directory = "state"\n'
+        text += f'[protection]\nat_rest = "off"\n[uplink]\nkind = "mqtt"\n{broker}'
         text += f'[[serial]]\nport = "{serial.name}"\n'
         for number in range(BACKLOG_DEVICES + 1):
             text += f'[[devices]]\ndevice_id = {DEVICE + number}\nmodel = "ankle_gps"\nkey = "{KEY.hex()}"\n'

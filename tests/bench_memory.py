@@ -66,7 +66,8 @@ def started(code: str, *arguments: str) -> "Iterator[subprocess.Popen[str]]":
 def gateway(folder: Path, ports: list[str], links: str) -> "contextlib.AbstractContextManager[subprocess.Popen[str]]":
     """`emtag gateway run` with these links."""
     folder.mkdir()
-    text = f'[gateway]\nid = "bench"\nstate_directory = "{folder}/state"\n[protection]\nat_rest = "off"\n[uplink]\nkind = "local"\n{links}'
+    text = f'[gateway]\nid = "bench"\nstate_directory = "{folder}/state"\n'
+    text += f'[protection]\nat_rest = "off"\n[uplink]\nkind = "local"\n{links}'
     text += "".join(f'[[serial]]\nport = "{port}"\n' for port in ports)
     for number in range(DEVICES):
         text += f'[[devices]]\ndevice_id = {1 + number}\nmodel = "ankle_gps"\nkey = "{KEY.hex()}"\n'
