@@ -210,7 +210,8 @@ def test_a_rack_is_flashed_at_once_and_one_bad_board_does_not_stop_the_others(
         )
         app = typer.Typer()
         app.command()(command.flash)
-        done = CliRunner().invoke(app, ["--all", str(rack), "--registry", str(tmp_path / "devices.toml"), "--json"])
+        arguments = ["--all", str(rack), "--registry", str(tmp_path / "devices.toml"), "--json"]
+        done = CliRunner().invoke(app, arguments, catch_exceptions=False)
         said = {line["port"]: line for line in map(json.loads, done.stdout.splitlines())}
         assert done.exit_code == 2, done.output
         assert "no such port" in said["/dev/absent"]["error"]
