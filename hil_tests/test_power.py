@@ -1,13 +1,13 @@
 """The three requirements on energy, for what the firmware does in simulation: 72 h, three years, three wakes.
 
-The day's shares of home, way and office are about those of the four hours from 05:30 that are played here;
-`emtag power --model ankle_gps` plays the day, docs/power.md has its result.
+Of the commuter's day the first 4.5 h are played: less of them is without sky than of the whole (31 to 36 %), but all
+that is dear is in them, the first attempts in a tunnel and in the office. `emtag power --model ankle_gps --scenario
+commuter-restless` plays the day, docs/power.md has its result.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,9 @@ from emrig.scenario import SCENARIOS
 from emrig.station import Station
 
 SETTLED_MS = 600_000
-MORNING = datetime(2026, 11, 24, 5, 30, tzinfo=UTC)
+MORNING_H = 4.5
+# From 05:00, less a tunnel of 7 min and the office from 08:14.
+UNDER_SKY_MINUTES = 270 - 7 - 76
 
 
 @pytest.fixture
@@ -39,7 +41,8 @@ def reckon(tmp_path: Path, device_interpreter: Interpreter) -> Callable[..., run
 
 
 def test_ankle_tag_lasts_72_h_on_1000_mah(reckon: Callable[..., run.Result]) -> None:
-    result = reckon("commuter", "ankle_gps", 4, start=MORNING)
+    """With a position a minute wherever there is sky; a wearer who sits still lasts longer."""
+    result = reckon("commuter-restless", "ankle_gps", MORNING_H)
     print(f"{result.days * 24:.0f} h, {result.total_mah_a_day:.0f} mAh a day, {result.fixes} positions")
     assert result.battery_mah == 1000 and result.days * 24 >= 72
     # Every part that it has was seen at work.
@@ -52,7 +55,7 @@ def test_ankle_tag_lasts_72_h_on_1000_mah(reckon: Callable[..., run.Result]) -> 
     ):
         assert result.mah_a_day[consumer] > 0
     assert result.counters["flash_bytes"] > 33 * result.fixes
-    assert result.fixes >= 60
+    assert result.fixes >= 0.9 * UNDER_SKY_MINUTES
 
 
 def test_pid_lasts_three_years_on_a_coin_cell(reckon: Callable[..., run.Result]) -> None:

@@ -53,6 +53,7 @@ class DeviceScenario(_Model):
     model: Literal["ankle_gps", "home_unit", "pid", "alcohol"]
     device_id: Annotated[int, Field(ge=1, le=0xFFFFFFFF)]
     configuration: dict[str, int] = {}
+    settings: dict[str, int] = {}
     receiver: Literal["nmea", "ubx"] = "nmea"
     track: tuple[Waypoint, ...] = ()
     no_sky: tuple[Span, ...] = ()
@@ -97,6 +98,12 @@ def load(path: Path) -> Scenario:
     """Read a scenario; ScenarioError says what is wrong and where."""
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
+        if isinstance(data.get("like"), str):
+            # Another scenario, but for what this file says; `every` is of all its devices.
+            like = tomllib.loads((path.parent / data.pop("like")).read_text(encoding="utf-8"))
+            like["devices"] = [device | data.get("every", {}) for device in like["devices"]]
+            data.pop("every", None)
+            data = like | data
     except OSError as error:
         raise ScenarioError(f"{path}: cannot read the scenario: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
