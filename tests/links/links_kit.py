@@ -16,10 +16,12 @@ class Heard:
     def __init__(self) -> None:
         self.events: list[tuple[int, int, bytes]] = []
         self.records: list[Any] = []
+        self.alarms: list[bool] = []
         self.more = asyncio.Event()
 
     def event(self, event_type, *, subject_id=0, value=0, evidence=b"", alarm=False) -> None:
         self.events.append((event_type, value, evidence))
+        self.alarms.append(alarm)
         self.more.set()
 
     def add(self, make, *, alarm=False) -> None:

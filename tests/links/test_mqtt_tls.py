@@ -55,12 +55,26 @@ class Authority:
         self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
         self._write("ca", self._certificate(self.name, self.key, authority=True), self.key)
 
-    def issue(self, common_name: str) -> None:
+    def issue(self, common_name: str, host: str = "localhost") -> None:
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
-        self._write(common_name, self._certificate(name, key), key)
+        self._write(common_name, self._certificate(name, key, host), key)
 
-    def _certificate(self, name: x509.Name, key: ec.EllipticCurvePrivateKey, authority: bool = False):
+    def take_back(self, common_name: str) -> None:
+        """The list of what no longer counts."""
+        now = datetime.datetime.now(datetime.UTC)
+        certificate = x509.load_pem_x509_certificate((self.folder / f"{common_name}.crt").read_bytes())
+        entry = x509.RevokedCertificateBuilder(certificate.serial_number, now).build()
+        later = now + datetime.timedelta(days=1)
+        builder = x509.CertificateRevocationListBuilder().issuer_name(self.name).last_update(now).next_update(later)
+        builder = builder.add_revoked_certificate(entry)
+        (self.folder / "crl").write_bytes(
+            builder.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+        )
+
+    def _certificate(
+        self, name: x509.Name, key: ec.EllipticCurvePrivateKey, host: str = "localhost", authority: bool = False
+    ):
         now = datetime.datetime.now(datetime.UTC)
         builder = (
             x509.CertificateBuilder()
@@ -73,7 +87,7 @@ class Authority:
             .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
         )
         if not authority:
-            builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+            builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
         return builder.sign(self.key, hashes.SHA256())
 
     def _write(self, name: str, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
@@ -196,21 +210,54 @@ async def test_a_hostile_client_has_its_own_topics_only(authority, tmp_path: Pat
             assert len(bad.messages) == 0, "and nothing of anybody else"
 
 
-async def test_without_a_certificate_nobody_gets_in(authority, tmp_path: Path, monkeypatch) -> None:
-    with guarded(authority, tmp_path, monkeypatch, "gw-a") as broker:
-        make_client = mqtt.make_client
+@pytest.fixture
+def impatient(monkeypatch) -> None:
+    make_client = mqtt.make_client
 
-        def impatient(*arguments, **options):
-            client = make_client(*arguments, **options)
-            client.timeout = 1.0  # an answer takes milliseconds; there will be none
-            return client
+    def make(*arguments, **options):
+        client = make_client(*arguments, **options)
+        client.timeout = 1.0  # an answer takes milliseconds; there will be none
+        return client
 
-        monkeypatch.setattr(mqtt, "make_client", impatient)
+    monkeypatch.setattr(mqtt, "make_client", make)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(("name", "said"), [(None, "did not return a certificate"), ("gw-b", "CERTIFICATE_REVOKED")])
+async def test_without_a_certificate_that_counts_nobody_gets_in(
+    authority, tmp_path, monkeypatch, caplog, name, said
+) -> None:
+    """None at all, or one that was taken back after the gateway was stolen; the broker says why, the others go on."""
+    authority.take_back("gw-b")
+    monkeypatch.setitem(globals(), "MOSQUITTO", MOSQUITTO + "crlfile {folder}/crl\n")
+    with guarded(authority, tmp_path, monkeypatch, "gw-a", "gw-b") as broker:
         section = configuration.Broker(host="localhost", port=broker.port, ca_file=authority.folder / "ca.crt")
-        link = MqttLink(section, "gw-a", Taker())
-        async with supervised(link) as supervisor:
+        if name is not None:
+            section = broker_section(authority, name, broker.port, "3.1.1")
+        link = MqttLink(section, "gw-x", Taker())
+        honest = MqttLink(broker_section(authority, "gw-a", broker.port, "3.1.1"), "gw-a", Taker())
+        async with supervised(link) as supervisor, supervised(honest):
+            await up(honest)
             await until(lambda: bool(supervisor.restarts))
             assert supervisor.last_reason and not link.up.is_set()
+            await until(lambda: said in (tmp_path / "broker.log").read_text() + caplog.text)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(("wrong", "said"), [("authority", "certificate verify failed"), ("host", "Hostname mismatch")])
+async def test_a_broker_that_is_another_is_told_nothing(authority, tmp_path, monkeypatch, wrong, said) -> None:
+    """Whoever stands between has a certificate of another authority, or the right one's for a host of his own."""
+    theirs = authority
+    if wrong == "authority":
+        (tmp_path / "theirs").mkdir()
+        theirs = Authority(tmp_path / "theirs")
+        theirs.issue("gw-a")
+    theirs.issue("broker", host="localhost" if wrong == "authority" else "elsewhere")
+    with guarded(theirs, tmp_path, monkeypatch, "gw-a") as broker:
+        link = MqttLink(broker_section(authority, "gw-a", broker.port, "5"), "gw-a", Taker())
+        async with supervised(link) as supervisor:
+            await until(lambda: bool(supervisor.restarts))
+            assert said in supervisor.last_reason and not link.up.is_set()
 
 
 async def test_a_frame_on_another_devices_topic_is_refused_by_the_gateway_itself(tmp_path: Path) -> None:

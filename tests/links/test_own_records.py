@@ -114,10 +114,12 @@ class Heard:
 
     def __init__(self) -> None:
         self.events: list[tuple[int, int, bytes]] = []
+        self.alarms: list[bool] = []
         self.more = asyncio.Event()
 
     def event(self, event_type, *, subject_id=0, value=0, evidence=b"", alarm=False) -> None:
         self.events.append((event_type, value, evidence))
+        self.alarms.append(alarm)
         self.more.set()
 
     async def until(self, count: int) -> None:
@@ -165,6 +167,29 @@ async def test_an_outage_is_two_events(monkeypatch) -> None:
     lost, restored = heard.events
     assert lost == (constants.EVENT_GATEWAY_LINK_LOST, 1, b"serial:x\nInput/output error")
     assert restored == (constants.EVENT_GATEWAY_LINK_RESTORED, 0, b"serial:x")
+    assert heard.alarms == [True, True]
+
+
+async def test_gateways_that_lost_one_broker_do_not_come_back_in_step() -> None:
+    """Each pause doubles up to the limit, less up to a half by chance."""
+
+    class Lost(Supervisor):
+        def __init__(self) -> None:
+            super().__init__(Flapping(1000), maximum_s=4.0)
+            self.pauses: list[float] = []
+
+        async def _pause(self, pause_s: float) -> bool:
+            self.pauses.append(pause_s)
+            if len(self.pauses) == 8:
+                raise asyncio.CancelledError
+            return False
+
+    gateways = [Lost() for _ in range(20)]
+    await asyncio.gather(*(each.run() for each in gateways), return_exceptions=True)
+    for step, limit in enumerate((0.25, 0.5, 1.0, 2.0, 4.0, 4.0, 4.0, 4.0)):
+        pauses = [each.pauses[step] for each in gateways]
+        assert all(limit / 2 <= pause <= limit for pause in pauses)
+        assert max(pauses) - min(pauses) > limit / 8, "scattered"
 
 
 async def test_a_loose_plug_does_not_fill_the_store_and_the_last_state_is_told(monkeypatch) -> None:

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import ctypes
 import errno
+import fcntl
 import os
 import random
 import subprocess
@@ -63,6 +65,7 @@ async def test_a_wrong_device_is_said_with_its_reason_told_once_and_tried_again(
             await until(lambda times=times: supervisor.restarts["eproto"] == times)
         assert link.counters["wrong_device"] == 2
         ((value, evidence),) = heard.of(constants.EVENT_GATEWAY_WRONG_DEVICE)
+        assert all(heard.alarms), "whether somebody is absent or nobody listened is known at once"
         assert value >= serial_port.WRONG_BYTES
         assert evidence.startswith(link.name.encode() + b"\n")
         assert said in evidence.decode()
@@ -292,17 +295,35 @@ async def test_the_second_opener_is_told_who_has_the_port() -> None:
 
 
 async def test_breaks_and_noise_that_the_driver_counts_are_counted_here(monkeypatch) -> None:
+    """As the kernel hands them out: struct serial_icounter_struct of linux/serial.h, by its names."""
+
+    class Counts(ctypes.Structure):
+        _fields_ = [
+            *((name, ctypes.c_int) for name in ("cts", "dsr", "rng", "dcd", "rx", "tx")),
+            *((name, ctypes.c_int) for name in ("frame", "overrun", "parity", "brk", "buf_overrun")),
+            ("reserved", ctypes.c_int * 9),
+        ]
+
+    counts, ioctl = Counts(rx=12345, cts=7), fcntl.ioctl
+
+    def answer(descriptor, request, *arguments):
+        if request != 0x545D:  # TIOCGICOUNT of asm-generic/ioctls.h
+            return ioctl(descriptor, request, *arguments)
+        assert len(arguments[0]) == ctypes.sizeof(Counts)
+        return bytes(counts)
+
+    monkeypatch.setattr(serial_port.fcntl, "ioctl", answer)
     port = Port()
-    counts = [0] * 20
-    monkeypatch.setattr(serial_port, "line_errors", lambda descriptor: tuple(counts))
     link = link_at(port.path, Taker())
     async with supervised(link) as supervisor:
         await up(link)
-        counts[9], counts[6], counts[10] = 3, 5, 1
+        counts.brk, counts.frame, counts.buf_overrun, counts.parity, counts.overrun = 3, 5, 1, 8, 9
         await until(lambda: link.counters["line_breaks"] == 3)
-        counts[9] = 4
+        counts.brk = 4
         await until(lambda: link.counters["line_breaks"] == 4)
-        assert (link.counters["line_framing"], link.counters["line_buffer_overrun"]) == (5, 1)
+        assert {name: link.counters[name] for name in link.counters if name.startswith("line_")} == {
+            "line_breaks": 4, "line_framing": 5, "line_buffer_overrun": 1, "line_parity": 8, "line_overrun": 9,
+        }  # fmt: skip
         assert not supervisor.restarts
 
 

@@ -249,6 +249,31 @@ async def test_an_alarm_goes_over_another_connection_than_a_routine_batch_that_i
     assert (lanes, len(connections)) == ([None, "alarm"], 2)
 
 
+async def test_a_token_that_was_taken_back_delivers_nothing_more(tmp_path: Path, authority: Authority) -> None:
+    """The gateway was stolen: its successor gets another token, and goes on under the same name."""
+    stolen, successor = tmp_path / "stolen", tmp_path / "successor"
+    stolen.write_text("the-token-of-the-stolen-one")
+    successor.write_text("the-token-of-its-successor")
+    for valid, delivered in ((stolen, {stolen: True}), (successor, {stolen: False, successor: True})):
+        far = Receiving(tmp_path, authority, (ReceiveGateway(id="gw", token_file=valid),))
+        async with asyncio.timeout(30), supervised(far.receiver):
+            await far.receiver.up.wait()
+            assert far.receiver.port is not None
+            for number, (token, taken) in enumerate(delivered.items()):
+                before = far.count()
+                uplink = HttpsUplink(target(far.receiver.port, authority, token_file=token), "gw")
+                async with supervised(uplink):
+                    delivering = asyncio.create_task(uplink.deliver(batch(10 + far.count() + number)))
+                    if taken:
+                        await delivering
+                    else:
+                        while "401" not in (uplink.last_problem or ""):  # noqa: ASYNC110
+                            await asyncio.sleep(0.005)
+                        delivering.cancel()
+                assert far.count() == before + (3 if taken else 0)
+        far.close()
+
+
 async def test_a_gateway_is_not_believed_to_be_another_one(tmp_path: Path, authority: Authority) -> None:
     far = Receiving(tmp_path, authority, (ReceiveGateway(id="gw", token_file=token_file(tmp_path)),))
     (tmp_path / "wrong").write_text("another-token-of-some-length")

@@ -5,6 +5,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from emgate import device_commands
 from emgate.errors import ConfigError
 from emgate.registry import Device, Registry, read_device_file
 from emgate.registry_edit import edit
@@ -110,6 +111,24 @@ async def test_devices_come_and_go_on_a_running_gateway(tmp_path: Path) -> None:
     assert await gateway.stop() == 0
     assert {device.device_id for device in read_device_file(tmp_path / "devices.toml")} == {7, DEVICE}
     port.unplug()
+
+
+def test_a_key_follows_from_no_other_and_from_no_number(tmp_path: Path) -> None:
+    """Whoever reads one tag's key, or lists the same number again, knows nothing of another's."""
+    keys = []
+    for house in ("a", "b"):
+        (tmp_path / house).mkdir()
+        config = tmp_path / house / "gateway.toml"
+        config.write_text('registry = "devices.toml"\n' + toml(links='[[serial]]\nport = "/dev/null"', devices=0))
+        for number in range(1, 11):
+            assert device_commands.add(config, str(number), "pid", None, None) == 0
+            assert device_commands.rotate_key(config, str(number)) == 0
+        for device in read_device_file(tmp_path / house / "devices.toml"):
+            assert device.next_key is not None
+            keys += [device.key, device.next_key]
+    assert len(set(keys)) == len(keys) == 40
+    ones = sum(byte.bit_count() for key in keys for byte in key)
+    assert abs(ones - 40 * 64) < 8 * 36, "bits of random numbers: 2560, and 36 is their standard deviation"
 
 
 def test_a_change_that_fails_leaves_the_registry_as_it_was(tmp_path: Path) -> None:

@@ -207,7 +207,10 @@ class SerialLink:
         if self._events is not None and not self._told_wrong:
             self._told_wrong = True  # once until a tag is heard again
             self._events.event(
-                constants.EVENT_GATEWAY_WRONG_DEVICE, value=self._stray_bytes, evidence=evidence_of(self.name, heard)
+                constants.EVENT_GATEWAY_WRONG_DEVICE,
+                value=self._stray_bytes,
+                evidence=evidence_of(self.name, heard),
+                alarm=True,
             )
         return OSError(
             errno.EPROTO,
