@@ -17,7 +17,7 @@ from emrig.firmware_names import Names, Scope, alias_of, bound_by, here, walk
 
 ROOT = "main.py"
 APART = ("boards/sim/wire.py",)
-"""Stay modules: who measures a board puts his own function into it."""
+"""Stay modules: what measures a simulated board may put its own function into it."""
 _Key = tuple[str, str | None]
 """(path of a module of the tree, name in it; None: the module)."""
 
