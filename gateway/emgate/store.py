@@ -101,6 +101,7 @@ class Store:
         self._commits: tuple[tuple[float, int], ...] = ((time.monotonic(), self._log.books.row_id),)
         self._settled_row = 0
         self._last_commit_s = time.monotonic()
+        self._last_row = self._log.books.row_id
         self._writer.start()
 
     @classmethod
@@ -189,6 +190,7 @@ class Store:
     def _note(self, records: Sequence[Record]) -> None:
         """In the event loop, after the commit of new records."""
         now = self._last_commit_s = time.monotonic()
+        self._last_row = self._log.books.row_id
         if not self._commits or now > self._commits[-1][0] + 0.02:
             old = [row_id for committed_s, row_id in self._commits if committed_s < now - max(HOLD_S.values())]
             self._settled_row = max(old, default=self._settled_row)
@@ -438,8 +440,9 @@ class Store:
             if committed_s > now - HOLD_S[alarm]:
                 break
             settled = row_id
+        last_row = self._last_row  # before the time, which is written first
         if self._last_commit_s <= now - HOLD_S[alarm]:
-            settled = 1 << 62
+            settled = max(settled, last_row)  # what was committed this moment is not noted yet
         epochs = {record[:2] for record in records}
         with books.lock:
             found = {key: books.all_held().get(key) for key in epochs}

@@ -463,3 +463,12 @@ async def test_a_store_opens_on_a_full_disk_and_takes_alarms(small_disk: Path) -
     assert await store.append(record(1, alarm=True)) is Outcome.STORED
     assert await store.append(record(2)) is Outcome.REFUSED
     await store.close()
+
+
+async def test_what_is_committed_after_a_silence_waits_for_its_hole_from_the_first_moment(store: Store) -> None:
+    store._last_commit_s -= 60
+    store.put(record(7), lambda *_: None)
+    while store._log.books.row_id == 0:  # the event loop has not heard of the commit
+        pass
+    held = store._log.tails[False].after(0, 10, 10_000)
+    assert held and store._in_order(None, False, held) == []
