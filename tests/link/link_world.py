@@ -66,6 +66,7 @@ class World:
         self.tear: tuple[int, int] | None = None
         self.gateway_s = 1000
         self.highest_s = 1000
+        self.lowest_s = 0  # what the clock is not set back below
         self.again: set[Identity] = set()  # a restored store delivers these a second time
         self.now_ms = 0
         self.made: dict[Identity, tuple[bool, bytes]] = {}
@@ -303,8 +304,9 @@ class World:
         return first
 
     def pass_time(self, seconds: int) -> None:
-        """Of the gateway's clock, which may also be set back."""
-        self.gateway_s = max(0, self.gateway_s + seconds)
+        """Of the gateway's clock, which may also be set back: after an older store not behind what that one gave out
+        (docs/envelope.md)."""
+        self.gateway_s = max(self.lowest_s, self.gateway_s + seconds)
         self.highest_s = max(self.highest_s, self.gateway_s)
 
     def back_up(self) -> Any:
@@ -336,7 +338,7 @@ class World:
         ) = deepcopy(backup)
         self.again = {identity for identity in self.undelivered if identity in self.in_backend}
         self._gone()
-        self.gateway_s = self.highest_s + 2
+        self.gateway_s = self.lowest_s = self.highest_s + 2
         self.start_gateway()
 
     def change_key(self) -> None:
