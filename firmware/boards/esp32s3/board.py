@@ -1,6 +1,7 @@
 # The ESP32-S3 board: modem, battery, charger and mains are behind its power manager.
 import esp32
 import machine
+from drivers import lis2dw12
 from drivers.axp2101 import Axp2101
 
 from boards.esp32s3 import pins
@@ -63,7 +64,7 @@ class Board(MachineBoard):
 
     def __init__(self, storage_path):
         super().__init__(pins, storage_path)
-        bus = machine.I2C(0, sda=machine.Pin(pins.POWER_SDA), scl=machine.Pin(pins.POWER_SCL))
+        self._bus = bus = machine.I2C(0, sda=machine.Pin(pins.POWER_SDA), scl=machine.Pin(pins.POWER_SCL))
         self._interrupt = machine.Pin(pins.POWER_INTERRUPT, machine.Pin.IN, machine.Pin.PULL_UP)
         self._power = Axp2101(bus, self._interrupt)
         # Low from the start: the modem remembers that it may doze while this is high, or open.
@@ -125,6 +126,12 @@ class Board(MachineBoard):
         return self._own(name, _Battery) if name == "battery" else super().adc(name)
 
     def pin_in(self, name):
+        if name == "motion" and name not in self._parts:
+            try:
+                lis2dw12.setup(self._bus)
+            except OSError as error:
+                # Its line then never says "moves", and is not believed (tags/motion.py).
+                self.log("accelerometer: %r" % error)
         return self._own(name, _Supply) if name in ("charger", "mains") else super().pin_in(name)
 
     def pin_out(self, name):

@@ -152,6 +152,8 @@ class I2C:
         pass
 
     def readfrom_mem(self, address, register, count):
+        if address in (0x18, 0x19):
+            raise OSError(19)  # no accelerometer on the bus (check_accelerometer has one)
         assert address == 0x34
         self._answer()
         return bytes(REGISTERS.get(register + at, 0) for at in range(count))
