@@ -4,7 +4,7 @@ from drivers import lis2dw12
 
 
 class Bus:
-    """I2C with a LIS2DW12: absent, mute from an access on, short, deaf to what it is told, never done with its reset."""
+    """I2C with a LIS2DW12: absent, mute from an access on, short, deaf to what it is told, never done resetting."""
 
     def __init__(self, address=0x18, mute_from=None, short=False, deaf=False, stuck=False):
         self.address, self.mute_from, self.short, self.deaf, self.stuck = address, mute_from, short, deaf, stuck
