@@ -380,14 +380,13 @@ def _broker(file: _File, where: Location, broker: Broker) -> Iterator[Finding]:
 
 
 def _https(file: _File, where: Location, target: HttpsTarget) -> Iterator[Finding]:
-    from emgate.uplinks.https import make_context, read_token
+    from emgate.uplinks.https import make_context
 
     for path in (target.token_file, target.key_file):
         if path is not None:
             yield from _exposed(path, "the file", secret=True)
     try:
-        if target.token_file is not None:
-            read_token(target.token_file)
+        target.read_token()
     except ConfigError as error:
         remedy = "put the token there that the backend knows this gateway by"
         yield Finding("error", file.place(*where, "token_file"), str(error), remedy)

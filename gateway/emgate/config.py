@@ -4,6 +4,7 @@ import ipaddress
 import os
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
@@ -19,9 +20,9 @@ from pydantic import (
 )
 
 from emgate.clock import Clock, SharedClock, SystemClock
-from emgate.errors import ConfigError, PlacedError, explain
+from emgate.errors import ConfigError, PlacedError, explain, named
 from emgate.registry import Device, OpenKey, Registry, read_device_file, refuse_twice, unopened
-from emgate.toml_lines import Lines, with_line
+from emgate.toml_lines import Lines, Location, with_line
 
 if TYPE_CHECKING:
     from emgate.vault import Vault
@@ -255,10 +256,25 @@ class MeteredSection(Section):
         return {period: size for period, size in both.items() if size is not None}
 
 
+def read_token(path: Path) -> str:
+    """The bearer token on the first line of a file; ConfigError when there is none."""
+    try:
+        return _token(path.read_text(encoding="ascii").split("\n", 1)[0].strip(), f"{path}: the first line")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot read the token: {error}") from None
+
+
+def _token(text: str, place: str) -> str:
+    if len(text) < 16 or not text.isprintable() or not text.isascii() or " " in text:
+        raise ConfigError(f"{place} must be a token of at least 16 characters without spaces")
+    return text
+
+
 class HttpsTarget(Section):
     """A backend's URL, and how each knows the other."""
 
     url: Annotated[str, AfterValidator(_url)]
+    token: SecretStr | None = None  # from the environment only, see ENVIRONMENT
     token_file: Path | None = None
     ca_file: Path | None = None
     certificate_file: Path | None = None
@@ -269,6 +285,12 @@ class HttpsTarget(Section):
     def _certificate_with_its_key(self) -> Self:
         _pair(self.certificate_file, self.key_file)
         return self
+
+    def read_token(self) -> str | None:
+        """The bearer token, from wherever it was given; ConfigError when there is none to be read."""
+        if self.token is not None:
+            return _token(self.token.get_secret_value(), "the token of the environment")
+        return None if self.token_file is None else read_token(self.token_file)
 
 
 UPLINK_KINDS = {
@@ -310,7 +332,7 @@ class UplinkSection(Section):
         if self.kind == "https":
             if self.https is None:
                 raise ValueError('kind = "https" needs its target; write a table [uplink.https] with url = "https://…"')
-            if self.https.token_file is None and self.https.certificate_file is None:
+            if self.https.token is None and self.https.token_file is None and self.https.certificate_file is None:
                 raise ValueError("the backend would not know us; give token_file, or certificate_file and key_file")
         if self.kind == "local" and self.metered is not None:
             raise PlacedError(("metered",), 'kind = "local" costs nothing; take metered out')
@@ -506,9 +528,13 @@ PATH_KEYS = {
 Model = TypeVar("Model", bound=Section)
 
 
-ENVIRONMENT = {"EMTAG_MQTT_PASSWORD": ("mqtt",), "EMTAG_UPLINK_PASSWORD": ("uplink", "broker")}
-"""Secrets that the environment may give, and the broker each is for. The name with _FILE names a file that holds it.
-The gateway's own secret is in emgate.key_source."""
+ENVIRONMENT = {
+    "EMTAG_MQTT_PASSWORD": ("mqtt", "password"),
+    "EMTAG_UPLINK_PASSWORD": ("uplink", "broker", "password"),
+    "EMTAG_UPLINK_TOKEN": ("uplink", "https", "token"),
+}
+"""Secrets that the environment may give, and what each is. The name with _FILE names a file that holds it. Of
+several uplinks, EMTAG_UPLINK_NAME_… is for the one of that name. The gateway's own secret is in emgate.key_source."""
 
 
 def load(path: Path, *, open_keys: bool = True) -> Config:
@@ -555,35 +581,42 @@ def _resolve_paths(table: dict[str, Any], folder: Path) -> None:
 
 
 def _refuse_passwords(path: Path, data: dict[str, Any], text: str) -> None:
-    for variable, place in ENVIRONMENT.items():
-        table = _place(data, place)
-        if isinstance(table, dict) and "password" in table:
-            line = Lines(text).of((*place, "password"))
+    for variable, location, table, key in _secrets(data):
+        if key in table:
+            lines = Lines(text)
+            place = lines.as_written((*location, key))
             raise ConfigError(
-                f"{path}: line {line}: {'.'.join(place)}.password: a password does not stand in this file; write"
-                f' password_file = "FILE", or give it as {variable}'
+                f"{path}: line {lines.of(place)}: {named(place)}: a {key} does not stand in this file; write"
+                f' {key}_file = "FILE", or give it as {variable}'
             )
 
 
-def _place(data: dict[str, Any], place: tuple[str, ...]) -> Any:
-    table: Any = data
-    for key in place:
-        if isinstance(table, list) and len(table) == 1:
-            table = table[0]  # [[uplink]] given once
-        table = table.get(key) if isinstance(table, dict) else None
-    return table
-
-
 def _take_environment(data: dict[str, Any]) -> None:
-    """Where the broker is configured, its password comes from the environment first."""
-    for variable, place in ENVIRONMENT.items():
-        table = _place(data, place)
-        if not isinstance(table, dict):
-            continue
+    """Where a broker or a backend is configured, the secret for it comes from the environment first."""
+    for variable, _, table, key in _secrets(data):
         if variable in os.environ:
-            table["password"] = os.environ[variable]
+            table[key] = os.environ[variable]
         elif variable + "_FILE" in os.environ:
-            table["password_file"] = os.environ[variable + "_FILE"]
+            table[key + "_file"] = os.environ[variable + "_FILE"]
+
+
+def _secrets(data: dict[str, Any]) -> Iterator[tuple[str, Location, dict[str, Any], str]]:
+    """(variable, place of its table, the table, the secret's key) of every secret that this file has a use for."""
+    for variable, (section, *inner, key) in ENVIRONMENT.items():
+        given = data.get(section)
+        targets = given if isinstance(given, list) else [given]
+        for index, target in enumerate(targets):
+            table: Any = target
+            for name in inner:
+                table = table.get(name) if isinstance(table, dict) else None
+            if not isinstance(table, dict):
+                continue
+            if len(targets) > 1:
+                own = re.sub(r"\W", "_", str(target.get("name", "uplink"))).upper()
+                yield f"EMTAG_UPLINK_{own}_{key.upper()}", (section, index, *inner), table, key
+            else:
+                place: Location = (section, 0, *inner) if isinstance(given, list) else (section, *inner)
+                yield variable, place, table, key
 
 
 def _key_opener(data: dict[str, Any]) -> OpenKey:

@@ -40,11 +40,10 @@ def read(path: Path, present: Config, *, sealed: bool) -> tuple[Config, Registry
             tls_context(broker)
     for target in wanted.uplink:
         if target.https is not None and target.kind == "https":
-            from emgate.uplinks.https import make_context, read_token
+            from emgate.uplinks.https import make_context
 
             make_context(target.https)
-            if target.https.token_file is not None:
-                read_token(target.https.token_file)
+            target.https.read_token()
     return wanted, wanted.make_registry()
 
 

@@ -382,6 +382,24 @@ def test_passwords_come_from_the_environment(tmp_path: Path, monkeypatch: pytest
         config.load(path).uplink[0].mqtt().read_password()
 
 
+def test_every_uplink_has_its_own_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = '[[uplink]]\nname = "{}"\nkind = "https"\n[uplink.https]\nurl = "https://h"\n'
+    token, other = "0123456789abcdef-a", "0123456789abcdef-b"
+    monkeypatch.setenv("EMTAG_UPLINK_TOKEN", token)
+    loaded = config.load(write(tmp_path, toml(links=SERIAL) + one.format("far-away")))
+    assert loaded.uplink[0].https is not None and loaded.uplink[0].https.read_token() == token
+    assert token not in repr(loaded) + loaded.model_dump_json()
+    (tmp_path / "file").write_text(other + "\n")
+    monkeypatch.setenv("EMTAG_UPLINK_FAR_AWAY_TOKEN", token)
+    monkeypatch.setenv("EMTAG_UPLINK_NEAR_TOKEN_FILE", str(tmp_path / "file"))
+    path = write(tmp_path, toml(links=SERIAL) + one.format("far-away") + one.format("near"))
+    assert [each.https and each.https.read_token() for each in config.load(path).uplink] == [token, other]
+    path = write(tmp_path, path.read_text() + 'token = "hunter2"\n')
+    with pytest.raises(ConfigError, match=r"line \d+: uplink.1.\.https\.token: a token does not stand") as said:
+        config.load(path)
+    assert "EMTAG_UPLINK_NEAR_TOKEN" in str(said.value) and "hunter2" not in str(said.value)
+
+
 def test_a_password_does_not_stand_in_the_file(tmp_path: Path) -> None:
     path = write(tmp_path, BROKERS.replace('username = "g"', 'password = "hunter2"'))
     with pytest.raises(

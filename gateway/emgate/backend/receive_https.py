@@ -18,9 +18,9 @@ from aiohttp import web
 
 from emgate import batch_bytes
 from emgate.backend.intake import is_urgent
-from emgate.config import ReceiveSection
+from emgate.config import ReceiveSection, read_token
 from emgate.errors import ConfigError
-from emgate.uplinks.https import LANE, LANE_ALARM, PATH, read_token
+from emgate.uplinks.https import LANE, LANE_ALARM, PATH
 
 if TYPE_CHECKING:
     from emgate.backend.service import Housekeeping

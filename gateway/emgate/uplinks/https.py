@@ -10,7 +10,6 @@ import json
 import random
 import ssl
 from collections import Counter
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -69,8 +68,9 @@ class HttpsUplink:
         """Ask whether the backend is there, then again whenever nothing else was sent; OSError when it is not."""
         loop = asyncio.get_running_loop()
         headers = {"User-Agent": f"emtag-gateway/{self._gateway_id}", "X-Emtag-Gateway": self._gateway_id}
-        if self._target.token_file is not None:
-            headers["Authorization"] = f"Bearer {read_token(self._target.token_file)}"
+        token = self._target.read_token()
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
         connector = aiohttp.TCPConnector(ssl=make_context(self._target), limit=CONNECTIONS)
         timeout = aiohttp.ClientTimeout(total=TOTAL_S, connect=CONNECT_S, sock_connect=CONNECT_S, sock_read=SILENCE_S)
         try:
@@ -204,17 +204,6 @@ def _words(error: OSError) -> str:
     if isinstance(error, aiohttp.ClientConnectorSSLError):
         return f"no TLS with the server: {error}"
     return str(error) or type(error).__name__
-
-
-def read_token(path: Path) -> str:
-    """The bearer token on the first line of a file; ConfigError when there is none."""
-    try:
-        token = path.read_text(encoding="ascii").split("\n", 1)[0].strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot read the token: {error}") from None
-    if len(token) < 16 or not token.isprintable() or " " in token:
-        raise ConfigError(f"{path}: the first line must be a token of at least 16 characters without spaces")
-    return token
 
 
 def make_context(target: HttpsTarget) -> ssl.SSLContext:
