@@ -47,6 +47,9 @@ T = TypeVar("T")
 HOLD_S = {False: 5.0, True: 1.0}
 """How long what came over a hole waits for it, per lane (alarm: True). A device sends what was lost again as soon as
 it hears that something later is stored: within a round trip. An alarm before a backlog is over a hole too."""
+REFUSED_S = 20.0
+"""So much longer waits a routine record whose hole the store itself kept open, because the disk did not take the rest:
+a full one is tried every 5 s, and then the device has to send again. Not so alarms, all over holes on a full disk."""
 LATEST_ROWS = 200
 """How far back to look for a device's last hello or status: some hours of its records."""
 QUARANTINE_ROWS = 10_000
@@ -192,7 +195,8 @@ class Store:
         now = self._last_commit_s = time.monotonic()
         self._last_row = self._log.books.row_id
         if not self._commits or now > self._commits[-1][0] + 0.02:
-            old = [row_id for committed_s, row_id in self._commits if committed_s < now - max(HOLD_S.values())]
+            oldest = now - max(HOLD_S.values()) - REFUSED_S
+            old = [row_id for committed_s, row_id in self._commits if committed_s < oldest]
             self._settled_row = max(old, default=self._settled_row)
             self._commits = (*self._commits[len(old) :], (now, self._log.books.row_id))
         lanes = {record.alarm for record in records}
@@ -435,13 +439,16 @@ class Store:
         """See undelivered. LookupError where no connection is given and one is needed."""
         books = self._log.books
         now = time.monotonic()
+        hold_s = HOLD_S[alarm]
+        if not alarm and now - self._writer.hindered_s < REFUSED_S:
+            hold_s += REFUSED_S
         settled = self._settled_row
         for committed_s, row_id in self._commits:
-            if committed_s > now - HOLD_S[alarm]:
+            if committed_s > now - hold_s:
                 break
             settled = row_id
         last_row = self._last_row  # before the time, which is written first
-        if self._last_commit_s <= now - HOLD_S[alarm]:
+        if self._last_commit_s <= now - hold_s:
             settled = max(settled, last_row)  # what was committed this moment is not noted yet
         epochs = {record[:2] for record in records}
         with books.lock:

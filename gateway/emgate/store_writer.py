@@ -1,6 +1,7 @@
 """The one thread that writes to the store: commits in groups, and does not give up on a full or failing disk."""
 
 import asyncio
+import math
 import os
 import sqlite3
 import threading
@@ -73,6 +74,7 @@ class Writer:
         `crowded` (on this thread) that there is no room for routine records."""
         self.closing = False
         self.moves = 0  # attempts to commit: does not stand still while the thread lives and has work
+        self.hindered_s = -math.inf  # when the disk last did not take something (monotonic)
         self.commit_seconds = Histogram()
         self._path = path
         self._connection = connection
@@ -196,6 +198,7 @@ class Writer:
                     self._commit_singly(batch)
                     return
                 self._doubtful = True
+                self.hindered_s = time.monotonic()
                 self._counters["commit_failed"] += 1
                 log.error("commit failed", error=str(error), operations=len(batch), retry_s=delay_s)
                 if _is_out_of_room(error) and drop_asides(self._path):
@@ -273,6 +276,8 @@ class Writer:
     def _refuse(self, batch: list[Item], which: Callable[[Item], bool], reason: str) -> list[Item]:
         refused = [item for item in batch if which(item)]
         self._counters[reason] += len(refused)
+        if refused:
+            self.hindered_s = time.monotonic()
         self._resolve([(item, item.refused if isinstance(item, Operation) else Outcome.REFUSED) for item in refused])
         return [item for item in batch if not which(item)]
 
