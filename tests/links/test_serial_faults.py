@@ -7,14 +7,16 @@ import errno
 import fcntl
 import os
 import random
+import shutil
 import subprocess
 import threading
+from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from emgate import supervisor as supervisors
-from emgate.config import SerialSection
+from emgate.config import PortMatch, SerialSection
 from emgate.links import serial_port
 from emgate.links.serial_identity import resolve
 from emgate.links.serial_port import SerialLink, line_errors
@@ -22,6 +24,7 @@ from emwire import constants
 from gateway_kit import Port
 from links_kit import Heard, supervised, until, up
 from pydantic import ValidationError
+from serial.tools import list_ports_linux
 from test_serial_link import Taker, datagram
 
 
@@ -292,6 +295,61 @@ async def test_the_second_opener_is_told_who_has_the_port() -> None:
         await up(holding.what)
         with pytest.raises(OSError, match=rf"{port.path} is in use by another program \(process \d+, .+\): stop it"):
             await link_at(port.path, Taker()).run()
+
+
+@pytest.fixture
+def sysfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Lays out /sys as the kernel does for USB adapters, below a folder that pyserial takes for it."""
+
+    def plug(name: str, location: str, driver: str, serial: str) -> None:
+        device = tmp_path / "sys/devices" / location
+        interface = device / f"{location}:1.0"
+        port = interface / name if driver == "usb-serial" else interface
+        port.mkdir(parents=True)
+        for file, text in (("idVendor", "0403"), ("idProduct", "6001"), ("serial", serial), ("bNumInterfaces", " 1")):
+            (device / file).write_text(text + "\n")
+        (tmp_path / "sys/bus" / driver).mkdir(parents=True, exist_ok=True)
+        (port / "subsystem").symlink_to(tmp_path / "sys/bus" / driver)
+        tty = tmp_path / "sys/class/tty" / name
+        tty.mkdir(parents=True)
+        (tty / "device").symlink_to(port)
+
+    def mapped(path: str) -> str:
+        return f"{tmp_path}{path}" if path.startswith("/sys/") else path
+
+    paths = SimpleNamespace(
+        islink=lambda path: False, exists=lambda path: os.path.exists(mapped(path)),  # noqa: PTH110
+        realpath=lambda path: os.path.realpath(mapped(path)),
+        join=os.path.join, basename=os.path.basename, dirname=os.path.dirname,
+    )  # fmt: skip
+    tty = tmp_path / "sys/class/tty"
+
+    def names(pattern: str) -> list[str]:
+        return [f"/dev/{each.name}" for each in sorted(tty.iterdir()) if fnmatch(f"/dev/{each.name}", pattern)]
+
+    monkeypatch.setattr(list_ports_linux, "os", SimpleNamespace(path=paths))
+    monkeypatch.setattr(list_ports_linux, "glob", SimpleNamespace(glob=names))
+    plug.unplug_all = lambda: shutil.rmtree(tmp_path / "sys")
+    return plug
+
+
+def test_an_adapter_is_known_wherever_the_kernel_puts_it(sysfs) -> None:
+    section = SerialSection(match=PortMatch(serial_number="A5XK3RJT"))
+    sysfs("ttyUSB0", "1-1.2", "usb-serial", "A5XK3RJT")
+    sysfs("ttyUSB1", "1-1.3", "usb-serial", "OTHER")
+    sysfs("ttyACM0", "1-1.4", "usb", "E6614103E7")
+    assert resolve(section) == "/dev/ttyUSB0"
+    assert resolve(SerialSection(match=PortMatch(location="1-1.4"))) == "/dev/ttyACM0"
+    with pytest.raises(OSError, match="3 ports match vendor_id=0403"):
+        resolve(SerialSection(match=PortMatch(vendor_id=0x0403)))
+    sysfs.unplug_all()
+    sysfs("ttyUSB0", "1-1.3", "usb-serial", "OTHER")
+    sysfs("ttyUSB1", "2-1", "usb-serial", "A5XK3RJT")
+    assert resolve(section) == "/dev/ttyUSB1"
+    sysfs.unplug_all()
+    sysfs("ttyUSB0", "1-1.3", "usb-serial", "OTHER")
+    with pytest.raises(OSError, match=r"no port matches serial_number=A5XK3RJT; there is /dev/ttyUSB0 .*OTHER"):
+        resolve(section)
 
 
 async def test_breaks_and_noise_that_the_driver_counts_are_counted_here(monkeypatch) -> None:
