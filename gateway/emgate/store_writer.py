@@ -276,7 +276,7 @@ class Writer:
     def _refuse(self, batch: list[Item], which: Callable[[Item], bool], reason: str) -> list[Item]:
         refused = [item for item in batch if which(item)]
         self._counters[reason] += len(refused)
-        if refused:
+        if reason == "no_room_for_routine":
             self.hindered_s = time.monotonic()
         self._resolve([(item, item.refused if isinstance(item, Operation) else Outcome.REFUSED) for item in refused])
         return [item for item in batch if not which(item)]
