@@ -515,6 +515,8 @@ async def test_a_shell_without_the_secret_works_through_the_running_gateway(
     assert (await done(running.reload))[:2] == (0, "reloaded: nothing has changed\n")
     status, said, _ = await done(status_view.show, as_json=True)
     assert status == 0 and any(heard(said)), "it says so to its operator"
+    status, said, wrong = await done(check)
+    assert status == 0, said + wrong
     assert list(unsealed.plain_keys(config.load(gateway.config, open_keys=False), gateway.config)) == []
     assert (tmp_path / "run" / "status.json").exists() and not (folder / "state" / "status.json").exists()
     assert await gateway.stop() == 0
