@@ -100,10 +100,12 @@ class _File:
         self._lines = Lines(path.read_text(encoding="utf-8"))
 
     def place(self, *location: int | str) -> str:
-        """As "gateway.toml: line 7: mqtt.ca_file"; without a line where only a default is in force."""
+        """As "gateway.toml: line 7: mqtt.ca_file"; of what is left to its default, where the gateway's table is."""
         written = self._lines.as_written(location)
         line = self._lines.of(written)
-        return f"{self.path}: {'' if line is None else f'line {line}: '}{named(written)}"
+        if line is None:
+            return f"{self.path}: line {self._lines.of(('gateway',))}: {named(written)} (by default)"
+        return f"{self.path}: line {line}: {named(written)}"
 
 
 def _parted(line: str, path: Path) -> tuple[str, str, str]:

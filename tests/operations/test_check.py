@@ -180,6 +180,7 @@ WRONG = [
     (SERIAL, "[http]\nsocket = 'gateway.toml/x'\n", "http.socket: .*cannot be written to"),
     (SERIAL, "[protection]\n", "protection.at_rest: no secret to"),
     (SERIAL, "[protection]\nat_rest = 'required'\n", "protection.at_rest: no secret"),
+    (SERIAL, "# [protection]\n", r"line 2: protection.at_rest \(by default\): no secret to"),
     ('[[serial]]\nport = "gateway.toml"\n', "", "is not a serial port"),
 ]  # fmt: skip
 
