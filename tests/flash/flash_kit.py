@@ -18,7 +18,7 @@ class PretendBoard:
     `rom`: the file with the part of its flash that code runs from in place; None if its MicroPython has none.
     """
 
-    def __init__(self, micropython: str, flash: Path, rom_bytes: int = 0) -> None:
+    def __init__(self, micropython: str, flash: Path, rom_bytes: int = 0, heap: str = "1m") -> None:
         self.flash = flash
         flash.mkdir(exist_ok=True)
         self.rom = flash.with_name(flash.name + ".rom") if rom_bytes else None
@@ -26,6 +26,7 @@ class PretendBoard:
             # What a part holds that was something else before.
             self.rom.write_bytes(bytes(range(256)) * (rom_bytes // 256))
         self.starts = 0
+        self._heap = heap
         self._started = threading.Condition()
         self.received = 0
         self.cut_after: int | None = None
@@ -58,7 +59,7 @@ class PretendBoard:
             self._started.notify_all()
         path = [HERE / "device", ROOT / "tests" / "boards" / "device", ROOT / "tests" / "tags" / "device"]
         return subprocess.Popen(
-            [self._micropython, "-X", "heapsize=1m", HERE / "device" / "raw_repl.py", self.flash]
+            [self._micropython, "-X", f"heapsize={self._heap}", HERE / "device" / "raw_repl.py", self.flash]
             + ([] if self.rom is None else [self.rom]),
             env={**os.environ, "MICROPYPATH": ":".join((".frozen", *map(str, path)))},
             stdin=subprocess.PIPE,

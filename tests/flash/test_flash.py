@@ -118,6 +118,13 @@ def test_a_model_without_its_hardware_is_refused(wish: Wish) -> None:
         install(replace(wish, model="ankle_gps"))
 
 
+def test_a_heap_too_small_for_the_model_is_refused_untouched(micropython: str, tmp_path: Path, wish: Wish) -> None:
+    with PretendBoard(micropython, tmp_path / "small", heap="160k") as small:
+        with pytest.raises(FlashError, match=r"heap of \d+ B, and home_unit needs 183000.*with a ROM part"):
+            install(replace(wish, port=small.port, model="home_unit"))
+        assert not _installed(small.flash)
+
+
 def test_a_port_that_is_not_there_is_named(wish: Wish) -> None:
     with pytest.raises(FlashError, match="/dev/absent: there is no such port"):
         install(replace(wish, port="/dev/absent"))

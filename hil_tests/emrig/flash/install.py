@@ -36,6 +36,9 @@ NEEDED_MODULES = {
     "pid": ["asyncio", "binascii", "bluetooth", "cryptolib", "json", "struct"],
 }
 """What a model's firmware imports and not every MicroPython image has."""
+# Of MicroPython's heap, where code is copied to RAM: docs/pico.md, "from the file system"; for the others home_unit's.
+HEAP_BYTES = {"pid": 69_000}
+HEAP_BYTES_ELSE = 183_000
 # The lowest that the firmware's tests run on (docs/pico.md: Debian's 1.25; the simulator's is newer).
 LOWEST_VERSION = (1, 25)
 
@@ -113,7 +116,7 @@ def install(wish: Wish, progress: Progress = lambda *_: None) -> Installed:
         in_use = rom.leave(repl)
         place = _in_rom(repl, wish)
         files = _files(wish, place)
-        _check(repl, wish, facts, files)
+        _check(repl, wish, facts, files, place is None)
         _stop(repl, in_use)
         who, kept, backup = _identity(repl, wish)
         _remove_strangers(repl, files)
@@ -176,7 +179,14 @@ def _files(wish: Wish, place: rom.RomInstallation | None) -> dict[str, bytes]:
     return {f"/{path}": data for path, data in firmware_image.installation(wish.model, wish.board.name).items()}
 
 
-def _check(repl: Repl, wish: Wish, facts: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+def _check(repl: Repl, wish: Wish, facts: Mapping[str, Any], files: Mapping[str, bytes], from_ram: bool) -> None:
+    heap_bytes = HEAP_BYTES.get(wish.model, HEAP_BYTES_ELSE)
+    if from_ram and facts["heap_bytes"] < heap_bytes:
+        raise FlashError(
+            f"MicroPython on {repl.port} has a heap of {facts['heap_bytes']} B, and {wish.model} needs {heap_bytes} "
+            f"where its code is copied to RAM: put an image on it with more, or with a ROM part (docs/flashing.md, "
+            f"{wish.board.name})"
+        )
     roots = ["main", f"tags.{wish.model}", f"boards.{wish.board.name}.board"]
     own = {path.partition("/")[0].partition(".")[0] for path in firmware_image.modules(roots)}
     missing = repl.missing_modules([name for name in NEEDED_MODULES[wish.model] if name not in own])

@@ -34,7 +34,7 @@ RECONNECT_S = 40
 # A chunk travels in base64 inside a statement that the board compiles in its heap: 1 KiB takes some 3 KiB there.
 CHUNK_BYTES = 1024
 FACTS = """
-import sys, os, json
+import sys, os, json, gc
 try:
     from machine import unique_id
     serial = unique_id().hex()
@@ -43,7 +43,8 @@ except (ImportError, AttributeError):
 s = os.statvfs('/')
 print(json.dumps({'machine': getattr(sys.implementation, '_machine', ''), 'platform': sys.platform,
     'version': '.'.join(str(part) for part in sys.implementation.version[:3]), 'serial': serial,
-    'mpy': getattr(sys.implementation, '_mpy', 0), 'free_bytes': s[1] * s[3]}))
+    'mpy': getattr(sys.implementation, '_mpy', 0), 'free_bytes': s[1] * s[3],
+    'heap_bytes': gc.mem_alloc() + gc.mem_free()}))
 """
 TREE = """
 import os
