@@ -119,7 +119,13 @@ class Health:
         # A charger that is connected and fills nothing is a fault of device or charger, never of the wearer.
         device = self._device
         limit_ms = device.settings.charge_failed_s * 1000
-        change = self._charge.measured(device.ticks_ms(), self.battery.millivolts, self.battery.percent, limit_ms)
+        change = self._charge.measured(
+            device.ticks_ms(),
+            self.battery.millivolts,
+            self.battery.percent,
+            limit_ms,
+            device.settings.charge_gain_mv,
+        )
         if change is not None:
             failed, since_ms, gained_mv = change
             device.records.event(

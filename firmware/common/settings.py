@@ -55,6 +55,12 @@ TABLE = (
     ("clock_bound_ms", 2500, 100, 60000),  # half of the 5 s within which a strap cut must be stamped
     ("strap_light_percent", 150, 105, 300),  # a lamp that still shows half more than the comparator needs is sound
     ("curfew_address", 1, 1, 3),  # PRIMARY
+    ("skin_lowest_c", 15, -40, 40),  # recorded bracelets show 18.6 to 38.4 degrees while worn
+    ("skin_highest_c", 42, 20, 85),
+    ("cell_response_percent", 20, 5, 90),  # a cell ages by losing sensitivity: a fifth either way is still a reading
+    ("cell_zero_drift_ug_per_l", 50000, 10000, 200000),  # a quarter of the detection limit
+    ("charge_gain_mv", 10, 1, 200),  # drivers/charger.py
+    ("uplink_stuck_s", 7200, 1800, 86400),  # back-off ends at 5 min, and a modem's longest attempt is minutes
     ("violation_fix_interval_s", 15, 5, 600),  # 3M/California: every 15 s while in a zone violation
     ("violation_report_interval_s", 60, 10, 600),  # NIJ 1004.00 §5.3.5: within 4 min
     ("zone_window_points", 3, 1, 8),  # tags/zones.py
@@ -81,6 +87,12 @@ TABLE = (
     ("dock_listen_s", 20, 5, 300),  # two tokens of a beacon of 10 s
     ("gnss_power_save", 1, 0, 1),
     ("modem_sleep", 0, 0, 1),  # asleep it cannot be asked where it is within 3 min
+    ("gnss_jamming_reports", 2, 1, 20),  # a passing lorry with a jammer is heard once
+    ("cellular_jamming_dbm", -75, -113, -51),  # 3GPP TS 27.007: -51 is the strongest; tags/shielding.py
+    ("gnss_patient_failures", 3, 0, 100),  # a bridge, a bus, a doorway
+    ("modem_look_s", 1800, 60, 86400),  # how the cell was before it was lost is known from the last look
+    ("dock_misses", 2, 1, 20),  # one collision in the air is no departure
+    ("zone_separation_s", 3600, 60, 65535),  # tags/zones.py
     ("update_confirm_s", 3600, 60, 86400),  # common/update.py
     ("update_trial_s", 86400, 300, 604800),  # common/update.py
     ("update_battery_percent", 30, 0, 100),  # common/update.py

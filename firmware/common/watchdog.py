@@ -5,9 +5,6 @@ from common import safe_mode
 
 # Looked at three times within the watchdog's own time; a board may bound that (boards/__init__.py).
 FEEDS = 3
-# Records wait, nobody hangs up, and no attempt to connect was begun for so long: back-off ends at 5 min, and the
-# longest attempt of a modem is minutes.
-UPLINK_STUCK_MS = 7200000
 
 
 class Watchdog:
@@ -55,7 +52,7 @@ class Watchdog:
             safe_mode.forgive()
             device.board.restart()
         uplink = device.uplink
-        if uplink is not None and uplink.stuck_ms(now) > UPLINK_STUCK_MS:
+        if uplink is not None and uplink.stuck_ms(now) > device.settings.uplink_stuck_s * 1000:
             self.stuck = "uplink"
         if self.stuck is not None:
             device.log("task %s is stuck" % self.stuck)

@@ -27,19 +27,10 @@ CELL_SHIFT = 6
 # Kept on flash when a baseline has moved so far: a tenth of what is judged by it, a quarter of the cell's.
 KEEP_MV = 50
 KEEP_COUNTS = 125
-# Skin under a bracelet; recorded bracelets show 18.6 to 38.4 °C while worn.
-LOWEST_CENTI_CELSIUS = 1500
-HIGHEST_CENTI_CELSIUS = 4200
 # Own check: raising "cell_check" lets a known current through the cell, worth 0.2 g/dL, for as long as its filter
-# needs. A cell ages by losing sensitivity: a fifth either way is still a reading.
+# needs.
 CHECK_SETTLE_MS = 2000
 CHECK_COUNTS = 20000
-CHECK_LOWEST_COUNTS = CHECK_COUNTS * 4 // 5
-CHECK_HIGHEST_COUNTS = CHECK_COUNTS * 6 // 5
-# Zero off its place by more than a quarter of the detection limit: a cell that reads too low, or, where its baseline is
-# as far above (no wearer stays so long between it and the threshold), too high, for ever.
-ZERO_DRIFT_COUNTS = 500
-HIGHEST_ZERO_COUNTS = ZERO_COUNTS + ZERO_DRIFT_COUNTS
 # Why a check failed, in the evidence of CELL_FAULT: why u8, zero u16, response u16.
 FAULT_RAILS = 1
 FAULT_ZERO = 2
@@ -52,8 +43,7 @@ class AlcoholCell:
     """Front end of one cell; read() gives (tac_ug_per_l, contact_ir_mv, centi_celsius, quality)."""
 
     def __init__(self, board, settings):
-        """settings: contact_deviation_mv, interferent_rise_ug_per_l, wet_spread_ug_per_l,
-        alcohol_threshold_ug_per_l."""
+        """settings: common.settings.Settings."""
         self._settings = settings
         self._sample = board.pin_out("alcohol_sample")
         self._ready = board.pin_in("alcohol_ready")
@@ -140,13 +130,13 @@ class AlcoholCell:
         contact_mv = infrared[middle] // 10
         centi_celsius = min(temperature[middle] - 10000, 32767)
         quality = self._contact_quality(contact_mv)
-        if not LOWEST_CENTI_CELSIUS <= centi_celsius <= HIGHEST_CENTI_CELSIUS:
+        settings = self._settings
+        if not 100 * settings.skin_lowest_c <= centi_celsius <= 100 * settings.skin_highest_c:
             quality |= constants.QUALITY_TEMPERATURE_OUT_OF_RANGE
         if not ready or not LOWEST_COUNTS <= counts <= HIGHEST_COUNTS:
             self._previous_tac = None
             self._alone = False
             return 0, contact_mv, centi_celsius, quality | constants.QUALITY_CELL_FAULT
-        settings = self._settings
         if (cell[-1] - cell[0]) * UG_PER_L_PER_COUNT > settings.wet_spread_ug_per_l:
             quality |= constants.QUALITY_WET_SENSOR
         tac = max(0, counts - ZERO_COUNTS) * UG_PER_L_PER_COUNT
@@ -166,10 +156,14 @@ class AlcoholCell:
 
     async def check(self):
         """Own check: (why it failed or 0, zero counts, response counts; response 0 where it cannot be tested)."""
+        settings = self._settings
         zero = await self._settled()
+        # Off its place: a cell that reads too low, or, where its baseline is as far above (no wearer stays so long
+        # between it and the threshold), too high, for ever.
+        drift = settings.cell_zero_drift_ug_per_l // UG_PER_L_PER_COUNT
         if not LOWEST_COUNTS <= zero <= HIGHEST_COUNTS:
             why, response = FAULT_RAILS, 0
-        elif zero < ZERO_COUNTS - ZERO_DRIFT_COUNTS or min(zero, self.cell_baseline_counts) > HIGHEST_ZERO_COUNTS:
+        elif zero < ZERO_COUNTS - drift or min(zero, self.cell_baseline_counts) > ZERO_COUNTS + drift:
             why, response = FAULT_ZERO, 0
         elif self._check is None:
             why, response = 0, 0
@@ -182,7 +176,8 @@ class AlcoholCell:
                 self._check.value(0)
             # Until the current has died away nothing may be read.
             await asyncio.sleep_ms(CHECK_SETTLE_MS)
-            why = 0 if CHECK_LOWEST_COUNTS <= response <= CHECK_HIGHEST_COUNTS else FAULT_RESPONSE
+            off = CHECK_COUNTS * settings.cell_response_percent // 100
+            why = FAULT_RESPONSE if abs(response - CHECK_COUNTS) > off else 0
         self.healthy = not why
         return why, zero, response
 

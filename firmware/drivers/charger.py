@@ -22,14 +22,14 @@ class Charging:
     def disconnected(self):
         self._since_ms = None
 
-    def measured(self, now_ms: int, millivolts: int, percent: int, limit_ms: int):
+    def measured(self, now_ms: int, millivolts: int, percent: int, limit_ms: int, gain_mv: int = GAIN_MV):
         """(failed, ms since the last gain, mV gained since) when that changes, else None."""
         if self._since_ms is None:
             return None
         if not self._mark_mv:
             self._mark_mv = millivolts
         gained = millivolts - self._mark_mv
-        if gained >= GAIN_MV or percent >= FULL_PERCENT:
+        if gained >= gain_mv or percent >= FULL_PERCENT:
             since_ms = now_ms - self._mark_ms
             self._mark_ms, self._mark_mv = now_ms, max(millivolts, self._mark_mv)
             if self._failed:

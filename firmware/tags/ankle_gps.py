@@ -30,8 +30,6 @@ NOT_BEFORE_DAY = day_number(2026, 1, 1)
 # u-blox: shorter periods than 10 s do not pay in on/off operation; longer ones lose the orbits of passing satellites.
 SHORTEST_PERIOD_S = 10
 LONGEST_PERIOD_S = 1800
-# After the first failures in a row attempts are tried as often as ever: a bridge, a bus, a doorway.
-PATIENT_FAILURES = 3
 UNKNOWN = -1
 
 
@@ -181,11 +179,12 @@ class AnkleGps:
     def _pause_s(self, found):
         """From the beginning of one attempt to the next."""
         interval = self._interval_s()
-        if found or self._failures <= PATIENT_FAILURES or self.zones.violated:
+        patient = self.device.settings.gnss_patient_failures
+        if found or self._failures <= patient or self.zones.violated:
             return interval
         # Indoors: ever more patiently, until something changes.
         longest = max(interval, self.device.settings.gnss_back_off_s)
-        return min(interval << min(self._failures - PATIENT_FAILURES, 8), longest)
+        return min(interval << min(self._failures - patient, 8), longest)
 
     async def _attempt(self, now):
         """One position, or what there is instead of it; True if satellites gave one."""
@@ -245,6 +244,7 @@ class AnkleGps:
             self.motion.contradicted()
         self.zones.window = device.settings.zone_window_points
         self.zones.dwell_s = device.settings.zone_dwell_s
+        self.zones.separation_s = device.settings.zone_separation_s
         was = self.zones.violated
         self._tell_zones(self.zones.judge(time_s, latitude, longitude, precision_m))
         if self.zones.violated != was:
@@ -336,8 +336,9 @@ class AnkleGps:
         rested = self.motion.still(now, device.settings.still_after_s * 1000) or self.dock.docked
         self.rules.motion_changes(now)
         self.motion.changed(level, now)
-        if level and (rested or self._failures > PATIENT_FAILURES):
-            self._failures = min(self._failures, PATIENT_FAILURES)
+        patient = device.settings.gnss_patient_failures
+        if level and (rested or self._failures > patient):
+            self._failures = min(self._failures, patient)
             self.hasten()
 
     def _on_registration(self):

@@ -10,8 +10,6 @@ from emwire import beacon, constants
 from emwire.beacon import BeaconWatch
 from emwire.errors import WireError
 
-# Listened in vain so often before it counts as gone: one collision in the air is no departure.
-MISSES = 2
 CAUSE_DOCK = 1  # taken off the charger, or moved
 CAUSE_BEACON = 2  # the beacon is not heard any more
 CAUSE_ORDER = 3  # no beacon is configured any more
@@ -76,7 +74,7 @@ class Dock:
             self._arrive(now)
         elif self.docked:
             self._misses += 1
-            if self._misses >= MISSES:
+            if self._misses >= device.settings.dock_misses:
                 self._leave(CAUSE_BEACON)
         return self.docked
 

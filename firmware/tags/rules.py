@@ -9,8 +9,6 @@ from tags.motion import MotionWithoutFix
 
 # Positions of a tag that lies still wander by this much beyond their confidence circles (multipath at a window).
 STILL_METRES = 100
-# How the cell was before it was lost is known from the last look: so often, and at every attempt without a fix.
-LOOK_MS = 1800000
 
 
 class Rules:
@@ -21,7 +19,7 @@ class Rules:
         self._modem = modem
         self._motion = motion
         self._shielding = shielding.Shielding()
-        self._jamming = shielding.Suspicion(shielding.JAMMING_REPORTS)
+        self._jamming = shielding.Suspicion(1)
         self._cell_jamming = shielding.Suspicion(1)
         self._without = MotionWithoutFix(device.ticks_ms())
         self._place = None
@@ -57,6 +55,7 @@ class Rules:
         """As the receiver reported it last; only receivers that do can be judged."""
         device = self._device
         seen = shielding.jammed(report, device.settings.gnss_jamming_level)
+        self._jamming.needed = device.settings.gnss_jamming_reports
         change = self._jamming.judge(device.ticks_ms(), seen)
         if change is not None:
             begins, seconds = change
@@ -97,7 +96,8 @@ class Rules:
         device = self._device
         now = device.ticks_ms()
         registered = self._modem.registered
-        if registered is False or (registered and (self._looked_ms is None or now - self._looked_ms >= LOOK_MS)):
+        look_ms = device.settings.modem_look_s * 1000  # and at every attempt without a fix
+        if registered is False or (registered and (self._looked_ms is None or now - self._looked_ms >= look_ms)):
             await self._look(now)
         self.cell(now)
         change = self._shielding.check(now, device.settings)
@@ -107,7 +107,7 @@ class Rules:
             device.records.event(event, seconds, evidence=evidence)
         change = None
         if self._modem.registered is not None:  # else it restarts, or sleeps
-            seen = shielding.cell_jammed(self._modem.registered, self._dbm)
+            seen = shielding.cell_jammed(self._modem.registered, self._dbm, device.settings.cellular_jamming_dbm)
             change = self._cell_jamming.judge(now, seen, device.settings.cellular_jamming_s * 1000 if seen else 0)
         if change is not None:
             begins, seconds = change

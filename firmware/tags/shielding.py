@@ -6,15 +6,11 @@
 import struct
 
 DBM_UNKNOWN = -128
-# 3GPP TS 27.007 +CSQ: 0 is -113 dBm or less, 31 is -51 dBm or more. A carrier so strong has a cell that can be read.
-STRONG_DBM = -75
 # seconds without satellites u16, seconds without cell u16, dBm before i8 (-128 unknown), km/h at the last position u16,
 # satellites then u8 (255 unknown), cause of no fix u8 (drivers.fixes)
 EVIDENCE_FORMAT = "<HHbHBB"
 # jamming state u8, indicator u8, noise u16, gain control u16, as the receiver reports them (drivers.ubx)
 JAMMING_FORMAT = "<BBHH"
-# Reports in a row, each of another attempt: a passing lorry with a jammer is heard once.
-JAMMING_REPORTS = 2
 
 
 class Shielding:
@@ -108,7 +104,7 @@ class Suspicion:
     """Something seen `needed` times in a row, or for so long, begins; as often or long not seen, it ends."""
 
     def __init__(self, needed: int):
-        self._needed = needed
+        self.needed = needed
         self._count = 0
         self._since_ms = 0
         self.begun = False
@@ -122,7 +118,7 @@ class Suspicion:
         if not self._count:
             self._since_ms = now_ms
         self._count += 1
-        if self._count < self._needed or now_ms - self._since_ms < least_ms:
+        if self._count < self.needed or now_ms - self._since_ms < least_ms:
             return None
         self._count = 0
         self.begun = seen
@@ -137,5 +133,6 @@ def jammed(interference: tuple, level: int) -> bool:
     return interference[0] == 3 or interference[1] >= level
 
 
-def cell_jammed(registered: "bool | None", dbm: int) -> bool:
-    return registered is False and dbm >= STRONG_DBM
+def cell_jammed(registered: "bool | None", dbm: int, strong_dbm: int) -> bool:
+    """A carrier so strong (+CSQ of 3GPP TS 27.007: -113 to -51 dBm) has a cell that can be read."""
+    return registered is False and dbm >= strong_dbm

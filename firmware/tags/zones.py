@@ -8,8 +8,6 @@ from tags import geometry
 # An isolated wrong position must neither make nor end a violation: N of the last M, M at least 3 (field notes §2).
 LEAST_WINDOW = 3
 LONGEST_WINDOW = 8
-# Positions further apart than this do not count together.
-SEPARATION_S = 3600
 # order version u16, zone type u8, cause u8, positions that count, positions judged, seconds from the first of them to
 # the last u16, precision m u16 (65535 unknown), latitude and longitude i32 of the last
 EVIDENCE_FORMAT = "<HBBBBHHii"
@@ -43,6 +41,7 @@ class Zones:
         self._version = 0
         self.window = LEAST_WINDOW
         self.dwell_s = 0
+        self.separation_s = 3600  # positions further apart do not count together
 
     @property
     def violated(self) -> bool:
@@ -102,7 +101,7 @@ class Zones:
     def _judge(self, state, time_s, latitude, longitude, precision_m):
         zone = state.zone
         times = state.times
-        if times and not 0 <= time_s - times[-1] <= SEPARATION_S:
+        if times and not 0 <= time_s - times[-1] <= self.separation_s:
             if time_s < times[-1]:
                 return None
             state.forget()

@@ -438,6 +438,12 @@ static inline int32_t emwire_get_i32(const uint8_t *data)
 #define EMWIRE_PARAMETER_CLOCK_BOUND_MS 41 /* The gateway is asked for the time when the clock is less certain than, ms */
 #define EMWIRE_PARAMETER_STRAP_LIGHT_PERCENT 42 /* Light below this share of the comparator's level faded: no cut, percent */
 #define EMWIRE_PARAMETER_CURFEW_ADDRESS 43 /* Which of the order's curfew addresses a home unit stands at */
+#define EMWIRE_PARAMETER_SKIN_LOWEST_C 44 /* Colder is no skin under a bracelet, °C */
+#define EMWIRE_PARAMETER_SKIN_HIGHEST_C 45 /* Hotter is no skin under a bracelet, °C */
+#define EMWIRE_PARAMETER_CELL_RESPONSE_PERCENT 46 /* An alcohol cell's response to its test current may be off by so much, % */
+#define EMWIRE_PARAMETER_CELL_ZERO_DRIFT_UG_PER_L 47 /* An alcohol cell's zero may be off by so much, µg/L */
+#define EMWIRE_PARAMETER_CHARGE_GAIN_MV 48 /* A cell that gains less within CHARGE_FAILED_S is not being charged, mV */
+#define EMWIRE_PARAMETER_UPLINK_STUCK_S 49 /* Records wait and nothing was tried for so long: a hung uplink, s */
 #define EMWIRE_PARAMETER_VIOLATION_FIX_INTERVAL_S 100 /* Between positions while a zone is violated, s */
 #define EMWIRE_PARAMETER_VIOLATION_REPORT_INTERVAL_S 101 /* Between reports while a zone is violated, s */
 #define EMWIRE_PARAMETER_ZONE_WINDOW_POINTS 102 /* A zone's positions inside are counted among so many of the last */
@@ -464,6 +470,12 @@ static inline int32_t emwire_get_i32(const uint8_t *data)
 #define EMWIRE_PARAMETER_DOCK_LISTEN_S 123 /* Longest time of listening for the dock's beacon, s */
 #define EMWIRE_PARAMETER_GNSS_POWER_SAVE 124 /* 1: a receiver that can sleeps between positions by itself; 0: it is switched off */
 #define EMWIRE_PARAMETER_MODEM_SLEEP 125 /* 1: the modem sleeps between reports (PSM); 0: it stays reachable */
+#define EMWIRE_PARAMETER_GNSS_JAMMING_REPORTS 126 /* So many reports of jamming in a row, each of another attempt, suggest it */
+#define EMWIRE_PARAMETER_CELLULAR_JAMMING_DBM 127 /* A carrier so strong has a cell that can be read, dBm */
+#define EMWIRE_PARAMETER_GNSS_PATIENT_FAILURES 128 /* So many failed searches in a row are followed at the usual pace */
+#define EMWIRE_PARAMETER_MODEM_LOOK_S 129 /* The cell's signal is looked at so often while there are positions, s */
+#define EMWIRE_PARAMETER_DOCK_MISSES 130 /* So often listened in vain, a dock's beacon is gone */
+#define EMWIRE_PARAMETER_ZONE_SEPARATION_S 131 /* Positions further apart are not judged together, s */
 #define EMWIRE_PARAMETER_UPDATE_CONFIRM_S 200 /* New firmware is kept after so long in one boot, without a failure, heard, s */
 #define EMWIRE_PARAMETER_UPDATE_TRIAL_S 201 /* New firmware that was not kept by then is left for the old, s */
 #define EMWIRE_PARAMETER_UPDATE_BATTERY_PERCENT 202 /* New firmware is installed from this charge on, or on a charger, % */

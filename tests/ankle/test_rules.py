@@ -10,7 +10,7 @@ from emgate.backend.conditions.geometry import distance_m
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tags.motion import Motion, MotionWithoutFix
-from tags.shielding import EVIDENCE_FORMAT, JAMMING_REPORTS, Shielding, Suspicion, cell_jammed, jammed
+from tags.shielding import EVIDENCE_FORMAT, Shielding, Suspicion, cell_jammed, jammed
 from tags.teleport import Teleport
 
 SETTINGS = SimpleNamespace(**{row[0]: row[1] for row in TABLE})
@@ -90,7 +90,7 @@ def test_shielding_begins_and_ends_in_turn(steps: list[tuple[int, str]]) -> None
 
 
 def test_jamming_needs_two_reports_and_ends_with_two() -> None:
-    suspicion = Suspicion(JAMMING_REPORTS)
+    suspicion = Suspicion(2)
     seen = [(1, 12), (3, 40), (1, 12), (2, 200), (3, 255), (3, 255), (1, 10), (3, 255), (1, 10), (1, 10), (1, 10)]
     told = [suspicion.judge(60_000 * n, jammed((*report, 90, 4000), 150)) for n, report in enumerate(seen)]
     assert [change for change in told if change] == [(True, 60), (False, 360)]
@@ -98,8 +98,8 @@ def test_jamming_needs_two_reports_and_ends_with_two() -> None:
 
 
 def test_cellular_jamming_is_a_strong_signal_without_a_cell() -> None:
-    assert cell_jammed(False, -60)
-    assert not cell_jammed(False, -100) and not cell_jammed(True, -60) and not cell_jammed(None, -60)
+    assert cell_jammed(False, -60, -75)
+    assert not cell_jammed(False, -100, -75) and not cell_jammed(True, -60, -75) and not cell_jammed(None, -60, -75)
     suspicion = Suspicion(1)
     assert suspicion.judge(0, True, 120_000) is None and suspicion.judge(60_000, True, 120_000) is None
     assert suspicion.judge(120_000, True, 120_000) == (True, 120)

@@ -85,6 +85,37 @@ async def check_interval_from_settings(folder):
     assert 24 <= len(_readings(work)) <= 25
 
 
+async def check_what_is_judged_by_is_set_over_the_air(folder):
+    folders = [folder + "/" + name for name in ("skin", "response", "drift")]
+    for at, parameters, counts, quality in (
+        (folders[0], ((constants.PARAMETER_SKIN_HIGHEST_C, 25),), 1000, constants.QUALITY_TEMPERATURE_OUT_OF_RANGE),
+        (folders[1], ((constants.PARAMETER_CELL_RESPONSE_PERCENT, 5),), 1000, constants.QUALITY_CELL_FAULT),
+        (folders[2], ((constants.PARAMETER_CELL_ZERO_DRIFT_UG_PER_L, 10000),), 850, constants.QUALITY_CELL_FAULT),
+    ):
+        os.mkdir(at)
+        work, cell = _tag(at, settings={"cell_check_interval_s": 3600})
+        adc = work.board.adcs["alcohol_cell"]
+        adc.counts = counts
+
+        def on_check(level, adc=adc):
+            adc.counts += 18000 if level else -18000
+
+        work.board.outputs["cell_check"].on_level = on_check
+        work.start()
+        await asyncio.sleep_ms(2 * HOUR)
+        assert {reading[4] for reading in _readings(work)} == {0}
+        assert Settings(at).apply_parameters(1, parameters) == b""
+        work.stop()
+        work, cell = _tag(at, settings={"cell_check_interval_s": 3600})
+        work.board.adcs["alcohol_cell"].counts = counts
+        adc = work.board.adcs["alcohol_cell"]
+        work.board.outputs["cell_check"].on_level = lambda level, adc=adc: on_check(level, adc)
+        work.start()
+        await asyncio.sleep_ms(2 * HOUR)
+        assert _readings(work)[-1][4] == quality, parameters
+        work.stop()
+
+
 async def check_cells_own_schedule_replaces_ours(folder):
     work, cell = _tag(folder, settings={"sample_interval_s": 3600})
     work.start()
