@@ -20,6 +20,7 @@ from pathlib import Path
 
 from emwire import constants
 
+from emrig import syntax_trees
 from emrig.firmware_names import names_of
 from emrig.firmware_squeeze import Squeezed, squeeze
 from emrig.paths import firmware_folder, protocol_folder
@@ -136,7 +137,7 @@ def build(
 def source_version() -> tuple[Version, int]:
     """VERSION and SECURITY_VERSION of the sources."""
     names: dict[str, object] = {}
-    for node in ast.parse((firmware_folder() / "common" / "version.py").read_text()).body:
+    for node in syntax_trees.parse((firmware_folder() / "common" / "version.py").read_text()).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             names[node.targets[0].id] = ast.literal_eval(node.value)
     version, security_version = names["VERSION"], names["SECURITY_VERSION"]
@@ -178,9 +179,14 @@ def _check(board: str) -> None:
         raise ImageError(f"there is no board {board!r}; the boards are {', '.join(known)}")
 
 
-@cache
 def _sources(model: str, board: str) -> Squeezed:
     """Seconds of work; a rack of boards and the tests ask for the same again and again."""
+    with syntax_trees.alone:
+        return _squeezed(model, board)
+
+
+@cache
+def _squeezed(model: str, board: str) -> Squeezed:
     sources = {
         path: source.read_text() for path, source in modules(["main", f"tags.{model}", f"boards.{board}.board"]).items()
     }
@@ -266,7 +272,7 @@ def _path(name: str, source: Path) -> str:
 
 def _imported(source: Path) -> list[str]:
     names = []
-    for node in ast.walk(ast.parse(source.read_text())):
+    for node in ast.walk(syntax_trees.parse(source.read_text())):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:

@@ -6,6 +6,8 @@ import ast
 from collections.abc import Iterator
 from typing import Any
 
+from emrig import syntax_trees
+
 Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 Scope = Function | ast.ClassDef | ast.Module | ast.expr
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
@@ -29,7 +31,7 @@ def walk(root: ast.AST) -> Iterator[ast.AST]:
 def names_of(source: str) -> set[str]:
     """Every name that a source mentions: what has to be kept for it."""
     names: set[str] = set()
-    for node in walk(ast.parse(source)):
+    for node in walk(syntax_trees.parse(source)):
         if isinstance(node, ast.Name):
             names.add(node.id)
         elif isinstance(node, ast.Attribute):

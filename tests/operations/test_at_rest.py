@@ -103,8 +103,10 @@ def test_the_kernels_keyring() -> None:
         "library = ctypes.CDLL(None, use_errno=True)\n"
         "try:\n"
         "    k._keyctl(1, 0)\n"  # KEYCTL_JOIN_SESSION_KEYRING, anonymous
-        "except OSError as error:\n"
-        "    sys.exit(f'no keyrings: {error}')\n"
+        "except OSError:\n"
+        "    assert k.find() is None\n"
+        "    print('refused')\n"
+        "    sys.exit()\n"
         "assert k.find() is None\n"
         "key = library.syscall(numbers[os.uname().machine], b'user', k.CREDENTIAL.encode(), bytes(range(32)), 32, -3)\n"
         "assert key > 0, ctypes.get_errno()\n"
@@ -113,9 +115,8 @@ def test_the_kernels_keyring() -> None:
         "print('found')\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
-    if "no keyrings" in done.stderr:
-        pytest.skip("needs a kernel that lets this process have keyrings")
-    assert (done.returncode, done.stdout) == (0, "found\n"), done.stderr
+    # Containers often have none: then the search goes on to the next source, and ends without one.
+    assert (done.returncode, done.stdout) in ((0, "found\n"), (0, "refused\n")), done.stderr
 
 
 # -- the vault ------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import base64
 import hashlib
 import json
@@ -18,6 +17,7 @@ from mpremote import transport_serial
 from mpremote.transport import TransportError, TransportExecError
 from mpremote.transport_serial import SerialTransport
 
+from emrig import syntax_trees
 from emrig.flash.errors import FlashError
 
 # The transport prints what it did not expect. Redirecting stdout would take from it what other boards' threads print.
@@ -177,14 +177,14 @@ class Repl:
 
     def missing_modules(self, names: list[str]) -> list[str]:
         """Those of the names that this MicroPython has not."""
-        missing: list[str] = ast.literal_eval(self.run(HAS_MODULES % (names,)))
+        missing: list[str] = syntax_trees.literal(self.run(HAS_MODULES % (names,)))
         return missing
 
     def files(self, folder: str = "") -> list[str]:
         """Full paths of all files below a folder ("" is the root); none where there is no such folder."""
         if folder and not self.exists(folder):
             return []
-        return [ast.literal_eval(line) for line in self.run(TREE % folder).splitlines() if line.strip()]
+        return [syntax_trees.literal(line) for line in self.run(TREE % folder).splitlines() if line.strip()]
 
     def exists(self, path: str) -> bool:
         """Whether there is a file or folder."""
@@ -216,7 +216,7 @@ class Repl:
     def hashes(self, paths: Iterable[str]) -> dict[str, str]:
         """SHA-256 of those files that exist, computed by the board."""
         lines = self.run(HASHES % (CHUNK_BYTES, sorted(paths))).splitlines()
-        return dict(ast.literal_eval(line) for line in lines if line.strip())
+        return dict(syntax_trees.literal(line) for line in lines if line.strip())
 
     def reset(self) -> None:
         """Reset the board as its button would, without waiting for it."""
@@ -244,7 +244,7 @@ class Repl:
 def literal(output: str) -> Any:
     """What a board printed as a literal of Python."""
     try:
-        return ast.literal_eval(output.strip())
+        return syntax_trees.literal(output.strip())
     except (ValueError, SyntaxError):
         raise FlashError(f"the board answered {output[:200]!r}: flash it again") from None
 
