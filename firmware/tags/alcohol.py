@@ -103,6 +103,8 @@ class Alcohol:
             remaining = since_ms + self.interval_s() * 1000 - device.ticks_ms()
             if remaining <= 0:
                 return False
+            # The interval may have become longer than when the sample began: what raised it is over.
+            device.watchdog.expect("alcohol", remaining + 1000 * self.interval_s() + _SLOW_MS)
             if await self._cell.ready(remaining):
                 return True
 

@@ -85,6 +85,20 @@ async def check_interval_from_settings(folder):
     assert 24 <= len(_readings(work)) <= 25
 
 
+async def check_long_interval_after_a_raised_one_is_no_hung_task(folder):
+    work, cell = _tag(
+        folder, settings={"sample_interval_s": 7200, "raised_sample_interval_s": 300, "raised_for_s": 3600}
+    )
+    work.start()
+    await asyncio.sleep_ms(1000)
+    cell.shows(900000)
+    await asyncio.sleep_ms(3 * HOUR)
+    cell.shows(0)
+    await asyncio.sleep_ms(12 * HOUR)
+    assert len(_readings(work)) >= 36, "it was raised"
+    assert not work.board.hardware_watchdog.expired and not work.events(constants.EVENT_TASK_STUCK)
+
+
 async def check_what_is_judged_by_is_set_over_the_air(folder):
     folders = [folder + "/" + name for name in ("skin", "response", "drift")]
     for at, parameters, counts, quality in (
