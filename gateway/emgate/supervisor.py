@@ -94,14 +94,23 @@ class Supervisor:
 
     async def _once(self) -> tuple[str, str]:
         """Run it; why it ended, as a name to count by and in words."""
+        # In a task of its own: what fails just as it is cancelled may hide the one behind the other (a TaskGroup does).
+        run = asyncio.get_running_loop().create_task(self.what.run())
         try:
-            await self.what.run()
-        except OSError as error:
+            await asyncio.wait([run])
+        except asyncio.CancelledError:
+            run.cancel()
+            await asyncio.wait([run])
+            raise
+        error = None if run.cancelled() else run.exception()
+        if isinstance(error, OSError):
             name = errno.errorcode.get(error.errno or 0) or "lost"
             return name.lower(), error.strerror or str(error) or type(error).__name__
-        except Exception as error:  # a defect in one link must not take the others along
-            log.exception("defect", what=self.what.name)
+        if isinstance(error, Exception):  # a defect in one link must not take the others along
+            log.error("defect", what=self.what.name, exc_info=error)
             return "defect", f"defect: {error!r}"
+        if error is not None:
+            raise error
         return "ended", "ended"
 
     async def _watch(self) -> None:
