@@ -70,7 +70,7 @@ async def test_until_the_device_uses_it_both_are_taken(bench: Bench) -> None:
 
 
 def test_the_same_key_is_no_change() -> None:
-    with pytest.raises(ValueError, match="needs a new one"):
+    with pytest.raises(ValueError, match="give another one"):
         device(next_key=KEY.hex())
     assert NEXT.hex() not in repr(device()) + device().model_dump_json()
 

@@ -138,7 +138,7 @@ async def test_a_batch_under_way_delivers_nothing_that_was_given_up_meanwhile(tm
 
 async def test_age_counts_the_time_that_the_gateway_ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     passed = [0.0]
-    began = time.monotonic()
+    began = float(int(time.monotonic()))  # whole: an hour more is then exactly an hour
     monkeypatch.setattr("emgate.store.time.monotonic", lambda: began + passed[0])
     store = await Store.open(tmp_path / "store.sqlite")
     await asyncio.gather(*(store.append(record(n)) for n in range(10)))
