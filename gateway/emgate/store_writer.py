@@ -26,11 +26,7 @@ GROUP_MS = 10
 QUIET_MS = 1
 """Nor longer than this while nothing comes: whoever waits for a commit before the next frame is not kept waiting."""
 GROUP_FRAMES = 100
-"""Enough company: measured 25 k commits/s in tens and 103 k in hundreds, so that waiting for more gains little."""
-MOST_FRAMES = 1000
-"""What came during the last commit goes along: on a slow disk, and where the writer has to wait for a processor. With
-100 instead, and 1,000 under way, 10.4 bytes are written for a byte of payload and not 6.6 (tests/bench_store.py), and
-a frame takes a quarter more processor."""
+"""Enough company, and the most of a commit: 25 k frames/s were measured in tens and 103 k in hundreds."""
 QUEUE_FRAMES = 10_000
 """Waiting for the disk at most; 10 MB with the largest frames (1024 B). Beyond it records are not accepted."""
 RETRY_FIRST_S, RETRY_LAST_S = 0.05, 5.0
@@ -143,7 +139,7 @@ class Writer:
             log.warning("the books of the store were not written at the end", error=str(error))
 
     def _next_batch(self) -> list[Item]:
-        """At most MOST_FRAMES; empty = closed and drained.
+        """At most GROUP_FRAMES; empty = closed and drained.
 
         What comes alone is committed at once. After a commit with company the next one waits for more, until
         GROUP_MS have passed or nothing came for QUIET_MS."""
@@ -159,7 +155,7 @@ class Writer:
                 while before < len(queue) < GROUP_FRAMES and not self.closing and time.monotonic() < deadline:
                     before = len(queue)
                     self._wake.wait(QUIET_MS / 1000)
-        batch = [queue.popleft() for _ in range(min(MOST_FRAMES, len(queue)))]
+        batch = [queue.popleft() for _ in range(min(GROUP_FRAMES, len(queue)))]
         self._busy = len(batch) > 1
         return batch
 
