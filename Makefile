@@ -7,8 +7,8 @@ STAMP := $(VENV)/.installed
 STUBS := $(VENV)/micropython-stubs
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 DEMO ?=
-# One more than there are cores: some wait for real time. Give PYTEST='-x -q tests/wire' for a part.
-PYTEST ?= -n $(shell expr $$(nproc) + 1) --dist loadgroup
+# Tests run on every core; give PYTEST='-x -q tests/wire' for a part.
+PYTEST ?= -n auto --dist loadgroup
 
 .PHONY: pico pico-memory demo test install lint format types generated bench flood fuzz asyncapi docs lock clean
 
