@@ -24,6 +24,7 @@ from emgate.errors import StoreError
 from emgate.histogram import Histogram
 from emgate.store_audit import Audit
 from emgate.store_books import Book, lane_rows
+from emgate.store_holes import HOLD_S, Holes
 from emgate.store_log import IDENTITY_CONFLICT, Log
 from emgate.store_schema import (
     COLUMNS,
@@ -44,12 +45,6 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-HOLD_S = {False: 5.0, True: 1.0}
-"""How long what came over a hole waits for it, per lane (alarm: True). A device sends what was lost again as soon as
-it hears that something later is stored: within a round trip. An alarm before a backlog is over a hole too."""
-REFUSED_S = 20.0
-"""So much longer waits a routine record whose hole the store itself kept open, because the disk did not take the rest:
-a full one is tried every 5 s, and then the device has to send again. Not so alarms, all over holes on a full disk."""
 LATEST_ROWS = 200
 """How far back to look for a device's last hello or status: some hours of its records."""
 QUARANTINE_ROWS = 10_000
@@ -100,11 +95,7 @@ class Store:
         self._audit: Audit | None = None
         self._evidence: list[tuple[int, str, int, str, bytes]] = []
         self._evidence_s = -EVIDENCE_EACH_S  # when it is next committed, or was last
-        # When what was the last row, for as long as HOLD_S. Holes that an earlier run left may be filled only now.
-        self._commits: tuple[tuple[float, int], ...] = ((time.monotonic(), self._log.books.row_id),)
-        self._settled_row = 0
-        self._last_commit_s = time.monotonic()
-        self._last_row = self._log.books.row_id
+        self._holes = Holes(self._log.books.row_id)
         self._writer.start()
 
     @classmethod
@@ -175,6 +166,10 @@ class Store:
             return
         self._writer.submit((record, told))
 
+    def heard(self, device_id: int) -> None:
+        """A device has been heard since this opening: it fills its holes soon, or never."""
+        self._holes.heard(device_id)
+
     def appended(self, consumer: str, alarm: bool) -> asyncio.Event:
         """Set when a lane has something new for a consumer, who clears it before it looks."""
         return self._appended[consumer, alarm]
@@ -192,13 +187,7 @@ class Store:
 
     def _note(self, records: Sequence[Record]) -> None:
         """In the event loop, after the commit of new records."""
-        now = self._last_commit_s = time.monotonic()
-        self._last_row = self._log.books.row_id
-        if not self._commits or now > self._commits[-1][0] + 0.02:
-            oldest = now - max(HOLD_S.values()) - REFUSED_S
-            old = [row_id for committed_s, row_id in self._commits if committed_s < oldest]
-            self._settled_row = max(old, default=self._settled_row)
-            self._commits = (*self._commits[len(old) :], (now, self._log.books.row_id))
+        self._holes.committed(self._log.books.row_id)
         lanes = {record.alarm for record in records}
         for (_, lane), event in self._appended.items():
             if lane in lanes:
@@ -438,18 +427,7 @@ class Store:
     def _in_order(self, connection: sqlite3.Connection | None, alarm: bool, records: list[Record]) -> list[Record]:
         """See undelivered. LookupError where no connection is given and one is needed."""
         books = self._log.books
-        now = time.monotonic()
-        hold_s = HOLD_S[alarm]
-        if not alarm and now - self._writer.hindered_s < REFUSED_S:
-            hold_s += REFUSED_S
-        settled = self._settled_row
-        for committed_s, row_id in self._commits:
-            if committed_s > now - hold_s:
-                break
-            settled = row_id
-        last_row = self._last_row  # before the time, which is written first
-        if self._last_commit_s <= now - hold_s:
-            settled = max(settled, last_row)  # what was committed this moment is not noted yet
+        holes = self._holes.view(alarm, self._writer.hindered_s)
         epochs = {record[:2] for record in records}
         with books.lock:
             found = {key: books.all_held().get(key) for key in epochs}
@@ -464,7 +442,8 @@ class Store:
         for record in records:
             key, sequence = record[:2], record[2]
             book = found[key]
-            if record.row_id > settled and book is not None and sequence > book.stored.through:
+            over = book is not None and sequence > book.stored.through
+            if over and holes.waits(record.row_id, record.device_id):
                 self._loop.call_soon_threadsafe(self._look_again, alarm)
                 break
             if sequence < highest.get(key, -1):

@@ -15,6 +15,7 @@ from emgate import store_salvage as salvage
 from emgate import store_writer
 from emgate.errors import StoreError
 from emgate.store import Outcome, Record, Store
+from emgate.store_holes import HOLD_S, UNHEARD_S
 
 
 def record(
@@ -405,7 +406,7 @@ async def test_what_came_over_a_hole_is_delivered_behind_what_fills_it(store: St
 
 
 async def test_a_hole_that_nobody_fills_is_not_waited_for_long(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("emgate.store.HOLD_S", {False: 0.05, True: 0.05})
+    monkeypatch.setitem(HOLD_S, False, 0.05)
     await store.append(record(5))
     appended = store.appended("uplink", False)
     async with asyncio.timeout(10):
@@ -413,6 +414,36 @@ async def test_a_hole_that_nobody_fills_is_not_waited_for_long(store: Store, mon
             appended.clear()
             await appended.wait()
     assert [each.sequence for each in batch] == [5]
+
+
+@pytest.mark.parametrize("alarm", [False, True])
+async def test_a_hole_that_an_earlier_run_left_is_filled_once_its_device_is_heard(
+    tmp_path: Path, alarm: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It repeats by its own clock: nobody has told it yet what is stored."""
+    path = tmp_path / "store.sqlite"
+    store = await Store.open(path)
+    await asyncio.gather(*(store.append(record(n, alarm=alarm)) for n in (0, 1, 3)))
+    await store.close()
+    monkeypatch.setitem(HOLD_S, alarm, 0.0)
+    store = await Store.open(path)
+
+    async def sequences() -> list[int]:
+        return [each.sequence for each in await store.undelivered("uplink", alarm, 100, 1 << 20)]
+
+    assert await sequences() == [0, 1], "however short a hole of this run is waited for"
+    store.heard(8)
+    assert await sequences() == [0, 1], "another's"
+    store.heard(7)
+    assert await sequences() == [0, 1, 3]
+    await store.close()
+    monkeypatch.setitem(HOLD_S, alarm, 60.0)
+    monkeypatch.setitem(UNHEARD_S, alarm, 0.0)
+    store = await Store.open(path)
+    assert await sequences() == [0, 1, 3], "nor for ever for one that is never heard"
+    await store.append(record(2, alarm=alarm))
+    assert await sequences() == [0, 1, 2, 3]
+    await store.close()
 
 
 @pytest.mark.parametrize("kept", [True, False])
@@ -466,7 +497,7 @@ async def test_a_store_opens_on_a_full_disk_and_takes_alarms(small_disk: Path) -
 
 
 async def test_what_is_committed_after_a_silence_waits_for_its_hole_from_the_first_moment(store: Store) -> None:
-    store._last_commit_s -= 60
+    store._holes._last_commit_s -= 60
     store.put(record(7), lambda *_: None)
     while store._log.books.row_id == 0:  # the event loop has not heard of the commit
         pass
