@@ -11,11 +11,14 @@ ROWS_AT_ONCE = 50
 
 def insert(connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
     """Any number of rows, by a statement that ends with its row of placeholders."""
+    placeholders = statement[statement.rindex("(") :]
+    insert_by(connection, statement, statement + f",{placeholders}" * (ROWS_AT_ONCE - 1), rows)
+
+
+def insert_by(connection: sqlite3.Connection, one: str, many: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Any number of rows, by a statement for one and another for ROWS_AT_ONCE."""
     whole = len(rows) - len(rows) % ROWS_AT_ONCE
-    if whole:
-        placeholders = statement[statement.rindex("(") :]
-        many = statement + f",{placeholders}" * (ROWS_AT_ONCE - 1)
-        for at in range(0, whole, ROWS_AT_ONCE):
-            connection.execute(many, tuple(chain.from_iterable(rows[at : at + ROWS_AT_ONCE])))
+    for at in range(0, whole, ROWS_AT_ONCE):
+        connection.execute(many, tuple(chain.from_iterable(rows[at : at + ROWS_AT_ONCE])))
     if whole < len(rows):
-        connection.executemany(statement, rows[whole:])
+        connection.executemany(one, rows[whole:])

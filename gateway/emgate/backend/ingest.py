@@ -10,7 +10,6 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -22,7 +21,7 @@ from emgate.backend import database, orders, projection
 from emgate.backend.conditions.engine import Judgement
 from emgate.backend.projection import Decoded, Header, Row
 from emgate.backend.vocabulary import unix_ms
-from emgate.sqlite_rows import ROWS_AT_ONCE, insert
+from emgate.sqlite_rows import ROWS_AT_ONCE, insert, insert_by
 
 log = structlog.get_logger(__name__)
 
@@ -531,14 +530,8 @@ class _Ingest:
             self._touch(row)
 
     def _write_records(self) -> None:
-        rows = self._records
-        if not rows:
-            return
-        whole = len(rows) - len(rows) % ROWS_AT_ONCE
-        for at in range(0, whole, ROWS_AT_ONCE):
-            self._database.execute(_INSERT_MANY, tuple(chain.from_iterable(rows[at : at + ROWS_AT_ONCE])))
-        self._database.executemany(_INSERT, rows[whole:])
-        rows.clear()
+        insert_by(self._database, _INSERT, _INSERT_MANY, self._records)
+        self._records.clear()
         self._unwritten.clear()
 
     def _write_rows(self) -> None:
