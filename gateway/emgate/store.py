@@ -24,6 +24,7 @@ from emgate.errors import StoreError
 from emgate.histogram import Histogram
 from emgate.store_audit import Audit
 from emgate.store_books import Book, lane_rows
+from emgate.store_errors import is_damage, is_out_of_room
 from emgate.store_holes import HOLD_S, Holes
 from emgate.store_log import IDENTITY_CONFLICT, Log
 from emgate.store_schema import (
@@ -37,7 +38,7 @@ from emgate.store_schema import (
     connect,
     prepare,
 )
-from emgate.store_writer import QUEUE_FRAMES, Operation, Writer, is_damage
+from emgate.store_writer import QUEUE_FRAMES, Operation, Writer
 
 __all__ = ["EpochState", "GapRecord", "Outcome", "Record", "Store"]
 
@@ -126,7 +127,7 @@ class Store:
                 except NewerSchemaError:
                     raise
                 except sqlite3.Error as error:
-                    if salvage.is_full(error) and salvage.make_room(path):
+                    if is_out_of_room(error) and salvage.make_room(path):
                         return cls(path, consumers, alarm_reserve_bytes, maximum_bytes, payload_cipher)
                     if not is_damage(error) and "no such" not in str(error):
                         raise

@@ -6,7 +6,6 @@ verify: a wrong watermark would let a device free what nobody has.
 """
 
 import contextlib
-import errno
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ import structlog
 from emwire import constants
 
 from emgate.store_books import Book, pack, unpack
+from emgate.store_errors import is_out_of_room
 from emgate.store_limits import note_loss
 from emgate.store_schema import COLUMNS, INSERT, SCHEMA, SCHEMA_VERSION, TABLES, check_sum, connect, verify
 
@@ -68,13 +68,6 @@ def marked(path: Path) -> str | None:
 def reserve_path(path: Path) -> Path:
     """The space set aside for alarms (store_writer.py)."""
     return path.with_name(path.name + ".reserve")
-
-
-def is_full(error: Exception) -> bool:
-    """True for a disk without room, and nothing else wrong with it."""
-    if isinstance(error, sqlite3.Error):
-        return getattr(error, "sqlite_errorcode", 0) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def drop_asides(path: Path) -> bool:
@@ -171,7 +164,7 @@ def _take_over(path: Path, fresh_path: Path, report: Report, required: Sequence[
         except (OSError, sqlite3.OperationalError) as error:
             _delete(fresh_path)
             report.unreadable_places, report.missing = 0, []
-            if not is_full(error):
+            if not is_out_of_room(error):
                 raise
             if not make_room(path):
                 if not lanes:

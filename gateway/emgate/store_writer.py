@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 
 from emgate.histogram import Histogram
+from emgate.store_errors import is_damage, is_full, is_of_disk, may_be_out_of_room
 from emgate.store_log import Log
 from emgate.store_salvage import drop_asides, reserve_path
 from emgate.store_schema import Outcome, Record, connect
@@ -190,16 +191,16 @@ class Writer:
                     self._refuse(batch, lambda _: True, "refused_damaged")
                     self._damaged(str(error))
                     return
-                if not _is_disk(error):
+                if not is_of_disk(error):
                     self._commit_singly(batch)
                     return
                 self._doubtful = True
                 self.hindered_s = time.monotonic()
                 self._counters["commit_failed"] += 1
                 log.error("commit failed", error=str(error), operations=len(batch), retry_s=delay_s)
-                if _is_out_of_room(error) and drop_asides(self._path):
+                if is_full(error) and drop_asides(self._path):
                     continue
-                if _is_full(error) and self._reserve.spend():
+                if may_be_out_of_room(error) and self._reserve.spend():
                     log.error("disk full: the alarm reserve is in use, routine records are not accepted")
                     continue
                 if self._wait_closing(delay_s):
@@ -264,7 +265,7 @@ class Writer:
             if is_damage(error):
                 self._damaged(str(error))
             # A full disk leaves the log as it is: its last commit failed before anything was promised by it.
-            self._doubtful = not _is_out_of_room(error)
+            self._doubtful = not is_full(error)
             return not self._doubtful
         self._doubtful = bool(busy)
         return not busy
@@ -375,25 +376,3 @@ def _is_routine(item: Item) -> bool:
 
 def _is_record(item: Item) -> bool:
     return type(item) is tuple
-
-
-def _is_full(error: sqlite3.Error) -> bool:
-    # ENOSPC comes as SQLITE_FULL from a write, and as an I/O error from growing the shared-memory file.
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
-
-
-def _is_out_of_room(error: sqlite3.Error) -> bool:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
-
-
-def is_damage(error: sqlite3.Error) -> bool:
-    """True for a file that is not as SQLite or this program wrote it."""
-    code = getattr(error, "sqlite_errorcode", None)
-    if code is None:
-        return type(error) is sqlite3.DatabaseError
-    return code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-
-
-def _is_disk(error: sqlite3.Error) -> bool:
-    """True for what the disk or the file does to us (full, I/O, locked, read-only, damaged): worth trying again."""
-    return isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError
