@@ -154,13 +154,12 @@ class Registry:
     """Devices by their identity."""
 
     def __init__(self, devices: Iterable[Device]) -> None:
-        self._devices: dict[int, Device] = {}
-        for device in devices:
-            if device.device_id in self._devices:
-                raise ConfigError(
-                    f"device {device.device_id} (0x{device.device_id:08x}) is listed twice; remove one of the entries"
-                )
-            self._devices[device.device_id] = device
+        devices = tuple(devices)
+        try:
+            refuse_twice(devices)
+        except PlacedError as error:
+            raise ConfigError(str(error)) from None
+        self._devices = {device.device_id: device for device in devices}
 
     def get(self, device_id: int) -> Device | None:
         """The device, or None when nobody registered it."""
