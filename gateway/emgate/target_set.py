@@ -53,10 +53,6 @@ class Target:
         self.supervisor = supervisor
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def load(self) -> None:
-        """Its budget goes on where the last run left it."""
-        await self.meter.load()
-
     def start(self) -> None:
         """Run it."""
         name = self.section.name
@@ -146,9 +142,9 @@ class TargetSet:
         return iter([target.supervisor for target in self._targets.values()])
 
     async def load(self) -> None:
-        """Before `start`."""
+        """Before `start`: budgets go on where the last run left them."""
         for target in self._targets.values():
-            await target.load()
+            await target.meter.load()
 
     def start(self) -> None:
         """Run them all."""
@@ -195,7 +191,7 @@ class TargetSet:
 
     async def _begin(self, section: UplinkSection) -> None:
         target = self._targets[section.name] = self._make(section)
-        await target.load()
+        await target.meter.load()
         target.start()
 
     async def stop(self, timeout_s: float) -> None:
