@@ -335,9 +335,9 @@ class DeviceLink:
         self, now_ms: int, epoch: int, stored: int, delivered: int, ranges: "tuple[tuple[int, int], ...]"
     ) -> None:
         self._unanswered.pop(epoch, None)
-        progress = False
-        for lane in (0, 1):
-            progress = self._settle(lane, now_ms, epoch, stored, ranges) or progress
+        newest_routine = self._settle(0, now_ms, epoch, stored, ranges, 0)
+        newest_alarm = self._settle(1, now_ms, epoch, stored, ranges, newest_routine)
+        progress = newest_routine > 0 or newest_alarm > 0
         before = self.journal.undelivered
         self.journal.stored(epoch, stored)
         self.journal.alarms_stored(epoch, self._alarms_below(epoch))
@@ -374,18 +374,24 @@ class DeviceLink:
         if not self.alarm_waits:
             self.journal.tell_again(epoch, stored)
 
-    def _settle(self, lane: int, now_ms: int, epoch: int, stored: int, ranges: "tuple[tuple[int, int], ...]") -> bool:
-        """Strike out what is stored; what was sent before it and is not stored is taken for lost on the way."""
+    def _settle(
+        self, lane: int, now_ms: int, epoch: int, stored: int, ranges: "tuple[tuple[int, int], ...]", newest: int
+    ) -> int:
+        """Strike out what is stored; what was sent before it and is not stored is taken for lost on the way.
+
+        `newest`: the order of what else is stored; returned is that of what was struck out. A routine record stored
+        shows an alarm before it lost, not the other way round: a full gateway takes alarms alone."""
         flights = self._flights[lane]
-        newest = 0
+        found = 0
         for flight in list(flights):
             if flight.entry[0] == epoch and _named(flight.entry[1], stored, ranges):
-                newest = max(newest, flight.order)
+                found = max(found, flight.order)
                 flights.remove(flight)
+        newest = max(newest, found)
         for flight in flights:
             if flight.entry[0] == epoch and flight.order < newest:
                 flight.due_ms = now_ms
-        return newest > 0
+        return found
 
     def _alarms_below(self, epoch: int) -> int:
         """Alarms of the epoch below this sequence are stored: they were sent in order and none is under way."""

@@ -139,6 +139,22 @@ def test_what_overtook_shows_what_is_lost(pair: Pair) -> None:
     assert pair.gateway.watermarks(1) == (5, 0)
 
 
+def test_an_alarm_lost_before_routine_records_is_sent_again_at_once_and_not_the_other_way_round(pair: Pair) -> None:
+    pair.append(2)
+    pair.append(1, alarm=True)
+    pair.device.opened(0)
+    records = [frame for frame in pair.sends(0) if identities([frame])]
+    assert identities(records) == [(1, 2), (1, 0), (1, 1)]
+    alarm, first, _ = records
+    pair.stores([first])
+    pair.acknowledges(100)
+    assert pair.sends(100) == [alarm]
+    # A gateway that is full takes alarms alone: what it refuses is not offered with each of them.
+    pair.stores([alarm])
+    pair.acknowledges(200)
+    assert pair.sends(200) == []
+
+
 def test_older_epochs_go_before_newer_and_alarms_before_all(pair: Pair) -> None:
     pair.append(3)
     pair.append(1, alarm=True)
