@@ -9,6 +9,7 @@ import typer
 Config = Annotated[Path, typer.Option("--config", help="The gateway's TOML file.")]
 Database = Annotated[Path, typer.Option("--database", help="The backend's SQLite file.")]
 Device = Annotated[str, typer.Argument(metavar="DEVICE", help="The device's number, decimal or 0x….")]
+OnlyDevice = Annotated[str | None, typer.Argument(metavar="[DEVICE]", help="Only of this device.")]
 Wait = Annotated[str | None, typer.Option("--wait", metavar="60s", help="Wait so long for the answer.")]
 Expires = Annotated[str | None, typer.Option("--expires", metavar="1h", help="Not to be sent after; default 1 hour.")]
 Identity = Annotated[str | None, typer.Option("--id", help="A name for the request: the same name is sent once.")]
@@ -22,7 +23,7 @@ Version = Annotated[int, typer.Option("--version", min=1, max=65535, help="Of th
 def register(gateway: typer.Typer, backend: typer.Typer) -> None:
     """Add the commands."""
 
-    _register_asking(gateway, Config, _submit_to_gateway)
+    _register_asking(gateway, Config, _submit_to_gateway, "3 no gateway runs, ")
     _register_asking(backend, Database, _submit_to_backend)
 
     @gateway.command("order")
@@ -51,7 +52,7 @@ def register(gateway: typer.Typer, backend: typer.Typer) -> None:
     @gateway.command("requests")
     def gateway_requests(
         config: Config,
-        device: Annotated[str | None, typer.Argument(metavar="[DEVICE]", help="Only of this device.")] = None,
+        device: OnlyDevice = None,
         as_json: AsJson = False,
     ) -> None:
         """What devices were asked lately, and what became of it."""
@@ -62,7 +63,7 @@ def register(gateway: typer.Typer, backend: typer.Typer) -> None:
     @backend.command("requests")
     def backend_requests(
         database: Database,
-        device: Annotated[str | None, typer.Argument(metavar="[DEVICE]", help="Only of this device.")] = None,
+        device: OnlyDevice = None,
         as_json: AsJson = False,
     ) -> None:
         """What devices were asked lately, and what became of it."""
@@ -81,12 +82,14 @@ def register(gateway: typer.Typer, backend: typer.Typer) -> None:
         raise typer.Exit(load_orders(database, file))
 
 
-def _register_asking(app: typer.Typer, place: Any, submit: Callable[..., int]) -> None:
+def _register_asking(app: typer.Typer, place: Any, submit: Callable[..., int], own_status: str = "") -> None:
     """What can be asked at a gateway and, by way of the gateway that heard the device last, at a backend.
 
-    `place`: the option that says which gateway or backend; `submit` is given its value."""
+    `place`: the option that says which gateway or backend; `submit` is given its value. `own_status`: an exit status
+    that only one of them has."""
+    statuses = f"Exit status 0 done, 1 not, 2 refused, {own_status}4 no answer yet."
 
-    @app.command("command")
+    @app.command("command", help=f"Have a device do something once. {statuses}")
     def command(
         device: Device,
         command: Kind,
@@ -97,7 +100,6 @@ def _register_asking(app: typer.Typer, place: Any, submit: Callable[..., int]) -
         request_id: Identity = None,
         as_json: AsJson = False,
     ) -> None:
-        """Have a device do something once. Exit status 0 done, 1 not, 2 refused, 3 no gateway runs, 4 no answer yet."""
         body = {"kind": "command", "command": command, "argument": argument}
         submit(where, device, body, wait, expires, request_id, as_json)
 
