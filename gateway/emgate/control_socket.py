@@ -26,6 +26,7 @@ from typing import Any
 
 import structlog
 
+from emgate.control_client import LONGEST_WAIT_S, short
 from emgate.down_kinds import RequestError
 from emgate.down_requests import CONTROL, OPEN, Requests
 from emgate.errors import ConfigError
@@ -37,7 +38,6 @@ LONGEST_LINE = 512 * 1024
 MOST_CLIENTS = 16
 IDLE_S = 30.0
 """A client that says nothing for so long, or does not read what it is told, has gone."""
-LONGEST_WAIT_S = 3600.0
 
 
 Doing = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
@@ -193,8 +193,3 @@ def _is_ours(writer: asyncio.StreamWriter) -> bool:
     connection = writer.get_extra_info("socket")
     _, user, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     return user in (0, os.geteuid())
-
-
-def short(path: Path) -> str:
-    """A socket's path has at most 107 bytes: relative to where we are if that is shorter."""
-    return min((str(path), os.path.relpath(path)), key=len)

@@ -20,6 +20,7 @@ from emwire import constants
 from emgate import key_source, logs, reload, service_manager, status_facts, unsealed
 from emgate.clock_watch import ClockWatch
 from emgate.config import Config
+from emgate.control_client import SOCKET
 from emgate.control_socket import ControlSocket
 from emgate.down_requests import Requests
 from emgate.downlink import Downlink
@@ -135,7 +136,7 @@ class Gateway:
                 "devices": self._say_devices,
                 "change": self._change_registry,
             }
-            self._control = ControlSocket(self._state / "control.sock", self._requests, doings)
+            self._control = ControlSocket(self._state / SOCKET, self._requests, doings)
             self._links = LinkSet(
                 self._config,
                 self._sessions.received,

@@ -1,7 +1,6 @@
 """What `emtag gateway command|parameters|order|requests` and their twins of the backend do; the options are in
 cli_requests.py."""
 
-import asyncio
 import json
 import re
 import secrets
@@ -14,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from emgate import config as configuration
+from emgate.control_client import ANSWER_S, LONGEST_WAIT_S, ControlClient
 from emgate.down_kinds import RequestError
 from emgate.errors import ConfigError, StoreError
 
 EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, EXIT_NOT_RUNNING, EXIT_NO_ANSWER = 0, 1, 2, 3, 4
 GOOD_OUTCOMES = ("DONE", "APPLIED")
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-ANSWER_S = 30.0
-"""The daemon answers at once, or its store is stuck."""
 LOOK_S = 0.3
 
 
@@ -92,23 +90,23 @@ def submit_to_gateway(
         wait_s = 0.0 if wait is None else seconds(wait)
         request = make(device, body, expires, request_id, config.clock.make().now_ms())
         last: dict[str, Any] = {}
-
-        def show(answer: dict[str, Any]) -> None:
-            known = last.get("request", {}).get("revision")
-            last.update(answer)
-            if answer["ok"] and not as_json and answer["request"]["revision"] != known:
-                _say(answer["request"])
-
-        asked = {"do": "submit", "request": request, "waitS": wait_s}
-        if not asyncio.run(_talk(config.gateway.state_directory / "control.sock", asked, wait_s, show)):
+        try:
+            patience_s = min(wait_s, LONGEST_WAIT_S) + ANSWER_S
+            with ControlClient(config.gateway.state_directory, patience_s) as gateway:
+                for answer in gateway.answers(do="submit", request=request, waitS=wait_s):
+                    known, last = last.get("revision"), answer["request"]
+                    if last["revision"] != known and not as_json:
+                        _say(last)
+        except ConnectionRefusedError:
             return _not_running(config_path)
-        if not last:
-            raise RequestError("the gateway went away before it answered; the same --id finds out what became of it")
-        if not last["ok"]:
-            raise RequestError(last["reason"])
+        except TimeoutError as error:
+            raise RequestError(str(error)) from None
+        except ConnectionError as error:  # what it said until then stands
+            if not last:
+                raise RequestError(f"{error}; the same --id finds out what became of it") from None
         if as_json:
-            print(json.dumps(last["request"]))
-        return _status_of(last["request"], wait is not None)
+            print(json.dumps(last))
+        return _status_of(last, wait is not None)
 
     return guarded(work)
 
@@ -118,43 +116,18 @@ def list_of_gateway(config_path: Path, device: str | None, as_json: bool) -> int
 
     def work() -> int:
         config = configuration.load(config_path, open_keys=False)
-        asked = {"do": "list", "deviceId": None if device is None else device_number(device)}
-        answers: list[dict[str, Any]] = []
-        if not asyncio.run(_talk(config.gateway.state_directory / "control.sock", asked, 0, answers.append)):
+        number = None if device is None else device_number(device)
+        try:
+            with ControlClient(config.gateway.state_directory) as gateway:
+                rows = gateway.ask(do="list", deviceId=number)["requests"]
+        except ConnectionRefusedError:
             return _not_running(config_path)
-        if not answers or not answers[0]["ok"]:
-            raise RequestError(answers[0]["reason"] if answers else "the gateway went away before it answered")
-        _list(answers[0]["requests"], as_json)
+        except OSError as error:
+            raise RequestError(str(error)) from None
+        _list(rows, as_json)
         return EXIT_DONE
 
     return guarded(work)
-
-
-async def _talk(path: Path, asked: dict[str, Any], wait_s: float, show: Callable[[dict[str, Any]], None]) -> bool:
-    """One question; every answer to it is shown. False = nobody listens."""
-    from emgate.control_socket import LONGEST_LINE, short
-
-    try:
-        reader, writer = await asyncio.open_unix_connection(short(path), limit=4 * LONGEST_LINE)
-    except (FileNotFoundError, ConnectionRefusedError):
-        return False
-    except OSError as error:
-        raise RequestError(f"{path}: {error.strerror}: run this as the gateway's user, or as root") from None
-    try:
-        writer.write(json.dumps(asked).encode() + b"\n")
-        async with asyncio.timeout(wait_s + ANSWER_S):
-            while line := await reader.readline():
-                answer = json.loads(line)
-                show(answer)
-                if not answer.get("more"):
-                    break
-    except TimeoutError:
-        raise RequestError("the gateway does not answer; look into its log") from None
-    except OSError:
-        pass  # it stopped: what it said until then stands
-    finally:
-        writer.close()
-    return True
 
 
 def _not_running(config_path: Path) -> int:

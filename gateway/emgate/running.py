@@ -2,12 +2,12 @@
 
 import fcntl
 import json
-import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emgate import config as configuration
+from emgate.control_client import ControlClient
 from emgate.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -38,23 +38,11 @@ def ask(state_directory: Path, what: dict[str, Any], patience_s: float = ANSWER_
     """One question to the running gateway and its answer; None: nobody listens, or answers in time.
 
     ConfigError: it may not be asked, or refuses (with its reason)."""
-    from emgate.control_socket import short
-
-    path = state_directory / "control.sock"
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(patience_s)
-            connection.connect(short(path))
-            connection.sendall(json.dumps(what).encode() + b"\n")
-            with connection.makefile("rb") as answers:
-                answer: dict[str, Any] = json.loads(answers.readline() or b"null")
-    except PermissionError as error:
-        raise ConfigError(f"{path}: {error.strerror}: run this as the gateway's user, or as root") from None
+        with ControlClient(state_directory, patience_s) as gateway:
+            return gateway.ask(**what)
     except (OSError, ValueError):
         return None
-    if answer is not None and not answer["ok"]:
-        raise ConfigError(answer["reason"])
-    return answer
 
 
 def status_now(state_directory: Path) -> dict[str, Any] | None:

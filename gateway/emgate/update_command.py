@@ -1,9 +1,6 @@
 """`emtag gateway update`: hand a signed image to a running gateway, for some of its devices, and follow it."""
 
-import json
-import os
 import secrets
-import socket
 import sys
 import time
 from collections.abc import Iterable
@@ -11,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from emgate import config as configuration
+from emgate.control_client import ControlClient
 from emgate.down_kinds import RequestError, names
 from emgate.errors import ConfigError
-from emgate.running import status_now
 from emgate.updates import FINAL_PHASE, FOLDER, KIND, Image, check_image
 
 EXIT_OK, EXIT_FAILED, EXIT_REFUSED, EXIT_NOT_RUNNING = 0, 1, 2, 3
 DAY_MS = 86_400_000
-ANSWER_S = 30.0
 FOLLOW_S = 2.0
 
 
@@ -30,14 +26,11 @@ def update(
         config = configuration.load(config_path, open_keys=False)
         image = check_image(image_path.stem, image_path.read_bytes(), manifest_path.read_bytes())
         name = _place(config.gateway.state_directory / FOLDER, image)
-        with _connect(config.gateway.state_directory) as wire:
+        with ControlClient(config.gateway.state_directory) as gateway:
             # By the gateway's clock: it judges the expiry.
-            facts = status_now(config.gateway.state_directory)
-            if facts is None:
-                raise ConnectionError("it does not say what time it is")
-            expires_ms = facts["timeMs"] + days * DAY_MS
-            asked = {device: _submit(wire, device, name, expires_ms) for device in devices}
-            return _follow(wire, asked, wait_s) if wait_s else EXIT_OK
+            expires_ms = gateway.ask(do="status")["status"]["timeMs"] + days * DAY_MS
+            asked = {device: _submit(gateway, device, name, expires_ms) for device in devices}
+            return _follow(gateway, asked, wait_s) if wait_s else EXIT_OK
     except ConnectionError as error:
         print(f"emtag gateway update: no gateway answers ({error}): is it running?", file=sys.stderr)
         return EXIT_NOT_RUNNING
@@ -64,52 +57,15 @@ def _place(folder: Path, image: Image) -> str:
     return name
 
 
-class _Wire:
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        self._reader, self._writer = connection.makefile("rb"), connection.makefile("wb")
-
-    def __enter__(self) -> "_Wire":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._reader.close()
-        self._writer.close()
-        self._connection.close()
-
-    def ask(self, **asked: Any) -> dict[str, Any]:
-        self._writer.write(json.dumps(asked).encode() + b"\n")
-        self._writer.flush()
-        line = self._reader.readline()
-        if not line:
-            raise ConnectionResetError("it hung up")
-        answer: dict[str, Any] = json.loads(line)
-        if not answer["ok"]:
-            raise RequestError(answer["reason"])
-        return answer
-
-
-def _connect(state_directory: Path) -> _Wire:
-    path = state_directory / "control.sock"
-    connection = socket.socket(socket.AF_UNIX)
-    connection.settimeout(ANSWER_S)
-    try:
-        connection.connect(min((str(path), os.path.relpath(path)), key=len))  # a socket's path has at most 107 bytes
-    except OSError as error:
-        connection.close()
-        raise ConnectionRefusedError(f"{path}: {error.strerror}") from None
-    return _Wire(connection)
-
-
-def _submit(wire: _Wire, device: int, name: str, expires_ms: int) -> str:
+def _submit(gateway: ControlClient, device: int, name: str, expires_ms: int) -> str:
     request_id = f"{name}-{device:08x}-{secrets.token_hex(4)}"
     body = {"requestId": request_id, "deviceId": device, "kind": KIND, "update": name, "expiresMs": expires_ms}
-    wire.ask(do="submit", request=body)
+    gateway.ask(do="submit", request=body)
     print(f"{device:#010x}: {request_id}", flush=True)
     return request_id
 
 
-def _follow(wire: _Wire, asked: dict[int, str], wait_s: float) -> int:
+def _follow(gateway: ControlClient, asked: dict[int, str], wait_s: float) -> int:
     """Print every change, until each is final or the time is over."""
     said: dict[int, str] = {}
     end = time.monotonic() + wait_s
@@ -117,7 +73,7 @@ def _follow(wire: _Wire, asked: dict[int, str], wait_s: float) -> int:
     failed = False
     while waiting and time.monotonic() < end:
         for device, request_id in list(waiting.items()):
-            request = wire.ask(do="show", requestId=request_id)["request"]
+            request = gateway.ask(do="show", requestId=request_id)["request"]
             line = _line(request)
             if said.get(device) != line:
                 said[device] = line

@@ -15,7 +15,7 @@ import pytest
 from emgate import config, device_commands, key_source, running, status_view, unsealed
 from emgate.check import check
 from emgate.clock import SystemClock
-from emgate.control_socket import short
+from emgate.control_client import short
 from emgate.down_kinds import Asked, Made
 from emgate.down_requests import Requests
 from emgate.downlink import Downlink

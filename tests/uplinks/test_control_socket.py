@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import socket
 import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 
 import pytest
 from emgate import control_socket
+from emgate.control_client import ControlClient
 from emgate.control_socket import MOST_CLIENTS, ControlSocket
-from gateway_kit import DEVICE, Tag
+from emgate.request_commands import submit_to_gateway
+from gateway_kit import DEVICE, Tag, toml
 from uplink_kit import Site, commands_of, result_record
 
 REBOOT = {"requestId": "r", "deviceId": DEVICE, "kind": "command", "command": "REBOOT"}
@@ -118,3 +121,26 @@ async def test_a_silent_client_is_let_go(site: Site, tmp_path: Path, monkeypatch
     monkeypatch.setattr(control_socket, "IDLE_S", 0.1)
     async with asyncio.timeout(10), Client(tmp_path / "control.sock") as client:
         assert await client.reader.read() == b""
+
+
+async def test_a_command_does_not_wait_longer_than_the_gateway_would(
+    site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "gateway.toml"
+    config.write_text(toml(links='[mqtt]\nhost = "localhost"').replace('"state"', '"."'))
+    asked = (config, str(DEVICE), {"kind": "command", "command": "REBOOT"}, "30d", None, None, False)
+    assert await asyncio.to_thread(submit_to_gateway, *asked) == 2
+    assert "up to 3600" in capsys.readouterr().err
+
+
+def test_a_client_says_when_nobody_listens_answers_or_stays(tmp_path: Path) -> None:
+    with pytest.raises(ConnectionRefusedError, match=r"control\.sock: No such file"):
+        ControlClient(tmp_path)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "control.sock"))
+        listener.listen()
+        with ControlClient(tmp_path, 0.01) as client, pytest.raises(TimeoutError, match="look into its log"):
+            client.ask(do="status")
+        left = ControlClient(tmp_path)
+    with left, pytest.raises(ConnectionResetError, match="went away"):
+        left.ask(do="status")
