@@ -208,18 +208,24 @@ class ModemLink:
             await command("ATE0")
             await command("AT+CEREG=1")
             await self._set_access_point()
+            try:
+                # Or it leaves its clock unset. Before it attaches: that is when the network tells the time.
+                await command("AT+CLTS=1")
+            except ModemError:
+                self._log("modem: network time refused")
             await command("AT+CFUN=1", 15000)
             await self._set_sleep()
             self._configured = True
         if b"+CPIN: READY" not in await command("AT+CPIN?"):
             raise ModemError("no SIM")
         await self._register()
-        await self._ask_time()
         try:
             await command("AT+CNACT=0,1", 30000)
         except ModemError:
             # Refused where the bearer is already up; then the session shows whether it works.
             self._log("modem: bearer refused")
+        # Not at once: the network tells it a moment after it accepted (3GPP TS 24.301 §5.4.5).
+        await self._ask_time()
         try:
             await command("AT+SMDISC")
         except ModemError:

@@ -63,6 +63,8 @@ class Modem:
         self._dtr = OutputPin(device, "modem_doze", self._on_dtr)
         self._roused_ms = 0
         self._may_doze = False  # kept over power-off
+        self.has_time = False
+        """Whether the network set its clock; kept in PSM."""
         device.parts["modem"] = self
         self._reset()
 
@@ -73,6 +75,7 @@ class Modem:
         self._registered = False
         self._network_active = False
         self._registration_urc = False
+        self._wants_time = False
         self._settings: dict[str, list[str]] = {}
         self._line = bytearray()
         self._payload_left = 0
@@ -127,6 +130,10 @@ class Modem:
             self._tell_state()
             self.on_traffic(ATTACH_BYTES, ATTACH_BYTES)
             self._unsolicited("+CEREG: 1")
+            if self._wants_time:  # told by the network to who attaches, and to nobody later
+                self.has_time = True
+                self._unsolicited(f'*PSUTTZ: {self._network_time()}","+00",0')
+                self._unsolicited("DST: 0")
 
     # -- power
 
@@ -141,6 +148,7 @@ class Modem:
         if level:
             resumes, self._asleep = self._asleep, False
             self._on = True
+            self.has_time = self.has_time and resumes
             self._rig.clock.call_later(BOOT_MS, lambda: self._booted(RESUME_MS if resumes else REGISTER_MS))
         elif not self._asleep:  # there the key is only let go
             self.close()
@@ -254,6 +262,7 @@ class Modem:
             "+CNACT?": lambda _: self._answer(
                 f'+CNACT: 0,{int(self._network_active)},"{"10.0.0.2" if self._network_active else "0.0.0.0"}"', "OK"
             ),
+            "+CLTS": self._set_network_time,
             "+CCLK?": self._clock,
             "+CLBS": self._cell_position,
             "+SMCONF": self._configure,
@@ -292,12 +301,16 @@ class Modem:
         self._network_active = arguments[1:2] == ["1"]
         self._answer("OK", f"+APP PDP: 0,{'ACTIVE' if self._network_active else 'DEACTIVE'}")
 
+    def _set_network_time(self, arguments: list[str]) -> None:
+        self._wants_time = arguments[:1] == ["1"]
+        self._answer("OK")
+
+    def _network_time(self) -> str:
+        return f"{datetime.fromtimestamp(self._rig.clock.unix_ms() / 1000, UTC):%y/%m/%d,%H:%M:%S}"
+
     def _clock(self, arguments: list[str]) -> None:
-        if not self._registered:
-            self._answer('+CCLK: "80/01/06,00:00:00+00"', "OK")  # the module's date before the network tells it one
-            return
-        now = datetime.fromtimestamp(self._rig.clock.unix_ms() / 1000, UTC)
-        self._answer(f'+CCLK: "{now:%y/%m/%d,%H:%M:%S}+00"', "OK")
+        # Without AT+CLTS=1 the module's own date, which the network never sets.
+        self._answer(f'+CCLK: "{self._network_time() if self.has_time else "80/01/06,00:00:12"}+00"', "OK")
 
     def _cell_position(self, arguments: list[str]) -> None:
         if not self._registered or self._position is None:

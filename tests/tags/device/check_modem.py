@@ -191,6 +191,20 @@ async def check_network_time(folder):
     assert clock.source == constants.CLOCK_NETWORK
     # 2026-05-03T14:01:02+01:00, from date(1): 1777813262
     assert abs(clock.time_s() - (1777813262 - constants.TIME_EPOCH_UNIX_S)) <= 5
+    # It forgets with its supply what it was told.
+    link._power_off()
+    await link.close()
+    await link.connect()
+    assert model.count(b"AT+CLTS=1") == 2
+
+
+async def check_without_network_time_there_is_none(folder):
+    for answer in (b"\r\nERROR\r\n", b"\r\n+CME ERROR: operation not allowed\r\n"):
+        link, model, clock = _link()
+        model.answers[b"AT+CLTS"] = answer
+        await link.connect()
+        assert model.session and model.count(b"AT+CCLK?") == 1, "no time is no reason not to connect"
+        assert not clock.known, "its unset clock was taken for the time"
 
 
 def check_network_time_parsing(folder):

@@ -4,6 +4,7 @@ import asyncio
 from binascii import hexlify
 
 KEPT = 100  # commands and messages that a check can look back on
+UNSET_CLOCK = b'+CCLK: "80/01/06,00:00:12+00"'
 
 
 class ModemModel:
@@ -20,7 +21,7 @@ class ModemModel:
         self.silent = False
         self.registers_after_ms = 3000
         self.sim = b"READY"
-        self.clock = b'+CCLK: "26/05/03,14:01:02+04"'
+        self.clock = b'+CCLK: "26/05/03,14:01:02+04"'  # of the network, told to who asked before it attached
         self.session = False
         self.commands = []
         self.published = []  # (topic, payload)
@@ -28,8 +29,8 @@ class ModemModel:
         self.settings = {}  # of its MQTT client
         self.noise = b""  # sent before every answer
         self.answers = {}  # command prefix: what to answer instead
-        self.delays_ms = {}  # command prefix: how long the answer takes
-        self._registered = self._booted = False
+        self.delays_ms = {b"AT+CNACT": 300}  # command prefix: how long the answer takes
+        self._registered = self._booted = self._wants_time = self._has_time = False
         self._line = bytearray()
         self._payload_left = 0
         self._payload = bytearray()
@@ -54,7 +55,7 @@ class ModemModel:
 
     def _on_power(self, level):
         self.powered = bool(level)
-        self._registered = self.session = self._booted = False
+        self._registered = self.session = self._booted = self._wants_time = self._has_time = False
         self.echo = True
         self._line = bytearray()
         self._payload_left = 0
@@ -71,6 +72,11 @@ class ModemModel:
                 await asyncio.sleep_ms(self.registers_after_ms)
                 self._registered = True
                 self.send(b"\r\n+CEREG: 1\r\n")
+                if self._wants_time:
+                    # A message of its own, after the one that accepted.
+                    await asyncio.sleep_ms(100)
+                    self._has_time = True
+                    self.send(b'\r\n*PSUTTZ: 26/05/03,13:01:02","+04",0\r\n\r\nDST: 0\r\n')
 
     def _on_write(self, data):
         if not self.powered or not self._booted:
@@ -118,7 +124,9 @@ class ModemModel:
         elif line == b"AT+CEREG?":
             text = b"\r\n+CEREG: 1,%d\r\n\r\nOK\r\n" % (1 if self._registered else 2)
         elif line == b"AT+CCLK?":
-            text = b"\r\n" + self.clock + b"\r\n\r\nOK\r\n"
+            text = b"\r\n" + (self.clock if self._has_time else UNSET_CLOCK) + b"\r\n\r\nOK\r\n"
+        elif line == b"AT+CLTS=1":
+            self._wants_time = b"AT+CLTS" not in self.answers
         elif line == b"AT+CNACT=0,1":
             text = b"\r\nOK\r\n\r\n+APP PDP: 0,ACTIVE\r\n"
         elif line == b"AT+SMCONN":
