@@ -40,6 +40,20 @@ async def test_each_limit_drops_its_own_and_says_so(monkeypatch) -> None:
     assert (loud.counters["limited_strangers"], b"mqtt:loud\nlimited_strangers") in told[2:]
 
 
+async def test_neither_strangers_nor_one_loud_number_take_the_link_from_the_others() -> None:
+    """However fast they send: a broker in a data centre passes on more than a link's limit."""
+    gate = Gate(Taker(), lambda device_id: device_id < 100, LimitsSection(), None)
+    link = SomeLink("mqtt")
+    passed = 0
+    for number in range(200):
+        for _ in range(500):
+            gate(link, 1000 + number, b"?")
+            gate(link, 1, b"garbage under a tag's number")
+        passed += gate(link, 2, b"real").result()
+    assert passed == 200
+    assert link.counters["limited_link"] == 0 and link.counters["limited_strangers"] and link.counters["limited_device"]
+
+
 async def test_a_link_has_a_limit_and_memory_is_bounded(monkeypatch) -> None:
     monkeypatch.setattr(limits, "MAXIMUM_BUCKETS", 50)
     taker = Taker()

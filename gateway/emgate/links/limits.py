@@ -65,23 +65,24 @@ class Gate:
         """Pass the frame on, or drop it: then False, and the device must send it again."""
         now_s = self._now_s()
         limits, name = self.limits, link.name
+        if not self._known(device_id):
+            bucket = self._strangers.get(name)
+            if bucket is None:
+                bucket = self._strangers[name] = _Bucket(STRANGERS_BURST, now_s)
+            if not bucket.take(now_s, STRANGERS_PER_S, STRANGERS_BURST):
+                return self._drop(link, "limited_strangers")
+            return self._received(link, device_id, frame)
+        # The link's own limit comes last: what is dropped before takes nothing from it.
+        key = (name, device_id)
+        per_s = limits.device_frames_per_s
+        if not (self._buckets.get(key) or self._bucket(key, now_s, per_s)).take(now_s, per_s, per_s * BURST_S):
+            return self._drop(link, "limited_device")
         whole = self._links.get(name)
         per_s = limits.link_frames_per_s
         if whole is None:
             whole = self._links[name] = _Bucket(per_s * BURST_S, now_s)
         if not whole.take(now_s, per_s, per_s * BURST_S):
             return self._drop(link, "limited_link")
-        if self._known(device_id):
-            key = (name, device_id)
-            per_s = limits.device_frames_per_s
-            if not (self._buckets.get(key) or self._bucket(key, now_s, per_s)).take(now_s, per_s, per_s * BURST_S):
-                return self._drop(link, "limited_device")
-        else:
-            bucket = self._strangers.get(name)
-            if bucket is None:
-                bucket = self._strangers[name] = _Bucket(STRANGERS_BURST, now_s)
-            if not bucket.take(now_s, STRANGERS_PER_S, STRANGERS_BURST):
-                return self._drop(link, "limited_strangers")
         return self._received(link, device_id, frame)
 
     def _bucket(self, key: tuple[str, int], now_s: float, per_s: float) -> _Bucket:
