@@ -1,5 +1,6 @@
 """`emtag gateway check`: everything that can be known before a start, each finding with its place and its remedy."""
 
+import grp
 import json
 import os
 import pwd
@@ -7,7 +8,7 @@ import shutil
 import socket
 import sqlite3
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from emgate import key_source, unsealed, vault
 from emgate.clock import UNKNOWN_UNCERTAINTY_MS
 from emgate.config import BleSection, Broker, Config, HttpsTarget, Section
 from emgate.errors import ConfigError, named
-from emgate.registry import unopened
+from emgate.registry import OpenKey, unopened
 from emgate.store_schema import SCHEMA_VERSION
 from emgate.toml_lines import Lines, Location
 
@@ -56,7 +57,8 @@ def check(path: Path, *, as_json: bool = False) -> int:
 def _findings(path: Path) -> Iterator[Finding]:
     try:
         config = configuration.load(path, open_keys=False)
-        if _opens(config):
+        opened, refusal = _vault(config)
+        if opened is not None and config.devices:
             config = configuration.load(path)  # with the keys in it
     except ConfigError as error:
         # The text of these errors is place, problem and remedy already.
@@ -65,8 +67,8 @@ def _findings(path: Path) -> Iterator[Finding]:
     file = _File(path)
     yield from _exposed(path, "the configuration", secret=bool(config.devices))
     yield from _state_directory(config, file)
-    yield from _protection(config, file)
-    yield from _registry(config, file)
+    yield from _protection(config, file, opened, refusal)
+    yield from _registry(config, file, unopened if opened is None else opened.open_key)
     yield from _access(config, file)
     for index, section in enumerate(config.serial):
         if section.port is not None:
@@ -85,11 +87,12 @@ def _findings(path: Path) -> Iterator[Finding]:
     yield from _clock(config, file)
 
 
-def _opens(config: Config) -> bool:
+def _vault(config: Config) -> tuple[vault.Vault | None, ConfigError | None]:
+    """The keys at rest, or why they do not open (said by _protection)."""
     try:
-        return config.open_vault() is not None
-    except ConfigError:  # said by _protection
-        return False
+        return config.open_vault(), None
+    except ConfigError as error:
+        return None, error
 
 
 class _File:
@@ -169,14 +172,10 @@ def _state_directory(config: Config, file: _File) -> Iterator[Finding]:
                 yield Finding("error", str(store), f"its schema {version} is newer than this program", "upgrade emtag")
 
 
-def _registry(config: Config, file: _File) -> Iterator[Finding]:
-    """Sealed keys are opened where there is the secret; a missing one is said by _protection."""
+def _registry(config: Config, file: _File, open_key: OpenKey) -> Iterator[Finding]:
+    """`open_key`: with the secret, where there is one; a missing one is said by _protection."""
     try:
-        vault = config.open_vault()
-    except ConfigError:
-        vault = None
-    try:
-        registry = config.make_registry(unopened if vault is None else vault.open_key)
+        registry = config.make_registry(open_key)
     except ConfigError as error:
         path = config.registry or file.path
         for line in str(error).splitlines():
@@ -192,15 +191,15 @@ def _registry(config: Config, file: _File) -> Iterator[Finding]:
         yield Finding("warning", file.place("registry"), "no device is listed", "`emtag gateway device add` lists one")
 
 
-def _protection(config: Config, file: _File) -> Iterator[Finding]:
+def _protection(
+    config: Config, file: _File, opened: vault.Vault | None, refusal: ConfigError | None
+) -> Iterator[Finding]:
     protection = config.protection
     place = file.place("protection", "at_rest")  # by default there is no such line
-    try:
-        opened = config.open_vault()
-    except ConfigError as error:
+    if refusal is not None:
         status = _running_status(config)
         if status is None or not status.get("keysAtRest"):
-            problem, _, remedy = str(error).removeprefix("protection: ").partition("; ")
+            problem, _, remedy = str(refusal).removeprefix("protection: ").partition("; ")
             yield Finding("error", place, problem, remedy or vault.REMEDY)
         return
     given = protection.at_rest != "off" and key_source.find(protection.passphrase_file) is not None
@@ -242,9 +241,9 @@ def _access(config: Config, file: _File) -> Iterator[Finding]:
             continue
         what = "written to" if mode & os.W_OK else "read"
         if path.exists() and stat.S_ISCHR(path.stat().st_mode):
-            remedy = f"put the gateway's user into the group {_group(path.stat().st_gid)}"
+            remedy = f"put the gateway's user into the group {_name(grp.getgrgid, path.stat().st_gid)}"
         else:
-            remedy = f"give it to the gateway's user (chown {_user(user)} {path}), or name another"
+            remedy = f"give it to the gateway's user (chown {_name(pwd.getpwuid, user)} {path}), or name another"
         yield Finding("error", place, f"{path} cannot be {what} by the gateway's user", remedy)
 
 
@@ -320,9 +319,10 @@ def allowed_to(user: int, wanted: Sequence[tuple[Path, int]]) -> list[bool]:
     return [bool(each) for each in found.ljust(len(wanted), b"\0")]
 
 
-def _user(number: int) -> str:
+def _name(look_up: Callable[[int], tuple[Any, ...]], number: int) -> str:
+    """A user's or a group's; where it has none, its number."""
     try:
-        return pwd.getpwuid(number).pw_name
+        return str(look_up(number)[0])
     except KeyError:
         return str(number)
 
@@ -336,15 +336,6 @@ def _serial(place: str, port: str) -> Iterator[Finding]:
         return
     if not stat.S_ISCHR(mode):
         yield Finding("error", place, f"{port} is not a serial port", "name a device such as /dev/ttyUSB0")
-
-
-def _group(number: int) -> str:
-    import grp
-
-    try:
-        return grp.getgrgid(number).gr_name
-    except KeyError:
-        return str(number)
 
 
 def _ble(place: str, section: BleSection) -> Iterator[Finding]:
