@@ -48,9 +48,9 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 class Section(BaseModel):
-    """A table of the file: unknown keys are refused, values do not change once read."""
+    """A table of the file: unknown keys are refused, numbers have an end, values do not change once read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class GatewaySection(Section):
@@ -61,11 +61,9 @@ class GatewaySection(Section):
     ready_file: Path | None = None
     log_file: Path | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    status_interval_s: Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0, le=3600)] | None = (
-        None  # see emgate.daemon
-    )
+    status_interval_s: Annotated[float, Field(strict=True, gt=0, le=3600)] | None = None  # see emgate.daemon
     acknowledge_within_ms: Annotated[int, Field(strict=True, ge=0, le=1000)] = 20
-    restart_maximum_s: Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0, le=3600)] = 30.0
+    restart_maximum_s: Annotated[float, Field(strict=True, gt=0, le=3600)] = 30.0
 
 
 class ClockSection(Section):
@@ -203,8 +201,8 @@ class MqttSection(Broker):
 class LimitsSection(Section):
     """Frames a second that are looked at, with four seconds' worth at once; more is dropped and counted."""
 
-    link_frames_per_s: Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0)] = 10_000.0
-    device_frames_per_s: Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0)] = (
+    link_frames_per_s: Annotated[float, Field(strict=True, gt=0)] = 10_000.0
+    device_frames_per_s: Annotated[float, Field(strict=True, gt=0)] = (
         1_000.0  # LTE-M's 1 Mbit/s up is 1,250 frames of 100 B
     )
 
@@ -279,7 +277,7 @@ class HttpsTarget(Section):
     ca_file: Path | None = None
     certificate_file: Path | None = None
     key_file: Path | None = None
-    poll_interval_s: Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0, le=86400)] = 30.0
+    poll_interval_s: Annotated[float, Field(strict=True, gt=0, le=86400)] = 30.0
 
     @model_validator(mode="after")
     def _certificate_with_its_key(self) -> Self:
@@ -361,8 +359,8 @@ class UpdatesSection(Section):
 class StoreSection(Section):
     """How long delivered records stay, and what is kept free for alarms."""
 
-    keep_delivered_days: Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0)] = 14.0
-    undelivered_days: Annotated[float, Field(strict=True, allow_inf_nan=False, ge=1)] = 365.0
+    keep_delivered_days: Annotated[float, Field(strict=True, ge=0)] = 14.0
+    undelivered_days: Annotated[float, Field(strict=True, ge=1)] = 365.0
     maximum_bytes: Annotated[int, Field(strict=True, ge=1_000_000)] = 4_000_000_000
     alarm_reserve_bytes: Annotated[int, Field(strict=True, ge=0)] = (
         16_000_000  # four times the write-ahead log's usual size
