@@ -300,6 +300,8 @@ static inline int32_t emwire_get_i32(const uint8_t *data)
 #define EMWIRE_EVENT_GATEWAY_FLOOD 95 /* More frames than allowed; value: dropped; evidence: link, newline, cause */
 #define EMWIRE_EVENT_GATEWAY_CLOCK_STEPPED 96 /* A gateway's clock jumped; value: seconds */
 #define EMWIRE_EVENT_GATEWAY_RECORDS_LOST 97 /* A gateway lost a device's records; evidence: epoch u16, first, last u24, cause */
+#define EMWIRE_EVENT_GATEWAY_HEARS_NOTHING 98 /* Radio silence where somebody always is heard; value: s; evidence: link, rate */
+#define EMWIRE_EVENT_GATEWAY_HEARS_AGAIN 99 /* That silence is over; value: s it lasted; evidence: link */
 
 /* cause: Why records are missing. */
 #define EMWIRE_GAP_STORAGE_FULL 1 /* Dropped for want of flash */
@@ -329,6 +331,7 @@ static inline int32_t emwire_get_i32(const uint8_t *data)
 #define EMWIRE_DEAF_JAMMING 5 /* Interference drowned everything */
 #define EMWIRE_DEAF_NO_POWER 6 /* Switched off to spare the battery */
 #define EMWIRE_DEAF_UPDATE 7 /* Firmware was being installed */
+#define EMWIRE_DEAF_NOTHING_HEARD 8 /* Nothing was heard where somebody always is: shielded, jammed, or failed unnoticed */
 #define EMWIRE_DEAF_UNKNOWN 255 /* Not known */
 
 /* level: How grave a log line is. */

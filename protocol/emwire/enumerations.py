@@ -175,6 +175,8 @@ EVENT_TYPE = Enumeration(
         ("GATEWAY_FLOOD", 95, "More frames than allowed; value: dropped; evidence: link, newline, cause"),
         ("GATEWAY_CLOCK_STEPPED", 96, "A gateway's clock jumped; value: seconds"),
         ("GATEWAY_RECORDS_LOST", 97, "A gateway lost a device's records; evidence: epoch u16, first, last u24, cause"),
+        ("GATEWAY_HEARS_NOTHING", 98, "Radio silence where somebody always is heard; value: s; evidence: link, rate"),
+        ("GATEWAY_HEARS_AGAIN", 99, "That silence is over; value: s it lasted; evidence: link"),
     ),
 )
 GAP_CAUSE = Enumeration(
@@ -228,6 +230,7 @@ DEAF_CAUSE = Enumeration(
         ("JAMMING", 5, "Interference drowned everything"),
         ("NO_POWER", 6, "Switched off to spare the battery"),
         ("UPDATE", 7, "Firmware was being installed"),
+        ("NOTHING_HEARD", 8, "Nothing was heard where somebody always is: shielded, jammed, or failed unnoticed"),
         ("UNKNOWN", 255, "Not known"),
     ),
 )

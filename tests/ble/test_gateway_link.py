@@ -7,6 +7,7 @@ import struct
 
 import pytest
 from emgate.config import BleSection
+from emgate.links import silence
 from emgate.links.ble import MAXIMUM_OUTBOX, SERVICE_UUID, BleLink, Timing
 from emrig.air import Air, HciServer
 from emrig.clock import VirtualClock
@@ -250,3 +251,24 @@ async def test_the_adapter_goes_during_traffic(places):
     await place.until(lambda: bool(place.seen(7, wire.IRQ_CENTRAL_DISCONNECT)))
     await place.until(lambda: not place.link.up.is_set())
     assert not await place.link.send(7, b"x")
+
+
+async def test_strangers_are_heard_and_their_silence_is_deaf_time(places):
+    place = await places(watch_s=0.002)
+    link = place.link
+    for number in range(50, 60):
+        await place.air.add_device(number, place._deliver)
+        place.call(number, wire.CALL_ACTIVE, b"\1")
+        place.call(number, wire.CALL_ADVERTISE, wire.pack_advertise(1_000_000, False, b"\2\1\6", b""))
+    for _ in range(60 * silence.LEAST_HOURS):
+        for number in range(10):
+            link.ears.heard(str(number))
+        for _ in range(6):
+            link.ears.listened(10_000)
+    await place.until(lambda: len(link._seen) == 10)
+    assert not link.ears.silent
+    for number in range(50, 60):
+        place.call(number, wire.CALL_ACTIVE, b"\0")
+    await place.until(lambda: not link.up.is_set(), step_ms=500)  # opened anew, in case the controller is to blame
+    assert link.statistics["silences"] == link.counters["adapter_resets"] == 1
+    assert link.ears.silent and link.statistics["deaf_nothing_heard_ms"] > 0

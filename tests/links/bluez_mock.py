@@ -61,6 +61,7 @@ class Adapter(ServiceInterface):
         self.powered = True
         self.discovering = False
         self.wanted = False  # somebody has a discovery session
+        self.services: list[str] = []  # that it is filtered by; none: everybody is heard
         self.refuse_discovery = 0  # so many times, until the next power cycle
         self.power_changes: list[bool] = []
         self.removed: list[str] = []
@@ -104,7 +105,7 @@ class Adapter(ServiceInterface):
 
     @method()
     def SetDiscoveryFilter(self, properties: "a{sv}"):
-        return None
+        self.services = properties["UUIDs"].value if "UUIDs" in properties else []
 
     @method()
     def StartDiscovery(self):
@@ -137,8 +138,9 @@ class Adapter(ServiceInterface):
 class Device(ServiceInterface):
     """org.bluez.Device1, and its GATT server."""
 
-    def __init__(self, world: "World", number: int, mtu: int) -> None:
+    def __init__(self, world: "World", number: int, mtu: int, services: list[str]) -> None:
         super().__init__("org.bluez.Device1")
+        self.services = services
         self.world = world
         self.number = number
         self.address = f"C0:00:00:00:{number >> 8:02X}:{number & 255:02X}"
@@ -208,7 +210,7 @@ class Device(ServiceInterface):
 
     @dbus_property(access=READ)
     def UUIDs(self) -> "as":
-        return [SERVICE]
+        return self.services
 
     @method()
     async def Connect(self):
@@ -355,14 +357,24 @@ class World:
         self._advertising = asyncio.create_task(self._advertise())
 
     def add(self, number: int, mtu: int = 247) -> Device:
-        device = Device(self, number, mtu)
+        device = Device(self, number, mtu, [SERVICE])
         self.devices.append(device)
         return device
+
+    def add_stranger(self, number: int) -> Device:
+        """Somebody's telephone."""
+        device = Device(self, number, 23, [])
+        self.devices.append(device)
+        return device
+
+    def _heard(self, device: Device) -> bool:
+        wanted = self.adapter.services
+        return self.adapter.discovering and (not wanted or bool(set(wanted) & set(device.services)))
 
     async def _advertise(self) -> None:
         while True:
             for device in self.devices:
-                if self.adapter.discovering and device.advertises and not device.connected:
+                if self._heard(device) and device.advertises and not device.connected:
                     device.rssi = -60 - (device.rssi + 1) % 7
                     if device.exported:
                         device.emit_properties_changed({"RSSI": device.rssi})

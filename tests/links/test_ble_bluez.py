@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import shutil
 import struct
 from pathlib import Path
@@ -13,11 +14,14 @@ if shutil.which("dbus-daemon") is None:
 
 from bluez_mock import bluez, private_bus, pump
 from emgate.config import BleSection
-from emgate.links import listening
+from emgate.links import ble, listening, silence
 from emgate.links.ble import BleLink, Timing
 from emgate.links.listening import Ledger
+from emgate.links.silence import Ears
 from emwire import codec, constants
 from gateway_kit import DEVICE, GatewayProcess, Tag, event_record, identities, status_record, toml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from links_kit import PATIENCE_S, Heard, supervised, until, up
 from pydantic import ValidationError
 from test_serial_link import Taker
@@ -299,6 +303,116 @@ def test_a_clock_that_is_set_takes_nothing_from_the_ledger_and_adds_nothing(step
     assert statistics["listened_ms"] == 1_000_000
     assert [record.period_duration_s for record in heard.records] == [100, 900]
     assert heard.records[1].period_start_s - heard.records[0].period_start_s == 100 + step_ms // 1000
+
+
+# -- silence where somebody always is heard -------------------------------------------------------------------------
+
+
+def lived_in(ears: Ears, senders: int, minutes: int = silence.LEAST_HOURS * 60) -> None:
+    for _ in range(minutes):
+        for number in range(senders):
+            ears.heard(str(number))
+        for _ in range(6):
+            ears.listened(10_000)
+
+
+async def test_silence_in_a_lively_place_is_deaf_time_and_told_with_its_evidence(world) -> None:
+    """Foil around the gateway: the adapter scans on, and nobody is heard, tag or stranger."""
+    clock, heard = SteppedClock(), Heard()
+    strangers = [world.add_stranger(number) for number in range(100, 108)]
+    async with linked(Taker(), heard=heard, clock=clock) as (link, supervisor):
+        lived_in(link.ears, len(strangers))
+        started_ms = clock.ms
+        await until(lambda: len(link._seen) == len(strangers))
+        for stranger in strangers:
+            stranger.advertises = False
+        await asyncio.sleep(0.1)  # what the mock has sent already
+        link.ledger.told()
+        assert link.ears.silent_ms == 0, "strangers count"
+        while not link.ears.silent:
+            clock.ms += 5_000
+            link.ledger.told()
+        await until(lambda: world.adapter.power_changes == [True, False, True])  # is it the adapter's own fault?
+        ((value, evidence),) = heard.of(constants.EVENT_GATEWAY_HEARS_NOTHING)
+        assert (value, evidence) == (210, b"ble:bluez\nusually 8.0 senders/min"), "13.8 / (8 - 4) minutes"
+        assert heard.alarms[-2:] == [True, False] and heard.of(constants.EVENT_GATEWAY_ADAPTER_RESET)
+        await until(lambda: link.ledger.state == constants.DEAF_NONE)
+        clock.ms += 5_000
+        await until(lambda: link.statistics["deaf_nothing_heard_ms"] == 10_000)
+        for stranger in strangers:
+            stranger.advertises = True
+        await until(lambda: not link.ears.silent)
+        await until(lambda: bool(heard.of(constants.EVENT_GATEWAY_HEARS_AGAIN)))
+        assert heard.of(constants.EVENT_GATEWAY_HEARS_AGAIN) == [(215, b"ble:bluez")]
+        while not heard.records:
+            link.ears.heard("anybody")
+            clock.ms += 10_000
+            link.ledger.told()
+        assert not supervisor.restarts
+    told = codec.decode(heard.records[0].encode())
+    assert isinstance(told, codec.Listening)
+    assert told.period_start_s == started_ms // 1000 - constants.TIME_EPOCH_UNIX_S
+    assert [(each.listened_s, each.deaf_s, each.deaf_cause) for each in told.receivers] == [
+        (900 - 215, 215, constants.DEAF_NOTHING_HEARD)
+    ], "since the last thing heard, and not since the finding"
+
+
+async def test_a_made_up_crowd_is_forgotten(world, monkeypatch) -> None:
+    """Every address that bleak has seen is kept while it scans: so scanning is begun anew."""
+    monkeypatch.setattr(ble, "MAXIMUM_SEEN", 5)
+    for number in range(8):
+        world.add_stranger(number)
+    async with linked(Taker()) as (link, _):
+        await until(lambda: link.statistics["scans"] >= 3)
+
+
+@given(
+    st.integers(0, 12),
+    st.integers(23, 25),
+    st.lists(st.tuples(st.integers(1, 10_000), st.integers(0, 15).map(lambda n: not n)), max_size=200),
+)
+@settings(max_examples=25, deadline=None)
+def test_silence_is_found_in_lively_places_only_and_ends_with_the_first_thing_heard(senders, hours, steps) -> None:
+    ears = Ears()
+    lived_in(ears, senders, 60 * hours)
+    assert not ears.silent
+    assert (ears.bound_ms is not None) == (hours >= silence.LEAST_HOURS and senders > silence.CARRIED)
+    for step_ms, anybody in steps:
+        if anybody:
+            ears.heard("x")
+        silent, before_ms = ears.silent, ears.silent_ms
+        ears.listened(step_ms)
+        assert ears.silent_ms == (0 if anybody else before_ms + step_ms)
+        if anybody:
+            assert not ears.silent
+        elif ears.silent and not silent:
+            assert ears.bound_ms is not None and ears.silent_ms >= ears.bound_ms >= silence.LEAST_SILENCE_MS
+            assert math.exp(-(ears.usual - silence.CARRIED) * ears.silent_ms / 60_000) <= silence.IMPROBABLE * 1.001
+
+
+@pytest.mark.parametrize(
+    ("senders", "hours", "bound_ms"),
+    [(8, 23, None), (4, 24, None), (5, 24, 828_931), (8, 24, 207_233), (60, 24, 180_000)],
+)
+def test_how_long_a_silence_must_be(senders: int, hours: int, bound_ms: int | None) -> None:
+    """Nothing before a day has been learnt, and nothing where one person may be everybody."""
+    ears = Ears()
+    lived_in(ears, senders, 60 * hours)
+    assert ears.bound_ms == bound_ms
+
+
+def test_the_quietest_hour_counts_and_what_was_silence_is_not_learnt() -> None:
+    ears = Ears()
+    lived_in(ears, 20, 23 * 60)
+    lived_in(ears, 5, 60)
+    assert (ears.usual, ears.silent) == (5, False)
+    lived_in(ears, 0, 600)
+    assert (ears.usual, ears.silent) == (5, True)
+    ears.heard("x")
+    ears.listened(3_600_000)
+    assert not ears.silent
+    ears.listened(3_600_000)
+    assert ears.silent_ms == 0, "a process that stood still for an hour was not listening"
 
 
 # -- a stuck adapter --------------------------------------------------------------------------------------------

@@ -3,7 +3,8 @@ moves datagrams as fragments over the Nordic UART service.
 
 One task scans and connects, one device at a time, because few adapters connect while they scan; every connection then
 has a task of its own. Time-outs that concern a device run on the gateway's clock, so that they hold in simulated time.
-When the radio listened and when it did not is kept in a ledger (emgate.links.listening).
+When the radio listened and when it did not is kept in a ledger (emgate.links.listening), and whether it hears at all in
+emgate.links.silence: for that it takes the advertisements of strangers too, and forgets them within a minute.
 """
 
 import asyncio
@@ -31,6 +32,7 @@ from emgate.clock import Clock
 from emgate.config import BleSection
 from emgate.links import Events, Received
 from emgate.links.listening import Ledger
+from emgate.links.silence import Ears
 from emgate.own_records import evidence_of
 
 log = structlog.get_logger(__name__)
@@ -44,6 +46,10 @@ MAXIMUM_WRITE = 244
 # Tags wait in order of discovery; more than a city block of them at once is a flood.
 MAXIMUM_CANDIDATES = 64
 MAXIMUM_KNOWN = 1024
+# Bleak keeps some 1.5 kB of every address since scanning began. A crowd has hundreds; more is made up, and forgotten.
+MAXIMUM_SEEN = 4096
+# What bleak puts for BlueZ saying something of a device without having heard it: its bond, the end of a scan.
+NO_RSSI = -127
 # Frames on their way down to one device: a window of acknowledgements, time and configuration are fewer than ten.
 MAXIMUM_OUTBOX = 64
 # Frames of one connection that are not committed yet; a device has at most a window of 8 under way.
@@ -197,7 +203,10 @@ class BleLink:
         self._candidates: OrderedDict[str, BLEDevice] = OrderedDict()
         self._changed = asyncio.Event()
         self._events = events
-        self.ledger = Ledger(clock, self.statistics, events, constants.RECEIVER_BLE)
+        self.ears = Ears()
+        self.ledger = Ledger(clock, self.statistics, events, constants.RECEIVER_BLE, self.ears)
+        self._silence_s: int | None = None  # how long the silence has lasted that the backend was told of
+        self._seen: set[str] = set()  # addresses since scanning began
         self._scanning = False
         self._stuck: str | None = None  # why the adapter needs a reset
         self._unreachable: set[str] = set()  # addresses that could not be connected to since the last that could
@@ -263,9 +272,31 @@ class BleLink:
     async def _watch_listening(self, deaf_s: Callable[[], float]) -> None:
         while True:
             self.ledger.told()
+            self._tell_silence()
             if deaf_s() >= self.timing.deaf_s:
                 self._is_stuck(f"it scans and has not listened for {deaf_s():.0f} s")
             await asyncio.sleep(self.timing.watch_s)
+
+    def _tell_silence(self) -> None:
+        """To the backend, when silence is found and when it ends; and see whether the adapter is to blame."""
+        if self.ears.silent:
+            found = self._silence_s is None
+            self._silence_s = self.ledger.unheard_ms // 1000
+            if found:
+                self._silence_event(constants.EVENT_GATEWAY_HEARS_NOTHING, f"usually {self.ears.usual:.1f} senders/min")
+                self._is_stuck(f"it scans and has heard nothing for {self._silence_s} s")
+        elif self._silence_s is not None:
+            self._silence_event(constants.EVENT_GATEWAY_HEARS_AGAIN)
+            self._silence_s = None
+
+    def _silence_event(self, event_type: int, *evidence: str) -> None:
+        assert self._silence_s is not None
+        hears = event_type == constants.EVENT_GATEWAY_HEARS_AGAIN
+        self.statistics["silences"] += not hears
+        log.warning("hears again" if hears else "hears nothing", link=self.name, s=self._silence_s, usual=evidence)
+        if self._events is not None:
+            lines = evidence_of(self.name, *evidence)
+            self._events.event(event_type, value=self._silence_s, evidence=lines, alarm=True)
 
     def _is_stuck(self, reason: str) -> None:
         self._stuck = self._stuck or reason
@@ -277,9 +308,9 @@ class BleLink:
         while True:
             if self._stuck is not None:
                 await self._reset(adapter, self._stuck)
-            scanner = BleakScanner(
+            self._seen.clear()
+            scanner = BleakScanner(  # not by service: strangers tell whether the radio hears at all
                 self._detected,
-                service_uuids=[SERVICE_UUID],
                 backend=scanner_backend,
                 bluez=adapter.scanner_arguments,
             )
@@ -334,6 +365,11 @@ class BleLink:
 
     def _detected(self, device: BLEDevice, advertisement: AdvertisementData) -> None:
         address = device.address
+        if advertisement.rssi != NO_RSSI:
+            self.ears.heard(address)
+        self._seen.add(address)
+        if len(self._seen) == MAXIMUM_SEEN:
+            self._changed.set()
         if SERVICE_UUID not in advertisement.service_uuids or address in self._connections:
             return
         not_before_ms, _ = self._back_off.get(address, (0, 0))
@@ -350,7 +386,7 @@ class BleLink:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.timing.refresh_s):
                 while not self._candidates or len(self._connections) >= self._slots:
-                    if self._stuck is not None:
+                    if self._stuck is not None or len(self._seen) >= MAXIMUM_SEEN:
                         return None
                     self._changed.clear()
                     await self._changed.wait()
@@ -528,6 +564,7 @@ class _Connection:
 
     def _notified(self, characteristic: BleakGATTCharacteristic, data: bytearray) -> None:
         self._active_ms = self._link.clock.now_ms()
+        self._link.ears.heard(self.address)
         reassembler = self._reassembler
         datagram = reassembler.feed(bytes(data))
         rubbish = reassembler.stray + reassembler.interrupted + reassembler.damaged + reassembler.oversize

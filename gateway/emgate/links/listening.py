@@ -10,6 +10,7 @@ from emwire import codec, constants
 
 from emgate.clock import Clock
 from emgate.links import Events
+from emgate.links.silence import Ears
 
 PERIOD_S = 900
 """As the home unit's own ledger; four records an hour."""
@@ -19,17 +20,24 @@ NAMES = {
     constants.DEAF_BUSY: "deaf_busy_ms",
     constants.DEAF_FAULT: "deaf_fault_ms",
     constants.DEAF_RESET: "deaf_reset_ms",
+    constants.DEAF_NOTHING_HEARD: "deaf_nothing_heard_ms",
 }
-"""What each state is called in status. ASLEEP: BlueZ pauses a long discovery by itself. BUSY: connecting to a tag."""
+"""What each state is called in status. ASLEEP: BlueZ pauses a long discovery by itself. BUSY: connecting to a tag.
+NOTHING_HEARD: it says that it listens, and what it hears says otherwise."""
 BELIEVED_MS = 86_400_000
 """The books are brought up to date every second while the link runs; an outage of days needs no ledger to be known."""
 
 
 class Ledger:
-    """Begins deaf (FAULT): nothing is open yet."""
+    """Begins deaf (FAULT): nothing is open yet. `ears`: what was heard while it listened."""
 
-    def __init__(self, clock: Clock, statistics: "Counter[str]", events: Events | None, receiver: int) -> None:
+    def __init__(
+        self, clock: Clock, statistics: "Counter[str]", events: Events | None, receiver: int, ears: Ears | None = None
+    ) -> None:
         self.state = constants.DEAF_FAULT
+        self.unheard_ms = 0
+        """Since anything was heard, listened or not."""
+        self._ears = ears
         self._clock = clock
         self._statistics = statistics
         self._events = events
@@ -54,14 +62,36 @@ class Ledger:
             self._tell()
             self._since_ms = self._began_ms = now_ms
             return
-        self._statistics[NAMES[self.state]] += spent_ms
+        state = self._believed(spent_ms)
+        self._statistics[NAMES[state]] += spent_ms
         while spent_ms > 0:
             part_ms = min(spent_ms, self._began_ms + PERIOD_S * 1000 - self._since_ms)
-            self._spent_ms[self.state] += part_ms
+            self._spent_ms[state] += part_ms
             self._since_ms += part_ms
             spent_ms -= part_ms
             if self._since_ms - self._began_ms >= PERIOD_S * 1000:
                 self._tell()
+
+    def _believed(self, spent_ms: int) -> int:
+        """What the time just spent counts as."""
+        ears = self._ears
+        if ears is None:
+            return self.state
+        self.unheard_ms += spent_ms
+        if self.state != constants.DEAF_NONE:
+            return self.state
+        was_silent = ears.silent
+        ears.listened(spent_ms)
+        if not ears.silent_ms:
+            self.unheard_ms = 0
+        if not ears.silent:
+            return constants.DEAF_NONE
+        if not was_silent:
+            # It began with the last thing heard. What of it belongs to periods already told, only the event says.
+            silent_ms = min(ears.silent_ms - spent_ms, self._spent_ms[constants.DEAF_NONE])
+            self._spent_ms[constants.DEAF_NONE] -= silent_ms
+            self._spent_ms[constants.DEAF_NOTHING_HEARD] += silent_ms
+        return constants.DEAF_NOTHING_HEARD
 
     def _tell(self) -> None:
         began_s = self._began_ms // 1000 - constants.TIME_EPOCH_UNIX_S
