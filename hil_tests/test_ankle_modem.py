@@ -22,6 +22,7 @@ async def test_a_modem_that_sleeps_and_restarts(
     async with station:
         modem = station.modems[ankle.name]
         await station.rig.run(until_ms=600_000)
+        assert modem.has_time, "the network was not asked for the time before the modem attached"
         for number in range(9):
             await station.rig.run(until_ms=station.clock.now_ms() + choice.randrange(20_000, 120_000))
             if number % 3 == 2:
@@ -35,4 +36,4 @@ async def test_a_modem_that_sleeps_and_restarts(
         await books.drain(station, expected)
         books.assert_arrived_once(expected, station)
         assert bool(modem.counters["slept"]) == bool(sleeps)
-        assert modem.has_time and modem.counters["unknown_commands"] == 0
+        assert modem.counters["unknown_commands"] == 0
