@@ -1,10 +1,11 @@
 """The gateway's configuration file: its shape, its defaults, and errors that name the line or field and the remedy."""
 
+import functools
 import ipaddress
 import os
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
@@ -446,7 +447,7 @@ class Config(Section):
 
     def make_registry(self, open_key: OpenKey | None = None) -> Registry:
         """The devices of this file and of the registry file together. `open_key`: instead of this gateway's own."""
-        listed = read_device_file(self.registry, open_key or self.open_key) if self.registry else ()
+        listed = read_device_file(self.registry, open_key or _opener(self.open_vault)) if self.registry else ()
         for device in listed:
             if any(device.device_id == own.device_id for own in self.devices):
                 raise ConfigError(
@@ -457,17 +458,7 @@ class Config(Section):
 
     def open_vault(self, *, create: bool = False) -> "Vault | None":
         """The keys at rest, or None when nothing is sealed; ConfigError when they cannot be opened."""
-        from emgate.vault import open_vault  # only where something is sealed
-
-        protection = self.protection
-        return open_vault(self.gateway.state_directory, protection.at_rest, protection.passphrase_file, create=create)
-
-    def open_key(self, owner: int, use: str, text: str) -> bytes:
-        """Open a sealed key of the registry (emgate.registry.OpenKey)."""
-        vault = self.open_vault()
-        if vault is None:
-            raise ValueError("sealed, and this gateway has no keys at rest (keys.json); restore its state directory")
-        return vault.open_key(owner, use, text)
+        return _open_vault(self.gateway, self.protection, create)
 
 
 class BackendSection(Section):
@@ -620,18 +611,31 @@ def _secrets(data: dict[str, Any]) -> Iterator[tuple[str, Location, dict[str, An
 def _key_opener(data: dict[str, Any]) -> OpenKey:
     """Opens the sealed keys of a file that is being read; the vault's place is in that same file."""
 
-    def open_key(owner: int, use: str, text: str) -> bytes:
-        tables = {"gateway": data.get("gateway"), "protection": data.get("protection", {})}
+    def open_vault() -> "Vault | None":
         try:
-            gateway = GatewaySection.model_validate(tables["gateway"])
-            protection = ProtectionSection.model_validate(tables["protection"])
+            gateway = GatewaySection.model_validate(data.get("gateway"))
+            protection = ProtectionSection.model_validate(data.get("protection", {}))
         except ValidationError:
             raise ValueError("sealed; mend [gateway] and [protection] first, or it cannot be opened") from None
-        from emgate.vault import open_vault  # only where something is sealed
+        return _open_vault(gateway, protection)
 
-        vault = open_vault(gateway.state_directory, protection.at_rest, protection.passphrase_file)
+    return _opener(open_vault)
+
+
+def _opener(open_vault: Callable[[], "Vault | None"]) -> OpenKey:
+    """Opens sealed keys; the vault too, at the first of them."""
+    opened = functools.cache(open_vault)
+
+    def open_key(owner: int, use: str, text: str) -> bytes:
+        vault = opened()
         if vault is None:
             raise ValueError("sealed, and this gateway has no keys at rest (keys.json); restore its state directory")
         return vault.open_key(owner, use, text)
 
     return open_key
+
+
+def _open_vault(gateway: GatewaySection, protection: ProtectionSection, create: bool = False) -> "Vault | None":
+    from emgate.vault import open_vault  # only where something is sealed
+
+    return open_vault(gateway.state_directory, protection.at_rest, protection.passphrase_file, create=create)
