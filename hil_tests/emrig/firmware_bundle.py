@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from keyword import iskeyword
 
-from emrig.firmware_names import Names, Scope, alias_of, bound_by, here, walk
+from emrig.firmware_names import Names, Scope, alias_of, bound_by, here, module_name, walk
 
 ROOT = "main.py"
 APART = ("boards/sim/wire.py",)
@@ -28,7 +28,7 @@ class BundleError(ValueError):
 
 def eager(modules: Mapping[str, ast.Module], roots: Iterable[str], apart: set[str]) -> list[str]:
     """Paths of all that main and these import as they are imported but these `apart`, each after its own imports."""
-    by_name = _by_name(modules)
+    by_name = {module_name(path): path for path in modules}
     found: list[str] = []
     begun = {*APART, *apart}
 
@@ -49,7 +49,7 @@ def eager(modules: Mapping[str, ast.Module], roots: Iterable[str], apart: set[st
 
 def handed_on(modules: Mapping[str, ast.Module]) -> set[str]:
     """Paths of modules that are somewhere a value, so that nobody knows what is asked of them: a board's pins."""
-    by_name = _by_name(modules)
+    by_name = {module_name(path): path for path in modules}
     found: set[str] = set()
     for module in modules.values():
         aliases = {
@@ -84,10 +84,6 @@ def _imports_it(scope: Scope | None, name: str) -> bool:
     )
 
 
-def _by_name(modules: Mapping[str, ast.Module]) -> dict[str, str]:
-    return {path[:-3].removesuffix("/__init__").replace("/", "."): path for path in modules}
-
-
 def _modules_of(node: ast.AST) -> list[str]:
     """Modules that a statement imports, or may: `from a import b` may mean a.b."""
     if isinstance(node, ast.Import):
@@ -95,6 +91,16 @@ def _modules_of(node: ast.AST) -> list[str]:
     if isinstance(node, ast.ImportFrom) and node.module:
         return [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
     return []
+
+
+def _import_of(key: _Key) -> str:
+    """The statement that imports a module of the tree, or a name of it."""
+    path, name = key
+    module = module_name(path)
+    package, _, last = module.rpartition(".")
+    if name is not None:
+        return f"from {module} import {name}"
+    return f"from {package} import {last}" if package else f"import {last}"
 
 
 class Bundle:
@@ -113,9 +119,9 @@ class Bundle:
         kept: names that somebody else asks roots for.
         """
         self._all = dict(modules)
-        self._by_name = _by_name(modules)
+        self._by_name = {module_name(path): path for path in modules}
         self._order = inside
-        self._roots = {path[:-3].replace("/", "."): path for path in roots}
+        self._roots = {module_name(path): path for path in roots}
         self._exported = exported
         self._kept = kept
         self._scopes = {path: Names(self._all[path]) for path in modules}
@@ -124,7 +130,7 @@ class Bundle:
         self._outside_names: dict[str, str] = {}
         self._new = self._choose()
         self.names = {
-            new: f"{path[:-3].replace('/', '.')}.{name}"
+            new: f"{module_name(path)}.{name}"
             for (path, name), new in sorted(self._new.items(), key=lambda pair: pair[1])
         }
         for path in self._all:
@@ -251,15 +257,10 @@ class Bundle:
 
     def _outside_name(self, path: str, name: str, target: _Key | str, taken: set[str]) -> None:
         """Of something from elsewhere: imported once, by one name."""
-        statement = target if isinstance(target, str) else None
-        if statement is None and not self.inside(target[0]):
-            module = target[0][:-3].removesuffix("/__init__").replace("/", ".")
-            package, _, last = module.rpartition(".")
-            if target[1] is None:
-                statement = f"from {package} import {last}" if package else f"import {last}"
-            else:
-                statement = f"from {module} import {target[1]}"
-        if statement is None or statement in self._outside:
+        if not isinstance(target, str) and self.inside(target[0]):
+            return
+        statement = target if isinstance(target, str) else _import_of(target)
+        if statement in self._outside:
             return
         node = ast.parse(statement).body[0]
         assert isinstance(node, (ast.Import, ast.ImportFrom))
@@ -297,11 +298,7 @@ class Bundle:
 
     def outside_name(self, key: _Key) -> str | None:
         """Of a module, or a name of one, that is not in the bundle."""
-        module = key[0][:-3].removesuffix("/__init__").replace("/", ".")
-        package, _, last = module.rpartition(".")
-        if key[1] is not None:
-            return self._outside_names.get(f"from {module} import {key[1]}")
-        return self._outside_names.get(f"from {package} import {last}" if package else f"import {last}")
+        return self._outside_names.get(_import_of(key))
 
     @property
     def roots(self) -> Mapping[str, str]:

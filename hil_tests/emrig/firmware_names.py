@@ -20,12 +20,16 @@ def walk(root: ast.AST) -> Iterator[ast.AST]:
     while waiting:
         node = waiting.pop()
         yield node
-        for field in node._fields:
-            inside = getattr(node, field, None)
-            if isinstance(inside, list):
-                waiting += [each for each in inside if isinstance(each, ast.AST)]
-            elif isinstance(inside, ast.AST) and field not in ("ctx", "op"):
-                waiting.append(inside)
+        waiting += _children(node)
+
+
+def _children(node: ast.AST) -> Iterator[ast.AST]:
+    for field in node._fields:
+        inside = getattr(node, field, None)
+        if isinstance(inside, list):
+            yield from [each for each in inside if isinstance(each, ast.AST)]
+        elif isinstance(inside, ast.AST) and field not in ("ctx", "op"):
+            yield inside
 
 
 def names_of(source: str) -> set[str]:
@@ -139,14 +143,21 @@ def here(body: list[ast.AST]) -> Iterator[ast.AST]:
         node = waiting.pop()
         yield node
         if not isinstance(node, (*FUNCTIONS, *COMPREHENSIONS, ast.ClassDef)):
-            for field in node._fields:
-                inside = getattr(node, field, None)
-                if isinstance(inside, list):
-                    waiting += [each for each in inside if isinstance(each, ast.AST)]
-                elif isinstance(inside, ast.AST) and field not in ("ctx", "op"):
-                    waiting.append(inside)
+            waiting += _children(node)
 
 
 def alias_of(alias: ast.alias) -> str:
     """The name that an import binds."""
     return alias.asname or alias.name.partition(".")[0]
+
+
+def assigned(statement: ast.AST) -> str | None:
+    """The name that an assignment to one name binds."""
+    if isinstance(statement, ast.Assign) and len(statement.targets) == 1 and isinstance(statement.targets[0], ast.Name):
+        return statement.targets[0].id
+    return None
+
+
+def module_name(path: str) -> str:
+    """By which the module at this path of the tree is imported."""
+    return path[:-3].removesuffix("/__init__").replace("/", ".")

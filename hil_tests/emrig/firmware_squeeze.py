@@ -18,7 +18,18 @@ from typing import Any, NamedTuple
 
 from emrig import firmware_tunables
 from emrig.firmware_bundle import Bundle, eager, handed_on
-from emrig.firmware_names import FUNCTIONS, Names, Scope, alias_of, bound_by, here, parameters_of, walk
+from emrig.firmware_names import (
+    FUNCTIONS,
+    Names,
+    Scope,
+    alias_of,
+    assigned,
+    bound_by,
+    here,
+    module_name,
+    parameters_of,
+    walk,
+)
 from emrig.firmware_reserved import RESERVED
 
 _OPERATORS: dict[type[ast.operator], Any] = {
@@ -140,7 +151,7 @@ class _Tree:
         self._taken: dict[str, set[str]] = defaultdict(set)
         """New names of attributes, by family."""
         self._kept = set(kept) | set(dir(builtins))
-        self._paths = {path[:-3].removesuffix("/__init__").replace("/", "."): path for path in modules}
+        self._paths = {module_name(path): path for path in modules}
 
     # -- what stands in nobody's way
 
@@ -152,7 +163,7 @@ class _Tree:
         """Of messages that no device receives."""
         codec = self.modules.get("emwire/device_codec.py")
         for node in codec.body if codec else ():
-            if isinstance(node, ast.Assign) and _target(node) == "_DECODERS" and isinstance(node.value, ast.Dict):
+            if isinstance(node, ast.Assign) and assigned(node) == "_DECODERS" and isinstance(node.value, ast.Dict):
                 pairs = [
                     (key, value)
                     for key, value in zip(node.value.keys, node.value.values, strict=True)
@@ -171,7 +182,7 @@ class _Tree:
                 for node in self.modules[catalogue].body
                 if isinstance(node, ast.Assign)
                 and isinstance(node.value, ast.Constant)
-                and (name := _target(node)) is not None
+                and (name := assigned(node)) is not None
                 and isinstance(node.value.value, int)
             }
             firmware_tunables.pack(settings, integers)
@@ -213,7 +224,7 @@ class _Tree:
                 for where, name in values
                 if where == path and where not in self._handed and not name.startswith(looked_up)
             }
-            _keep_statements(module, lambda node, gone=gone: _target(node) not in gone)
+            _keep_statements(module, lambda node, gone=gone: assigned(node) not in gone)
             self._forget_imports(module, values, imported)
         self.fill()
 
@@ -236,7 +247,7 @@ class _Tree:
                 node.id for node in here(list(module.body)) if isinstance(node, ast.Name) and _is_store(node)
             )
             for statement in module.body:
-                name = _target(statement)
+                name = assigned(statement)
                 if name is None or count[name] != 1 or name in elsewhere | stored | self._kept or path == _LEFT_ALONE:
                     continue
                 assert isinstance(statement, ast.Assign)
@@ -607,18 +618,11 @@ def _adds(node: ast.BinOp) -> bool:
     return isinstance(node.op, ast.Add)
 
 
-def _target(statement: ast.AST) -> str | None:
-    """The name that an assignment to one name binds."""
-    if isinstance(statement, ast.Assign) and len(statement.targets) == 1 and isinstance(statement.targets[0], ast.Name):
-        return statement.targets[0].id
-    return None
-
-
 def _defined(statement: ast.AST) -> str | None:
     """The name that a statement gives, if it does nothing else."""
     if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
         return statement.name
-    name = _target(statement)
+    name = assigned(statement)
     if name is None or name.startswith(("__", "VERSION", "SECURITY_VERSION")):
         return None
     does = (ast.Call, ast.Await, ast.Attribute, ast.Subscript, ast.BinOp)

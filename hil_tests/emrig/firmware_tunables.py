@@ -6,6 +6,8 @@ import ast
 import struct
 from collections.abc import Mapping
 
+from emrig.firmware_names import assigned
+
 PATH = "common/settings.py"
 _TABLE = "TABLE"
 _VARIABLES = (_TABLE, "_PREFIX")
@@ -47,21 +49,15 @@ def pack(module: ast.Module, integers: Mapping[str, int]) -> None:
     module.body = [
         node
         for node in module.body
-        if _target(node) not in _VARIABLES and not (isinstance(node, ast.FunctionDef) and node.name in _FUNCTIONS)
+        if assigned(node) not in _VARIABLES and not (isinstance(node, ast.FunctionDef) and node.name in _FUNCTIONS)
     ]
     at = next(n for n, node in enumerate(module.body) if isinstance(node, (ast.FunctionDef, ast.ClassDef)))
     module.body[at:at] = made.body
 
 
-def _target(node: ast.stmt) -> str | None:
-    if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-        return node.targets[0].id
-    return None
-
-
 def _rows(module: ast.Module) -> tuple[tuple[str, int, int, int], ...] | None:
     for node in module.body:
-        if isinstance(node, ast.Assign) and _target(node) == _TABLE:
+        if isinstance(node, ast.Assign) and assigned(node) == _TABLE:
             rows: tuple[tuple[str, int, int, int], ...] = ast.literal_eval(node.value)
             return rows
     return None
