@@ -162,7 +162,7 @@ def tree(
             # In a bundle, too, these two lines stay as they are.
             for name, value in stated.items():
                 source = re.sub(rf"(?m)^{name} = .*$", f"{name} = {value!r}", source)
-        made.update([_compiled(path, source.encode(), board)])
+        made.update([compiled_module(path, source.encode(), board)])
     return made
 
 
@@ -198,7 +198,7 @@ def _squeezed(model: str, board: str) -> Squeezed:
 
 def compiled(roots: list[str], board: str) -> dict[str, bytes]:
     """{path: contents} of these modules and all that they import, with every name as the sources have it."""
-    return dict(_compiled(path, source.read_bytes(), board) for path, source in modules(roots).items())
+    return dict(compiled_module(path, source.read_bytes(), board) for path, source in modules(roots).items())
 
 
 def names_outside() -> set[str]:
@@ -212,7 +212,7 @@ def names_outside() -> set[str]:
 
 def root_files(board: str) -> dict[str, bytes]:
     """{path: contents} of what lies beside the folders a and b, is written once and never updated."""
-    path, selector = _compiled("selector.py", (firmware_folder() / "selector.py").read_bytes(), board)
+    path, selector = compiled_module("selector.py", (firmware_folder() / "selector.py").read_bytes(), board)
     return {"main.py": start_file(), path: selector}
 
 
@@ -224,7 +224,8 @@ def start_file() -> bytes:
 def rom_root_files(board: str) -> dict[str, bytes]:
     """{path: contents} of what lies before the slots that code runs from in place, and is as little updated."""
     return dict(
-        _compiled(f"{name}.py", (firmware_folder() / f"{name}.py").read_bytes(), board) for name in sorted(_BESIDE)
+        compiled_module(f"{name}.py", (firmware_folder() / f"{name}.py").read_bytes(), board)
+        for name in sorted(_BESIDE)
     )
 
 
@@ -280,7 +281,8 @@ def _imported(source: Path) -> list[str]:
     return names
 
 
-def _compiled(path: str, source: bytes, board: str) -> tuple[str, bytes]:
+def compiled_module(path: str, source: bytes, board: str) -> tuple[str, bytes]:
+    """(path, contents) of one module as this board has it."""
     architecture = ARCHITECTURES[board]
     if architecture is None:
         return path, source

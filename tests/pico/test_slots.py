@@ -76,7 +76,7 @@ STORY = [
 def image(version: int, source: str, *modules: str) -> Image:
     """A firmware for a slot."""
     files = firmware_image.compiled(list(modules), BOARD) if modules else {}
-    files |= dict([firmware_image._compiled("main.py", (TELL + source).encode(), BOARD)])
+    files |= dict([firmware_image.compiled_module("main.py", (TELL + source).encode(), BOARD)])
     return firmware_image.pack("pid", BOARD, (version, 0, 0), 1, {ROM_NAME: romfs(files)})
 
 

@@ -42,7 +42,7 @@ def squeezed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(source)
     # As text it would take more to compile than an interpreter of a check has.
-    path, compiled = firmware_image._compiled("main.py", made.modules["main.py"].encode(), "pico_w")
+    path, compiled = firmware_image.compiled_module("main.py", made.modules["main.py"].encode(), "pico_w")
     (folder / path).write_bytes(compiled)
     (folder / "main.py").unlink()
     return folder

@@ -46,6 +46,8 @@ LONGEST_MS_PER_CYCLE = 600_000
 TOKEN_MS = 10_000
 SCENARIO = scenario.SCENARIOS / "memory.toml"
 _WORD = b"mem "
+# How often the rest is measured without its garbage: each collection costs the board some milliseconds.
+COLLECT_EVERY = 8
 # On the board, imported before the firmware. It stands between that and UART 0, so that it needs to know nothing of the
 # firmware but the wire's format; before each WAIT goes out it tells the rig. A collection costs the board milliseconds.
 _MEASURING = b"""
@@ -57,8 +59,6 @@ import time
 
 from rig_wire import CHANNELS, DATA, HEADER_FORMAT, HEADER_SIZE, WAIT
 
-# How often the rest is measured without its garbage: each collection costs the board some milliseconds.
-COLLECT_EVERY = 8
 TOLD = "<4sIII"
 _CONTROL = CHANNELS.index("control")
 
@@ -121,7 +121,7 @@ class Peak:
         if payload.startswith(_WORD):
             numbers = [int.from_bytes(payload[at : at + 4], "little") for at in range(4, len(payload), 4)]
             self.allocated = max(self.allocated, numbers[0])
-            if self.waits % 8 == 0:
+            if self.waits % COLLECT_EVERY == 0:
                 self.live = max(self.live, numbers[1])
             self.busy_ms = sum(numbers[2:])
             self.waits += 1
@@ -141,7 +141,8 @@ async def measure(model: str, cycles: int, folder: Path, on_cycle: Callable[[int
     kept = [device for device in whole.devices if device.model in (model, "pid" if model == "home_unit" else model)]
     station = Station(folder, whole.model_copy(update={"devices": tuple(kept)}), interpreter.find())
     device = next(device.name for device in kept if device.model == model)
-    measuring = dict([firmware_image._compiled("rom/measuring.py", _MEASURING, BOARD)])
+    source = b"COLLECT_EVERY = %d" % COLLECT_EVERY + _MEASURING
+    measuring = dict([firmware_image.compiled_module("rom/measuring.py", source, BOARD)])
     station.rig.spawners[device] = PicoSpawner(
         {"main.py": b"import measuring\n" + firmware_image.start_file(), **measuring}
     )
