@@ -32,30 +32,30 @@ class Meter:
         """slow: seconds of the board for one of this machine; wait: what the processor does while every task waits."""
         self.counters: Counter[str] = Counter()
         self.charges = Charges(station.clock.unix_start_ms)
-        self._station, self._name, self._table, self._board = station, name, table, board
-        self._device = station.rig.devices[name]
+        self._station, self.name, self.table, self._board = station, name, table, board
+        self.device = station.rig.devices[name]
         self._clock = station.clock
         self._slow = slow
         volts = table[f"batteries.{battery}.volts"]
-        self._volts, self._efficiency = volts, self._of("efficiency")
-        self._factor = self._battery_factor(self._of("supply_volts"))
+        self._volts, self._efficiency = volts, self.of("efficiency")
+        self._factor = self.battery_factor(self.of("supply_volts"))
         self._levels: list[Level] = []
-        self._counts: list[Callable[[], None]] = []
+        self.counts: list[Callable[[], None]] = []
         """What is read from a counter, to be charged at every look."""
-        self._on_kill: list[Callable[[], None]] = []
+        self.on_kill: list[Callable[[], None]] = []
         self._usage: Usage | None = None
         self._base_files = self._base_wire = 0
-        asleep = self._of("sleep_ma") if wait == "sleep" else self._of("idle_ma")
-        self._level("processor asleep" if wait == "sleep" else "processor waiting").set(asleep, 0)
-        self._awake_ma = max(0.0, self._of("idle_ma") - asleep)
-        self._running_ma = max(0.0, self._of("running_ma") - asleep)
-        if wait == "sleep" and self._of("poll_ms"):
-            self._level("processor polling").set(self._of("running_ma") * self._of("wake_ms") / self._of("poll_ms"), 0)
-        self._level("board").set(self._of("board_ma"), 0)
+        asleep = self.of("sleep_ma") if wait == "sleep" else self.of("idle_ma")
+        self.level("processor asleep" if wait == "sleep" else "processor waiting").set(asleep, 0)
+        self._awake_ma = max(0.0, self.of("idle_ma") - asleep)
+        self._running_ma = max(0.0, self.of("running_ma") - asleep)
+        if wait == "sleep" and self.of("poll_ms"):
+            self.level("processor polling").set(self.of("running_ma") * self.of("wake_ms") / self.of("poll_ms"), 0)
+        self.level("board").set(self.of("board_ma"), 0)
         capacity = table[f"batteries.{battery}.capacity_mah"]
         loss = capacity * table[f"batteries.{battery}.self_discharge_percent_a_month"] / 100 / MONTH_H
         self._levels.append(Level(self.charges, "self-discharge", 0, loss))
-        self._awake = self._level("processor awake")
+        self._awake = self.level("processor awake")
         self._awake_timer: Timer | None = None
         self._held = False
         self._watch_processor()
@@ -69,33 +69,37 @@ class Meter:
 
     # -- for the watchers
 
-    def _of(self, figure: str) -> float:
-        return self._table[f"boards.{self._board}.{figure}"]
+    def of(self, figure: str) -> float:
+        """A figure of the board."""
+        return self.table[f"boards.{self._board}.{figure}"]
 
-    def _battery_factor(self, supply_volts: float) -> float:
+    def battery_factor(self, supply_volts: float) -> float:
+        """Charge of the cell for each of a part with this supply."""
         # Fed directly, or through a linear regulator, a part's current is the cell's.
         return 1.0 if self._efficiency >= 1 else supply_volts / (self._volts * self._efficiency)
 
-    def _level(self, consumer: str, factor: float | None = None) -> Level:
+    def level(self, consumer: str, factor: float | None = None) -> Level:
+        """A current that is set as it changes; factor: as battery_factor(), by default the board's."""
         level = Level(self.charges, consumer, self._clock.now_ms(), factor=self._factor if factor is None else factor)
         self._levels.append(level)
         return level
 
-    def _pulse(self, consumer: str, microcoulombs: float, factor: float | None = None) -> None:
+    def pulse(self, consumer: str, microcoulombs: float, factor: float | None = None) -> None:
+        """A charge that is taken now; factor: as level()."""
         factor = self._factor if factor is None else factor
         self.charges.pulse(consumer, microcoulombs * factor, self._clock.now_ms())
 
     # -- processor, flash
 
     def _watch_processor(self) -> None:
-        device = self._device
+        device = self.device
         step, feed, start, kill = device.step, device.feed, device.start, device.kill
         if "host" in device.parts:
-            self._level("processor listening").set(min(self._of("uart_listen_ma"), self._awake_ma), 0)
+            self.level("processor listening").set(min(self.of("uart_listen_ma"), self._awake_ma), 0)
 
         def watched_step(now_ms: int) -> None:
             self.counters["wakes"] += 1
-            self._pulse("processor awake", self._of("wake_ms") * self._awake_ma)
+            self.pulse("processor awake", self.of("wake_ms") * self._awake_ma)
             step(now_ms)
 
         def watched_feed(channel: str, kind: int, payload: bytes) -> None:
@@ -110,7 +114,7 @@ class Meter:
         def watched_kill() -> None:
             self._take_usage()
             self._usage = None
-            for dead in self._on_kill:
+            for dead in self.on_kill:
                 dead()
             kill()
 
@@ -121,8 +125,8 @@ class Meter:
                 device.parts[channel] = _Watched(device.parts[channel], lambda kind, payload: self._uart_used())
 
     def _uart_used(self) -> None:
-        hold_ms = round(self._of("uart_awake_ms"))
-        if not hold_ms or "host" in self._device.parts:
+        hold_ms = round(self.of("uart_awake_ms"))
+        if not hold_ms or "host" in self.device.parts:
             return  # the latter listens all the time
         if self._awake_timer:
             self._awake_timer.cancel()
@@ -133,9 +137,9 @@ class Meter:
         self._awake_timer = None
         self._set_awake()
 
-    def _hold(self, held: bool) -> None:
+    def hold(self, held: bool) -> None:
         """A modem that may speak at any time, and so does not doze, keeps the processor awake."""
-        self._held = held and bool(self._of("uart_awake_ms"))
+        self._held = held and bool(self.of("uart_awake_ms"))
         self._set_awake()
 
     def _set_awake(self) -> None:
@@ -144,39 +148,39 @@ class Meter:
 
     def _begin_usage(self) -> None:
         try:
-            self._usage = usage(self._device.pid)
+            self._usage = usage(self.device.pid)
         except UsageUnknown:
             return
-        self._base_wire, self._base_files = self._device.bytes_out, file_bytes(self._device)
+        self._base_wire, self._base_files = self.device.bytes_out, file_bytes(self.device)
 
     def _take_usage(self) -> None:
         """Charge what the process has used since the last look."""
         if self._usage is None:
             return
         try:
-            now = usage(self._device.pid)
+            now = usage(self.device.pid)
         except UsageUnknown:
             return
         before, self._usage = self._usage, now
-        wire, files = self._device.bytes_out, file_bytes(self._device)
+        wire, files = self.device.bytes_out, file_bytes(self.device)
         board_s = (now.processor_s - before.processor_s) * self._slow
         written = now.written_bytes - before.written_bytes - (wire - self._base_wire) - (files - self._base_files)
         self._base_wire, self._base_files = wire, files
         self.counters["processor_ms"] += round(board_s * 1000)
         self.counters["flash_bytes"] += max(0, written)
-        self._pulse("processor running", board_s * 1000 * self._running_ma)
-        flash = max(0, written) * self._of("flash_byte_uc") * self._of("flash_overhead_factor")
-        self._pulse("flash", flash)
+        self.pulse("processor running", board_s * 1000 * self._running_ma)
+        flash = max(0, written) * self.of("flash_byte_uc") * self.of("flash_overhead_factor")
+        self.pulse("flash", flash)
 
     # -- pins and samples
 
     def _watch_pins(self) -> None:
-        parts = self._device.parts
-        vibration, sample = self._level("vibration"), self._level("alcohol cell")
-        motor = self._table["vibration.motor_ma"]
+        parts = self.device.parts
+        vibration, sample = self.level("vibration"), self.level("alcohol cell")
+        motor = self.table["vibration.motor_ma"]
         parts["vibration"] = self._switch(parts["vibration"], vibration, 0.0, motor)
         if "alcohol_sample" in parts:
-            standby, working = self._table["alcohol.standby_ma"], self._table["alcohol.sample_ma"]
+            standby, working = self.table["alcohol.standby_ma"], self.table["alcohol.sample_ma"]
             sample.set(standby, self._clock.now_ms())
             parts["alcohol_sample"] = self._switch(parts["alcohol_sample"], sample, standby, standby + working)
         for channel in ADCS:
@@ -188,16 +192,16 @@ class Meter:
 
     def _sampled(self, channel: str) -> None:
         self.counters["samples"] += 1
-        self._pulse("samples", self._of("adc_uc"))
+        self.pulse("samples", self.of("adc_uc"))
         if channel == "contact_infrared":
-            self._pulse("alcohol cell", self._table["alcohol.infrared_uc"])
+            self.pulse("alcohol cell", self.table["alcohol.infrared_uc"])
 
     # -- time
 
     def settle(self) -> None:
         """Account for everything up to now."""
         self._take_usage()
-        for count in self._counts:
+        for count in self.counts:
             count()
         for level in self._levels:
             level.settle(self._clock.now_ms())
@@ -211,9 +215,9 @@ class Receiver:
     """The satellite receiver's states."""
 
     def __init__(self, meter: Meter, station: Station) -> None:
-        table, clock = meter._table, station.clock
-        levels = {state: meter._level(f"receiver {state}") for state in ("off", "asleep", "acquiring", "tracking")}
-        orbits = meter._level("receiver reading orbits")
+        table, clock = meter.table, station.clock
+        levels = {state: meter.level(f"receiver {state}") for state in ("off", "asleep", "acquiring", "tracking")}
+        orbits = meter.level("receiver reading orbits")
         currents = {state: table[f"receiver.{state}_ma"] for state in levels}
         extra = table["receiver.orbits_s_an_hour"] / 3600 * (currents["tracking"] - currents["asleep"])
         levels["off"].set(currents["off"], clock.now_ms())
@@ -227,18 +231,18 @@ class Receiver:
             if state == "asleep":
                 meter.counters["receiver_sleeps"] += 1
 
-        station.receivers[meter._name].on_state = changed
+        station.receivers[meter.name].on_state = changed
 
 
 class ModemWatch:
     """The modem's states, its radio connection and its bytes."""
 
     def __init__(self, meter: Meter, station: Station) -> None:
-        self._meter, self._table, self._clock = meter, meter._table, station.clock
-        self._modem = station.modems[meter._name]
-        self._factor = meter._battery_factor(self._table["modem.supply_volts"])
-        self._level = meter._level("modem idle", self._factor)
-        self._connected = meter._level("modem connected", self._factor)
+        self._meter, self._table, self._clock = meter, meter.table, station.clock
+        self._modem = station.modems[meter.name]
+        self._factor = meter.battery_factor(self._table["modem.supply_volts"])
+        self._level = meter.level("modem idle", self._factor)
+        self._connected = meter.level("modem connected", self._factor)
         self._base = {
             state: self._table[f"modem.{figure}_ma"]
             for state, figure in (
@@ -259,7 +263,7 @@ class ModemWatch:
 
     def _changed(self, state: str) -> None:
         self._state = state
-        self._meter._hold(state in ("starting", "searching", "registered"))
+        self._meter.hold(state in ("starting", "searching", "registered"))
         if state not in ("registered", "dozing"):
             self._end()
         self._set()
@@ -280,10 +284,10 @@ class ModemWatch:
             self._tail.cancel()
         else:
             meter.counters["modem_connections"] += 1
-            meter._pulse("modem transmitting", table["modem.connect_uc"], self._factor)
+            meter.pulse("modem transmitting", table["modem.connect_uc"], self._factor)
         airtime_ms = (up + 2 * header) / table["modem.transmit_bytes_a_s"] * 1000
         extra = table["modem.transmit_ma"] - table["modem.connected_ma"]
-        meter._pulse("modem transmitting", airtime_ms * extra, self._factor)
+        meter.pulse("modem transmitting", airtime_ms * extra, self._factor)
         self._tail = self._clock.call_later(round(table["modem.connected_tail_s"] * 1000), self._end)
         if self._keep_alive:
             self._keep_alive.cancel()
@@ -308,13 +312,13 @@ class Radio:
 
     def __init__(self, meter: Meter, station: Station) -> None:
         self._meter, self._clock = meter, station.clock
-        self._radio = station.air.radios[station.device(meter._name).device_id]
-        self._on = meter._level("bluetooth on")
-        self._scan = meter._level("bluetooth scanning")
-        self._connection = meter._level("bluetooth connected")
+        self._radio = station.air.radios[station.device(meter.name).device_id]
+        self._on = meter.level("bluetooth on")
+        self._scan = meter.level("bluetooth scanning")
+        self._connection = meter.level("bluetooth connected")
         self._events = 0
         self._event_uc = 0.0
-        device = meter._device
+        device = meter.device
         device.parts["ble"] = _Watched(device.parts["ble"], on_call=self._called)
         feed = device.feed
 
@@ -324,17 +328,17 @@ class Radio:
             feed(channel, kind, payload)
 
         device.feed = watched_feed  # type: ignore[method-assign]
-        meter._counts.append(self._count)
-        meter._on_kill.append(self._off)
+        meter.counts.append(self._count)
+        meter.on_kill.append(self._off)
 
     def _of(self, figure: str) -> float:
-        return self._meter._of(figure)
+        return self._meter.of(figure)
 
     def _count(self) -> None:
         """Charge the advertising events since the last look."""
         events = self._radio.controller.advertiser.events
         self._meter.counters["advertisements"] += events - self._events
-        self._meter._pulse("bluetooth advertising", (events - self._events) * self._event_uc)
+        self._meter.pulse("bluetooth advertising", (events - self._events) * self._event_uc)
         self._events = events
 
     def _called(self, operation: int, argument: bytes) -> None:
@@ -369,7 +373,7 @@ class Radio:
         elif operation == ble_wire.IRQ_CENTRAL_CONNECT:
             self._count()
             # Microcoulombs an event over milliseconds between events are milliamperes.
-            self._connection.set(self._of("connection_event_uc") / self._meter._table["bluetooth.interval_ms"], now)
+            self._connection.set(self._of("connection_event_uc") / self._meter.table["bluetooth.interval_ms"], now)
         elif operation == ble_wire.IRQ_CENTRAL_DISCONNECT:
             self._connection.set(0.0, now)
         elif operation == ble_wire.IRQ_GATTS_WRITE:
@@ -377,7 +381,7 @@ class Radio:
 
     def _bytes(self, count: int) -> None:
         self._meter.counters["bluetooth_bytes"] += count
-        self._meter._pulse("bluetooth connected", count * self._of("connection_byte_uc"))
+        self._meter.pulse("bluetooth connected", count * self._of("connection_byte_uc"))
 
 
 class _Watched:
