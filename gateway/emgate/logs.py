@@ -59,11 +59,7 @@ def configure(level: str = "info", log_file: Path | None = None) -> None:
         if _to_journal():
             formatter = _JournalFormatter(formatter)
     else:
-        try:
-            log_file.parent.mkdir(parents=True, exist_ok=True)
-            handler = RotatingFileHandler(log_file, maxBytes=FILE_BYTES, backupCount=FILES - 1, encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"log_file: cannot write {log_file}: {error.strerror}; name another file") from None
+        handler = open_file(log_file)
     handler.setFormatter(formatter)
     root = logging.getLogger()
     before, root.handlers = root.handlers, [handler]
@@ -78,6 +74,15 @@ def configure(level: str = "info", log_file: Path | None = None) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
+
+
+def open_file(path: Path) -> RotatingFileHandler:
+    """A log file, to be gone on with or made anew; ConfigError when it cannot be written to."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return RotatingFileHandler(path, maxBytes=FILE_BYTES, backupCount=FILES - 1, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"log_file: cannot write {path}: {error.strerror}; name another file") from None
 
 
 def set_level(level: str) -> None:

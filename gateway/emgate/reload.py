@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from emgate import config as configuration
-from emgate import unsealed
+from emgate import logs, unsealed
 from emgate.config import Config, Section
 from emgate.errors import ConfigError
 from emgate.registry import Registry
@@ -31,7 +31,7 @@ def read(path: Path, present: Config, *, sealed: bool) -> tuple[Config, Registry
     if sealed:
         unsealed.refuse(wanted, path)
     if wanted.gateway.log_file != present.gateway.log_file and wanted.gateway.log_file is not None:
-        _try_log_file(wanted.gateway.log_file)
+        logs.open_file(wanted.gateway.log_file).close()
     for broker in (wanted.mqtt, *(each.mqtt() for each in wanted.uplink if each.kind == "mqtt")):
         if broker is not None:
             from emgate.mqtt_client import tls_context
@@ -64,14 +64,6 @@ def _refusal(path: Path, name: str, lines: Lines) -> str:
     line = lines.of(tuple(name.split(".")))
     place = f"{path}: " if line is None else f"{path}: line {line}: "
     return f"{place}{name} cannot change while the gateway runs: restart it, or change back"
-
-
-def _try_log_file(path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.open("a").close()
-    except OSError as error:
-        raise ConfigError(f"gateway.log_file: cannot write {path}: {error.strerror}; name another file") from None
 
 
 class Reloads:

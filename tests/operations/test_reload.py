@@ -182,7 +182,7 @@ async def test_metrics_log_file_and_update_rate_change_while_it_runs(tmp_path: P
             await asyncio.sleep(0.02)
     (tmp_path / "file").touch()
     status, words = await reload(gateway, toml(links=serial(port), extra='log_file = "file/log"'))
-    assert status == 2 and "gateway.log_file: cannot write" in words
+    assert status == 2 and "log_file: cannot write" in words
     assert await gateway.stop() == 0
 
 
