@@ -29,6 +29,7 @@ from emgate.store_holes import HOLD_S, Holes
 from emgate.store_log import IDENTITY_CONFLICT, Log
 from emgate.store_schema import (
     COLUMNS,
+    LANES,
     EpochState,
     GapRecord,
     NewerSchemaError,
@@ -71,7 +72,7 @@ class Store:
         self.path = path
         self.payload_cipher = payload_cipher
         self.counters: Counter[str] = Counter()
-        self._appended = {(consumer, alarm): asyncio.Event() for consumer in consumers for alarm in (False, True)}
+        self._appended = {(consumer, alarm): asyncio.Event() for consumer in consumers for alarm in LANES}
         self._loop = asyncio.get_running_loop()
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store-reader")
         self._alarm_reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="alarm-reader")
@@ -178,7 +179,7 @@ class Store:
     async def go_by(self, consumers: Mapping[str, bool]) -> dict[str, int]:
         """Go by other consumers from now on (see `open`), none of which may be reading that is not among them; how many
         rows each that goes lacked at most. They hold back nothing any more: more may be delivered now."""
-        for place in [(consumer, alarm) for consumer in consumers for alarm in (False, True)]:
+        for place in [(consumer, alarm) for consumer in consumers for alarm in LANES]:
             self._appended.setdefault(place, asyncio.Event())
         lacked = await self.write(lambda connection: self._log.go_by(connection, consumers), refused=None)
         if lacked is None:
@@ -627,7 +628,7 @@ class Store:
 
         def work(connection: sqlite3.Connection) -> int | None:
             found = []
-            for alarm in (False, True):
+            for alarm in LANES:
                 row = connection.execute(
                     f"SELECT {COLUMNS} FROM {lane_rows(alarm)} AND row_id > ? ORDER BY row_id LIMIT 1",
                     (self.delivered_row(alarm),),

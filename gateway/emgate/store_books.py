@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from emwire.ranges import RangeSet
 
 from emgate.sqlite_rows import insert
-from emgate.store_schema import Record
+from emgate.store_schema import LANES, Record
 
 CHECKPOINT_ROWS = 5000
 """Rows between two checkpoints: some 20 ms of the writer's time, and what a start has to read again at most."""
@@ -86,7 +86,7 @@ class Books:
             self.delivered = {False: row[5], True: row[6]}
             self.pruned = row[7]
         self.catch_up(connection)
-        for alarm in (False, True):
+        for alarm in LANES:
             self.deliver(connection, alarm, self.newly_delivered(connection, alarm, delivered_row(alarm)))
             self.delivered_row[alarm] = max(self.delivered_row[alarm], delivered_row(alarm))
 
@@ -213,9 +213,9 @@ class Books:
             "INSERT OR REPLACE INTO checkpoint VALUES (0,?,?,?,?,?,?,?,?)",
             (
                 self.row_id,
-                *(self.delivered_row[alarm] for alarm in (False, True)),
-                *(self.stored[alarm] for alarm in (False, True)),
-                *(self.delivered[alarm] for alarm in (False, True)),
+                *(self.delivered_row[alarm] for alarm in LANES),
+                *(self.stored[alarm] for alarm in LANES),
+                *(self.delivered[alarm] for alarm in LANES),
                 self.pruned,
             ),
         )

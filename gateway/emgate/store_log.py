@@ -13,7 +13,7 @@ import structlog
 from emgate.sqlite_rows import insert
 from emgate.store_books import Books, Identity
 from emgate.store_limits import bytes_in_use, drop
-from emgate.store_schema import COLUMNS, INSERT, Outcome, PayloadCipher, Record, check_sum, verify
+from emgate.store_schema import COLUMNS, INSERT, LANES, Outcome, PayloadCipher, Record, check_sum, verify
 from emgate.store_tail import Tail
 
 log = structlog.get_logger(__name__)
@@ -26,7 +26,6 @@ PRUNE_ROWS = 2000
 """Deleted in one transaction: some 10 ms of the writer's time."""
 CURSOR = "INSERT INTO cursors VALUES (?,?,?) ON CONFLICT DO UPDATE SET row_id = max(row_id, excluded.row_id)"
 
-LANES = (False, True)
 Cursors = dict[tuple[str, bool], int]
 
 
@@ -57,7 +56,7 @@ class Log:
         highest = connection.execute("SELECT max(row_id) FROM records").fetchone()[0] or 0
         self.books.row_id = max(self.books.row_id, highest, *self.cursors.values())
         self._next_row = self.books.row_id + 1
-        self.tails = {alarm: Tail(self.books.row_id) for alarm in (False, True)}
+        self.tails = {alarm: Tail(self.books.row_id) for alarm in LANES}
 
     def delivered_row(self, alarm: bool) -> int:
         """Every record of the lane up to this row has reached every required consumer."""

@@ -19,7 +19,7 @@ from emwire import constants
 from emgate.store_books import Book, pack, unpack
 from emgate.store_errors import is_out_of_room
 from emgate.store_limits import note_loss
-from emgate.store_schema import COLUMNS, INSERT, SCHEMA, SCHEMA_VERSION, TABLES, check_sum, connect, verify
+from emgate.store_schema import COLUMNS, INSERT, LANES, SCHEMA, SCHEMA_VERSION, TABLES, check_sum, connect, verify
 
 log = structlog.get_logger(__name__)
 
@@ -156,7 +156,7 @@ def _aside(path: Path) -> Path:
 
 def _take_over(path: Path, fresh_path: Path, report: Report, required: Sequence[str]) -> bool:
     """Make the fresh store, of as much as there is room for; True when that is everything."""
-    lanes = [False, True]
+    lanes = list(LANES)
     while True:
         _delete(fresh_path)
         try:
@@ -172,7 +172,7 @@ def _take_over(path: Path, fresh_path: Path, report: Report, required: Sequence[
                 left = "alarms" if lanes.pop(0) else "routine records"
                 log.error("no room for both stores: records are left to the devices", which=left)
         else:
-            return len(lanes) == 2
+            return len(lanes) == len(LANES)
 
 
 class _Salvage:
@@ -211,14 +211,14 @@ class _Salvage:
 
     def _take_over(self, old: sqlite3.Connection, fresh: sqlite3.Connection) -> None:
         for table in TABLES:
-            if table not in OWN_TABLES and (len(self._lanes) == 2 or table not in NOT_WITHOUT_ROOM):
+            if table not in OWN_TABLES and (len(self._lanes) == len(LANES) or table not in NOT_WITHOUT_ROOM):
                 self._copy(old, fresh, table)
         fresh.execute("UPDATE down_counters SET reserved_until = reserved_until + ?", (COUNTER_MARGIN,))
         cursors = {
             (consumer, bool(lane)): row_id
             for consumer, lane, row_id in fresh.execute("SELECT consumer, alarm, row_id FROM cursors")
         }
-        delivered = {lane: min(cursors.get((each, lane), 0) for each in self._required) for lane in (False, True)}
+        delivered = {lane: min(cursors.get((each, lane), 0) for each in self._required) for lane in LANES}
         books, were_stored = self._old_books(old)
         waiting = {False: 0, True: 0}
         rows = {False: 0, True: 0}

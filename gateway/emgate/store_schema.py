@@ -139,6 +139,9 @@ CREATE TABLE IF NOT EXISTS uplink_meters (
 CREATE INDEX IF NOT EXISTS down_requests_by_state ON down_requests (state, row_id);
 """
 
+LANES = (False, True)
+"""Routine records, then alarms (what a record's `alarm` says): the order of the checkpoint's columns."""
+
 
 class Record(NamedTuple):
     """One record as committed."""
