@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from emgate import config as configuration
-from emgate import key_source, unsealed, vault
+from emgate import key_source, secret_place, unsealed, vault
 from emgate.clock import UNKNOWN_UNCERTAINTY_MS
 from emgate.config import BleSection, Broker, Config, HttpsTarget, Section
 from emgate.errors import ConfigError, named
@@ -68,6 +68,8 @@ def _findings(path: Path) -> Iterator[Finding]:
     yield from _exposed(path, "the configuration", secret=bool(config.devices))
     yield from _state_directory(config, file)
     yield from _protection(config, file, opened, refusal)
+    for location, problem, remedy in secret_place.beside(config):
+        yield Finding("warning", file.place(*location), problem, remedy)
     yield from _registry(config, file, unopened if opened is None else opened.open_key)
     yield from _access(config, file)
     for index, section in enumerate(config.serial):

@@ -23,6 +23,10 @@ PASSPHRASE_CHARACTERS = 12
 """With scrypt's cost, some years of guessing on one card even for a simple phrase; longer is better."""
 
 
+_read: dict[Path, str] = {}
+"""Passphrases that this process has read. A reload wants them again when their stick has been taken out."""
+
+
 @dataclass(frozen=True, slots=True)
 class Secret:
     """A secret and where it was found. `weak`: chosen by a person, so that guessing has to be made slow."""
@@ -66,17 +70,27 @@ def _strong(source: str, value: bytes, what: str) -> Secret:
     return Secret(source, value)
 
 
+def passphrase_place(passphrase_file: Path | None) -> Path | None:
+    """The file that a passphrase is read from; None where none is named, or the environment has the text itself."""
+    if PASSPHRASE in os.environ:
+        return None
+    named = os.environ.get(PASSPHRASE_FILE)
+    return Path(named) if named else passphrase_file
+
+
 def _passphrase(passphrase_file: Path | None) -> Secret | None:
     text = os.environ.get(PASSPHRASE)
-    named = os.environ.get(PASSPHRASE_FILE)
-    path = Path(named) if named else passphrase_file
+    path = passphrase_place(passphrase_file)
     place = f"the environment's {PASSPHRASE}"
-    if text is None and path is not None:
+    if path is not None:
         place = str(path)
         try:
             text = path.read_text(encoding="utf-8").split("\n", 1)[0]
+            _read[path] = text
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: cannot read the passphrase: {error}") from None
+            text = _read.get(path)
+            if text is None:
+                raise ConfigError(f"{path}: cannot read the passphrase: {error}") from None
     if text is None:
         return None
     if len(text) < PASSPHRASE_CHARACTERS:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from emgate import config, device_commands, key_source, running, status_view, unsealed
+from emgate import config, device_commands, key_source, running, status_view, systemd, unsealed
 from emgate.check import check
 from emgate.clock import SystemClock
 from emgate.control_client import short
@@ -92,6 +92,22 @@ def test_a_passphrase_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv(key_source.PASSPHRASE_FILE, str(other))
     with pytest.raises(ConfigError, match="at least 12 characters"):
         key_source.find(path)
+
+
+def test_a_stick_may_be_taken_out_once_its_passphrase_was_read(tmp_path: Path) -> None:
+    """A reload reads the registry's sealed keys again; a start without the stick does not get that far."""
+    stick, path = tmp_path / "stick", tmp_path / "gateway.toml"
+    stick.write_text(PASSPHRASE)
+    links = f'[[serial]]\nport = "/dev/null"\n[protection]\npassphrase_file = "{stick}"'
+    path.write_text('registry = "devices.toml"\n' + toml(links=links, devices=0, protection=""))
+    assert device_commands.add(path, str(DEVICE), "pid", None, None) == 0
+    assert 'key = "sealed:' in (tmp_path / "devices.toml").read_text()
+    assert len(config.load(path).make_registry()) == 1
+    stick.unlink()
+    assert len(config.load(path).make_registry()) == 1
+    started = [sys.executable, "-m", "emgate.cli", "gateway", "run", "--config", str(path)]
+    done = subprocess.run(started, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, "cannot read the passphrase" in done.stderr) == (2, True)
 
 
 def test_the_kernels_keyring() -> None:
@@ -304,9 +320,12 @@ def coordinates() -> list[bytes]:
 async def test_a_stolen_card_tells_no_history_and_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole process with positions, an order with a zone, a command and its result, a stranger and a reused
     identity; killed at work, and again after a stop: the card as a thief has it, write-ahead log and logs included."""
-    secret = credential(tmp_path / "credentials", os.urandom(32))
+    given = os.urandom(32)
+    secret = credential(tmp_path / "credentials", given)
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(secret))
     card = tmp_path / "card"
+    monkeypatch.setattr(systemd, "has_tpm", lambda: False)  # the usual small board
+    assert "has no TPM" in systemd.make_secret(card)
     port, other = Port(), Port()
     tag, stranger = Tag(tmp_path / "tag"), Tag(tmp_path / "stranger", device_id=DEVICE + 9, key=OTHER_KEY)
     # The backend is elsewhere: what it keeps is not on this card.
@@ -368,7 +387,7 @@ async def test_a_stolen_card_tells_no_history_and_no_key(tmp_path: Path, monkeyp
     async with over_serial(twice, port):
         twice.record(payloads[2])
         await twice.until(lambda: (DEVICE, 1, 0) in twice.told)
-    secrets = [form for key in (KEY, OTHER_KEY, BEACON_KEY, detail) for form in as_written(key)] + coordinates()
+    secrets = [form for key in (given, KEY, OTHER_KEY, BEACON_KEY, detail) for form in as_written(key)] + coordinates()
     secrets += [form for message in (*payloads, *orders) for form in as_written(message[1:])]
     secrets += [b"seen near the school", b"seen near the school".hex().encode(), b"LOCATE_NOW"]
     await gateway.kill()
@@ -382,7 +401,8 @@ async def test_a_stolen_card_tells_no_history_and_no_key(tmp_path: Path, monkeyp
         reasons = {reason for (reason,) in connection.execute("SELECT reason FROM quarantine")}
         assert reasons == {"unknown_device", "identity_conflict"}
         assert connection.execute("SELECT count(*) FROM down_requests").fetchone() == (2,)
-    # The thief starts it: it does not run, and says what is missing.
+    # The thief starts it. No credential was left there for the host's key: it does not run, and says what is missing.
+    assert not [path for path in card.rglob("*") if path.suffix == ".cred" or path.match("*.service.d/*")]
     monkeypatch.delenv("CREDENTIALS_DIRECTORY")
     done_2 = await asyncio.to_thread(
         subprocess.run,

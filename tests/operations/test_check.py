@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from emgate import config, device_commands, key_source
+from emgate import config, device_commands, key_source, secret_place, vault
 from emgate.check import check
 from emgate.errors import ConfigError
 from emgate.gateway_commands import run_gateway
@@ -277,6 +277,50 @@ def test_root_looks_with_the_gateways_eyes(capsys: pytest.CaptureFixture[str]) -
         wrong = "\n".join(errors(found(path, capsys)[1]))
         for name in ("devices.toml", "passphrase"):
             assert f"{name} cannot be read by the gateway's user: give it to" in wrong
+
+
+@pytest.mark.parametrize("tpm", [True, False])
+def test_a_credential_is_worth_what_seals_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tpm: bool
+) -> None:
+    """Without a TPM the host's key opens it, which lies on the same card; a shell knows by keys.json what was given."""
+    port = Port()
+    path = write(tmp_path, toml(links=f'[[serial]]\nport = "{port.path}"', protection=""))
+    monkeypatch.setattr(secret_place, "has_tpm", lambda: tpm)
+    (tmp_path / key_source.CREDENTIAL).write_bytes(bytes(32))
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+
+    def told() -> list[str]:
+        return [each["problem"] for each in found(path, capsys)[1] if "host's key" in each["problem"]]
+
+    assert told() == ([] if tpm else [secret_place.HOST_KEY])
+    vault.open_vault(tmp_path / "state", create=True)
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY")
+    assert told() == ([] if tpm else [secret_place.HOST_KEY])
+
+
+def test_a_passphrase_on_the_disk_that_it_protects(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(secret_place, "has_tpm", lambda: False)
+    if (elsewhere := Path("/dev/shm")).stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("needs a second file system at /dev/shm")
+    port = Port()
+    text = toml(links=f'[[serial]]\nport = "{port.path}"', protection="")
+    for folder, beside in ((tmp_path, True), (elsewhere, False)):
+        with tempfile.NamedTemporaryFile("w", dir=folder) as file:
+            file.write("correct horse battery")
+            file.flush()
+            path = write(tmp_path, f'{text}\n[protection]\npassphrase_file = "{file.name}"\n')
+            problem = f"{file.name} lies on the disk that it is to protect"
+            assert (problem in [each["problem"] for each in found(path, capsys)[1]]) is beside
+            path = write(tmp_path, text)
+            monkeypatch.setenv(key_source.PASSPHRASE_FILE, file.name)
+            assert (problem in [each["problem"] for each in found(path, capsys)[1]]) is beside
+            monkeypatch.setenv(key_source.PASSPHRASE, "correct horse battery")
+            assert problem not in [each["problem"] for each in found(path, capsys)[1]], "not read from there"
+            monkeypatch.delenv(key_source.PASSPHRASE)
+            monkeypatch.delenv(key_source.PASSPHRASE_FILE)
 
 
 def test_the_machine_is_looked_at_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

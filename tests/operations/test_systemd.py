@@ -89,24 +89,57 @@ def test_the_installed_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
     assert "emtag-gateway" not in done.stderr
 
 
-def test_the_secret_is_made_once_told_once_and_opens(tmp_path: Path) -> None:
+def machine(folder: Path, monkeypatch: pytest.MonkeyPatch, said: str, status: int) -> Path:
+    """Stand in front of systemd-creds on the path: say whether there is a TPM, and seal by the host's key instead of
+    it; what it was called with is in the file returned."""
+    real, calls, stand_in = shutil.which("systemd-creds"), folder / "calls", folder / "bin" / "systemd-creds"
+    stand_in.parent.mkdir()
+    stand_in.write_text(
+        f'#!/bin/sh\necho "$@" >> {calls}\n[ "$1" = has-tpm2 ] && {{ printf "{said}"; exit {status}; }}\n'
+        f'shift\nshift\nexec {real} encrypt --with-key=host "$@"\n'
+    )
+    stand_in.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{stand_in.parent}:{os.environ['PATH']}")
+    return calls
+
+
+def test_the_secret_is_made_once_told_once_and_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if shutil.which("systemd-creds") is None or os.geteuid() != 0:
         pytest.skip("needs root and systemd-creds")
-    told = systemd.make_secret(tmp_path)
+    calls, root = machine(tmp_path, monkeypatch, "yes\\n+firmware\\n", 0), tmp_path / "root"
+    told = systemd.make_secret(root)
     (secret,) = re.findall(r"^  ([0-9a-f]{64})$", told, re.MULTILINE)
-    sealed, drop_in = tmp_path / systemd.SEALED, tmp_path / systemd.DROP_IN
+    assert "encrypt --with-key=tpm2 --name=emtag-key" in calls.read_text()
+    sealed, drop_in = root / systemd.SEALED, root / systemd.DROP_IN
     assert sealed.stat().st_mode & 0o777 == 0o600 and secret.encode() not in sealed.read_bytes()
     assert drop_in.read_text() == "[Service]\nLoadCredentialEncrypted=emtag-key:/etc/emtag/emtag-key.cred\n"
+    monkeypatch.undo()
     opened = ["systemd-creds", "decrypt", "--name=emtag-key", str(sealed), "-"]
     assert subprocess.run(opened, capture_output=True, check=True, timeout=60).stdout == secret.encode()
     before = sealed.read_bytes()
-    assert "of before stays" in systemd.make_secret(tmp_path) and sealed.read_bytes() == before
+    assert "of before stays" in systemd.make_secret(root) and sealed.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("said", "status"), [("no\\n-firmware\\n", 15), ("partial\\n-firmware\\n", 11), ("partial\\n", 0), ("yes\\n", 1)]
+)
+def test_without_a_tpm_no_secret_comes_onto_the_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, status: int
+) -> None:
+    """What would open it lies on the same card."""
+    calls, root = machine(tmp_path, monkeypatch, said, status), tmp_path / "root"
+    told = systemd.make_secret(root)
+    assert "has no TPM" in told and "passphrase_file on a stick" in told and "keyring" in told
+    assert calls.read_text() == "has-tpm2\n" and not root.exists()
+    (root / systemd.SEALED).parent.mkdir(parents=True)
+    (root / systemd.SEALED).write_text("of an earlier installation")
+    assert "Warning: this machine has no TPM: a credential on its disk is opened by" in systemd.make_secret(root)
 
 
 def test_a_machine_without_credentials_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "does not start without one" in systemd.make_secret(tmp_path)
-    assert not (tmp_path / systemd.DROP_IN).exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

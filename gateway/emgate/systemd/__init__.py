@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from emgate.key_source import CREDENTIAL
+from emgate.secret_place import ELSEWHERE, HOST_KEY, has_tpm
 
 HERE = Path(__file__).parent
 FILES = {
@@ -26,12 +27,13 @@ NEXT = """Written. Now, as root:
   systemctl daemon-reload && systemctl enable --now emtag-gateway
   emtag gateway check --config /etc/emtag/gateway.toml
   emtag gateway device add …"""
-MADE = """The secret that keys and records are sealed by was made, and sealed for this machine ({path}).
+MADE = """The secret that keys and records are sealed by was made, and sealed by this machine's TPM ({path}).
 Without it nothing sealed opens, here or on a machine that replaces this one. Write it down, keep it elsewhere:
   {secret}
 """
 NOT_MADE = """No secret was made to seal keys and records by ({why}).
-The gateway does not start without one: see "The secret for keys at rest" in docs/operations.md.
+The gateway does not start without one. Give it from elsewhere: a passphrase_file on a stick that is taken out, or in
+memory, fetched at boot; or a key in the kernel's keyring. See "The secret for keys at rest" in docs/operations.md.
 """
 
 
@@ -54,19 +56,22 @@ def install_unit(root: Path) -> int:
 
 
 def make_secret(root: Path) -> str:
-    """Give the unit a new secret as a sealed credential, where it has none; what to tell about it."""
+    """Give the unit a new secret as a credential that a TPM seals, where it has none; what to tell about it.
+
+    Without a TPM nothing is written: whatever opened it would lie on the same card."""
     sealed, drop_in = root / SEALED, root / DROP_IN
+    tpm = has_tpm()
     if drop_in.exists() or sealed.exists():
-        return f"The secret of before stays ({sealed})."
+        return f"The secret of before stays ({sealed})." + ("" if tpm else f" Warning: {HOST_KEY}; {ELSEWHERE}.")
+    if not tpm:
+        return NOT_MADE.format(why="this machine has no TPM that systemd-creds can seal it by")
     secret = secrets.token_hex(32)  # as text: it has to be written down
     sealed.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
     try:
         subprocess.run(
-            ["systemd-creds", "encrypt", f"--name={CREDENTIAL}", "-", str(sealed)],
+            ["systemd-creds", "encrypt", "--with-key=tpm2", f"--name={CREDENTIAL}", "-", str(sealed)],
             input=secret.encode(), capture_output=True, check=True, timeout=60,
         )  # fmt: skip
-    except FileNotFoundError:
-        return NOT_MADE.format(why="there is no systemd-creds")
     except (subprocess.SubprocessError, OSError) as error:
         said = getattr(error, "stderr", None) or str(error).encode()
         return NOT_MADE.format(why=said.decode(errors="replace").strip())
