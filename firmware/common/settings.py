@@ -24,10 +24,11 @@ TABLE = (
     ("interferent_rise_ug_per_l", 3500000, 100000, 50000000),  # recorded drinking: 0.28 g/dL between readings
     ("wet_spread_ug_per_l", 200000, 10000, 10000000),  # the detection limit
     ("cell_check_interval_s", 86400, 3600, 604800),  # daily
-    ("strap_debounce_ms", 50, 5, 1000),  # contacts bounce for 1 to 20 ms
-    ("strap_confirm_ms", 2000, 100, 4000),  # NIJ 1004.00 §5.4.1: stamped within 5 s
-    ("strap_quiet_s", 60, 10, 3600),  # drivers/strap.py
-    ("strap_flicker_changes", 4, 2, 100),  # drivers/strap.py
+    ("strap_debounce_ms", 50, 5, 1000),  # contacts bounce for 1 to 20 ms; a hundredth of the 5 s of NIJ 1004.00 §5.4.1
+    # NIJ 1004.00 §5.4.1: stamped within 5 s. Nobody refits a cut strap so fast, a loose contact closes again.
+    ("strap_confirm_ms", 2000, 100, 4000),
+    ("strap_quiet_s", 60, 10, 3600),  # a loose contact speaks again within a minute of walking
+    ("strap_flicker_changes", 4, 2, 100),  # a cut and a refit are two changes; so quickly nobody does it thrice
     ("strap_repeat_s", 86400, 3600, 604800),  # field rule: re-raised every 24 h
     ("battery_low_percent", 20, 5, 90),  # a day's use is left of a 72 h charge
     ("battery_critical_percent", 10, 1, 50),  # hours are left
@@ -59,11 +60,12 @@ TABLE = (
     ("skin_highest_c", 42, 20, 85),
     ("cell_response_percent", 20, 5, 90),  # a cell ages by losing sensitivity: a fifth either way is still a reading
     ("cell_zero_drift_ug_per_l", 50000, 10000, 200000),  # a quarter of the detection limit
-    ("charge_gain_mv", 10, 1, 200),  # drivers/charger.py
+    ("charge_gain_mv", 10, 1, 200),  # in charge_failed_s; an ADC of 12 bits resolves 1.6 mV
     ("uplink_stuck_s", 7200, 1800, 86400),  # back-off ends at 5 min, and a modem's longest attempt is minutes
     ("violation_fix_interval_s", 15, 5, 600),  # 3M/California: every 15 s while in a zone violation
     ("violation_report_interval_s", 60, 10, 600),  # NIJ 1004.00 §5.3.5: within 4 min
-    ("zone_window_points", 3, 1, 8),  # tags/zones.py
+    # Of so many, N count: an isolated wrong position must neither make nor end a violation (field notes §2).
+    ("zone_window_points", 3, 1, 8),
     ("zone_dwell_s", 0, 0, 3600),  # the order's points_inside alone decide
     ("still_after_s", 300, 60, 86400),  # traffic lights and bus stops are shorter
     ("still_fix_interval_s", 240, 30, 3600),  # MoJ: a gap of more than 5 min between points is missing data
@@ -92,7 +94,7 @@ TABLE = (
     ("gnss_patient_failures", 3, 0, 100),  # a bridge, a bus, a doorway
     ("modem_look_s", 1800, 60, 86400),  # how the cell was before it was lost is known from the last look
     ("dock_misses", 2, 1, 20),  # one collision in the air is no departure
-    ("zone_separation_s", 3600, 60, 65535),  # tags/zones.py
+    ("zone_separation_s", 3600, 60, 65535),  # an hour apart they say nothing of one visit
     ("update_confirm_s", 3600, 60, 86400),  # common/update.py
     ("update_trial_s", 86400, 300, 604800),  # common/update.py
     ("update_battery_percent", 30, 0, 100),  # common/update.py

@@ -65,7 +65,7 @@ class Tamper:
                     self._tell(constants.EVENT_STRAP_FAULT, device.ticks_ms(), 0, bytes(4) + bytes((FIBRE,)))
         if device.has(constants.CAPABILITY_CASE):
             pin = _Inverted(board.pin_in("case"))
-            device.start("case", strap.watch, pin, device.ticks_ms, self._case_event, self._take_case, device.settings)
+            device.start("case", strap.watch, pin, device.ticks_ms, self._case_event, device.settings, self._take_case)
 
     def look(self):
         """Now and then, with the battery: how the fibre ages."""
@@ -81,7 +81,7 @@ class Tamper:
         def take(contact):
             self._parts[part] = contact
 
-        device.start(name, strap.watch, pin, device.ticks_ms, report, take, device.settings)
+        device.start(name, strap.watch, pin, device.ticks_ms, report, device.settings, take)
 
     def _take_case(self, contact):
         self._case = contact

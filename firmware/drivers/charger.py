@@ -1,7 +1,5 @@
 # Whether a connected charger charges, judged by the cell itself. Sans-IO.
 
-# A cell that takes charge gains this in the time charge_failed_s; an ADC of 12 bits resolves 1.6 mV.
-GAIN_MV = 10
 # Above it there is nothing left to gain: the charger tapers and stops.
 FULL_PERCENT = 95
 
@@ -22,7 +20,7 @@ class Charging:
     def disconnected(self):
         self._since_ms = None
 
-    def measured(self, now_ms: int, millivolts: int, percent: int, limit_ms: int, gain_mv: int = GAIN_MV):
+    def measured(self, now_ms: int, millivolts: int, percent: int, limit_ms: int, gain_mv: int):
         """(failed, ms since the last gain, mV gained since) when that changes, else None."""
         if self._since_ms is None:
             return None

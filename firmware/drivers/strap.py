@@ -9,17 +9,10 @@ except ImportError:
 
 from common.wait import Signal
 
-# A contact bounces for 5-20 ms; 50 ms leaves margin and is a hundredth of the 5 s that a time stamp may take.
-DEBOUNCE_MS = 50
-# An opening is raised once it has lasted this long: nobody refits a cut strap so fast, a loose contact closes again.
-CONFIRM_MS = 2000
-# An episode is a run of edges without a quiet minute. A cut and a refit are two changes; more than two such pairs
-# in a minute are a faulty contact, and so are edges too dense to debounce (one clean cut bounces some 20 times).
-QUIET_MS = 60000
-FLICKER_CHANGES = 4
+# An opening is raised once it has lasted strap_confirm_ms. An episode is a run of edges without a quiet time
+# (strap_quiet_s). More changes in one than strap_flicker_changes are a faulty contact, and so are edges too dense to
+# debounce: one clean cut bounces some 20 times. What stays open, or never ends, is told again (strap_repeat_s).
 FLICKER_EDGES = 60
-# An open strap is re-raised every 24 h (field rule); a flicker that never ends likewise.
-REPEAT_MS = 24 * 3600 * 1000
 
 OPENED = 1
 CLOSED = 2
@@ -28,20 +21,11 @@ FAULT = 3
 EVIDENCE_FORMAT = "<HHII"  # debounced changes, raw edges (both saturating), ms open, ms the episode has lasted
 
 
-class Defaults:
-    """As common.settings has them."""
-
-    strap_debounce_ms = DEBOUNCE_MS
-    strap_confirm_ms = CONFIRM_MS
-    strap_quiet_s = QUIET_MS // 1000
-    strap_flicker_changes = FLICKER_CHANGES
-    strap_repeat_s = REPEAT_MS // 1000
-
-
 class Contact:
     """State of one contact. Feed edge(); call due() after it and at deadline()."""
 
-    def __init__(self, now_ms: int, level: int, settings=Defaults):
+    def __init__(self, now_ms: int, level: int, settings):
+        """settings: common.settings, whose names begin with strap_."""
         self._settings = settings
         self.raw = level
         self.level = level
@@ -194,7 +178,7 @@ class Contact:
         self._episode_ms = None
 
 
-async def watch(pin, ticks_ms: "Callable[[], int]", report, on_start=None, settings=Defaults):
+async def watch(pin, ticks_ms: "Callable[[], int]", report, settings, on_start=None):
     """Follow a pin for ever: report(kind, since_ms, value, evidence). on_start(contact) hands the state out."""
     changed = Signal()
     contact = Contact(ticks_ms(), pin.value(), settings)

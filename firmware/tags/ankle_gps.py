@@ -65,7 +65,7 @@ class AnkleGps:
         self.gnss.on_awake = self._expect_position
         device.settings.late_ms = 1000 * device.settings.fix_interval_s
         self.log = FixLog(board.storage_path, device.epoch, device.journal.has)
-        self.zones = Zones()
+        self.zones = Zones(device.settings)
         self.motion = Motion()
         self.dock = Dock(device, lambda: self.motion.level == 1)
         self.rules = Rules(device, self.modem, self.motion)
@@ -242,9 +242,6 @@ class AnkleGps:
             return
         if self.motion.still(now, 0) and self.rules.moved(latitude, longitude, precision_m):
             self.motion.contradicted()
-        self.zones.window = device.settings.zone_window_points
-        self.zones.dwell_s = device.settings.zone_dwell_s
-        self.zones.separation_s = device.settings.zone_separation_s
         was = self.zones.violated
         self._tell_zones(self.zones.judge(time_s, latitude, longitude, precision_m))
         if self.zones.violated != was:

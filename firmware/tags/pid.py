@@ -83,8 +83,8 @@ class Pid:
                 board.pin_in("strap"),
                 board.clock.ticks_ms,
                 self._on_strap,
-                self._take_strap,
                 self._settings,
+                self._take_strap,
             )
         self._supervisor.start("beacon", self._send)
         await self._supervisor.wait()

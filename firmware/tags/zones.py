@@ -5,8 +5,7 @@ from emwire import constants
 
 from tags import geometry
 
-# An isolated wrong position must neither make nor end a violation: N of the last M, M at least 3 (field notes §2).
-LEAST_WINDOW = 3
+# The highest zone_window_points (common/settings.py), whatever an order's points_inside.
 LONGEST_WINDOW = 8
 # order version u16, zone type u8, cause u8, positions that count, positions judged, seconds from the first of them to
 # the last u16, precision m u16 (65535 unknown), latitude and longitude i32 of the last
@@ -36,12 +35,11 @@ class _State:
 class Zones:
     """judge() every satellite position; it returns the events to raise: (type, zone number, time_s, evidence)."""
 
-    def __init__(self):
+    def __init__(self, settings):
+        """settings: zone_window_points, zone_dwell_s, zone_separation_s."""
+        self._settings = settings
         self._states = []
         self._version = 0
-        self.window = LEAST_WINDOW
-        self.dwell_s = 0
-        self.separation_s = 3600  # positions further apart do not count together
 
     @property
     def violated(self) -> bool:
@@ -84,6 +82,10 @@ class Zones:
 
     def judge(self, time_s: int, latitude: int, longitude: int, precision_m: int) -> list:
         """precision_m: -1 unknown. Positions come in the order of their time; an older one is not judged."""
+        settings = self._settings
+        self._window = settings.zone_window_points
+        self._dwell_s = settings.zone_dwell_s
+        self._separation_s = settings.zone_separation_s
         events = []
         for state in self._states:
             zone = state.zone
@@ -101,7 +103,7 @@ class Zones:
     def _judge(self, state, time_s, latitude, longitude, precision_m):
         zone = state.zone
         times = state.times
-        if times and not 0 <= time_s - times[-1] <= self.separation_s:
+        if times and not 0 <= time_s - times[-1] <= self._separation_s:
             if time_s < times[-1]:
                 return None
             state.forget()
@@ -111,7 +113,7 @@ class Zones:
         if zone.zone_type == constants.ZONE_INCLUSION:
             against, clear = clear, against
         needed = zone.points_inside
-        size = min(LONGEST_WINDOW, max(self.window, needed))
+        size = min(LONGEST_WINDOW, max(self._window, needed))
         mask = (1 << size) - 1
         state.against = (state.against << 1 | (where == against)) & mask
         # Consecutive, for leaving: one stray position does not split a visit.
@@ -124,7 +126,7 @@ class Zones:
             if where != against or count < needed:
                 return None
             first_s = times[-_span(state.against)]
-            if time_s - first_s < self.dwell_s:
+            if time_s - first_s < self._dwell_s:
                 return None
             state.violated = True
             state.clear = 0

@@ -8,8 +8,10 @@ from array import array
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
+from common.settings import TABLE
 from emgate.backend.conditions.geometry import distance_m
 from emwire import constants
 from hypothesis import assume, example, given, settings
@@ -176,9 +178,7 @@ def _run(zones: Zones, *positions: tuple[int, int], precision_m: int = 10, longi
 
 
 def _zones(*zones: Zone, **options: int) -> Zones:
-    judged = Zones()
-    for name, value in options.items():
-        setattr(judged, name, value)
+    judged = Zones(SimpleNamespace(**({row[0]: row[1] for row in TABLE} | options)))
     assert judged.take(7, list(zones), 0) == []
     return judged
 
@@ -200,7 +200,7 @@ def test_violation_on_the_nth_position_wholly_inside_and_end_on_the_nth_outside(
 def test_n_of_m_and_dwell(needed: int) -> None:
     inside = [(60 * number, 0) for number in range(1, 9)]
     assert _run(_zones(Zone(points_inside=needed)), *inside) == [(ENTERED, 0, 60)]
-    late = _zones(Zone(points_inside=needed), dwell_s=360, window=8)
+    late = _zones(Zone(points_inside=needed), zone_dwell_s=360, zone_window_points=8)
     assert _run(late, *inside[:6]) == []
     assert _run(late, *inside[6:]) == [(ENTERED, 0, 60)]
 

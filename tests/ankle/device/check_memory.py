@@ -4,6 +4,7 @@ import gc
 from array import array
 
 from common.order import Zone
+from common.settings import Settings
 from emwire import constants
 from tags.zones import Zones
 
@@ -23,7 +24,7 @@ def _ring(count):
 def check_judging_keeps_nothing(folder):
     zone = Zone((0x88, 1, 1, 0, constants.ZONE_EXCLUSION, constants.SHAPE_POLYGON, 0, 0, 2, 0, 0, 1, ()))
     zone.vertices = _ring(256)
-    zones = Zones()
+    zones = Zones(Settings(folder))
     zones.take(1, [zone], 0)
     zones.judge(60, 51500000, -120000, 10)
     gc.collect()

@@ -154,7 +154,7 @@ async def check_tunables_over_the_air(folder):
     pin = virtual.PinIn(1)
     seen = []
     task = asyncio.create_task(
-        strap.watch(pin, virtual.now_ms, lambda *item: seen.append((item[0], virtual.now_ms())), None, settings)
+        strap.watch(pin, virtual.now_ms, lambda *item: seen.append((item[0], virtual.now_ms())), settings)
     )
     await asyncio.sleep_ms(0)
     assert settings.apply_parameters(1, ((constants.PARAMETER_STRAP_CONFIRM_MS, 500),)) == b""

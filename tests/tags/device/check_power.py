@@ -14,6 +14,7 @@ import virtual
 from at_work import AtWork
 
 HOUR_MS = 3600000
+GAIN_MV = 10
 
 
 class Bus:
@@ -47,19 +48,19 @@ def check_fuel_gauge_and_its_failures(folder):
 
 def check_charging_that_works_and_that_does_not(folder):
     charging = Charging()
-    assert charging.measured(0, 3700, 20, HOUR_MS) is None, "not connected"
+    assert charging.measured(0, 3700, 20, HOUR_MS, GAIN_MV) is None, "not connected"
     charging.connected(0, 0)
     for minute in range(0, 300, 5):
-        assert charging.measured(minute * 60000, 3700 + minute * 2, 20, HOUR_MS) is None
+        assert charging.measured(minute * 60000, 3700 + minute * 2, 20, HOUR_MS, GAIN_MV) is None
     charging.connected(0, 3700)
-    told = [charging.measured(minute * 60000, 3700 + minute % 2, 20, HOUR_MS) for minute in range(0, 301, 5)]
+    told = [charging.measured(minute * 60000, 3700 + minute % 2, 20, HOUR_MS, GAIN_MV) for minute in range(0, 301, 5)]
     assert [item for item in told if item] == [(True, HOUR_MS, 0)], "once"
-    assert charging.measured(301 * 60000, 3712, 20, HOUR_MS) == (False, 301 * 60000, 12)
+    assert charging.measured(301 * 60000, 3712, 20, HOUR_MS, GAIN_MV) == (False, 301 * 60000, 12)
     charging.connected(0, 4140)
-    assert not any(charging.measured(minute * 60000, 4140, 99, HOUR_MS) for minute in range(0, 600, 5)), "full"
+    assert not any(charging.measured(minute * 60000, 4140, 99, HOUR_MS, GAIN_MV) for minute in range(0, 600, 5)), "full"
     charging.connected(0, 3700)
     charging.disconnected()
-    assert charging.measured(2 * HOUR_MS, 3700, 20, HOUR_MS) is None
+    assert charging.measured(2 * HOUR_MS, 3700, 20, HOUR_MS, GAIN_MV) is None
 
 
 async def check_charge_failed_is_a_fault(folder):

@@ -3,16 +3,17 @@
 import asyncio
 import struct
 
+from common.settings import Settings
 from drivers import strap
 
 from virtual import PinIn, now_ms
 
 
 class Watched:
-    def __init__(self, level=1):
+    def __init__(self, folder, level=1):
         self.pin = PinIn(level)
         self.seen = []
-        self._task = asyncio.create_task(strap.watch(self.pin, now_ms, self._report))
+        self._task = asyncio.create_task(strap.watch(self.pin, now_ms, self._report, Settings(folder)))
 
     def _report(self, kind, since_ms, value, evidence):
         self.seen.append((kind, since_ms, now_ms(), value, evidence))
@@ -22,7 +23,7 @@ class Watched:
 
 
 async def check_cut_and_restored(folder):
-    w = Watched()
+    w = Watched(folder)
     await asyncio.sleep_ms(10000)
     w.pin.set(0)
     await asyncio.sleep_ms(4999)
@@ -36,7 +37,7 @@ async def check_cut_and_restored(folder):
 
 
 async def check_repeated_daily(folder):
-    w = Watched()
+    w = Watched(folder)
     await asyncio.sleep_ms(1000)
     w.pin.set(0)
     await asyncio.sleep_ms(3 * 86400 * 1000 - 5000)
@@ -46,13 +47,13 @@ async def check_repeated_daily(folder):
 
 
 async def check_open_at_boot(folder):
-    w = Watched(0)
+    w = Watched(folder, 0)
     await asyncio.sleep_ms(5000)
     assert w.kinds() == [strap.OPENED]
 
 
 async def check_bounce_is_nothing(folder):
-    w = Watched()
+    w = Watched(folder)
     await asyncio.sleep_ms(1)
     for _ in range(10):
         w.pin.set(0)
@@ -65,7 +66,7 @@ async def check_bounce_is_nothing(folder):
 
 async def check_flicker_is_one_fault(folder):
     for open_ms, closed_ms in ((100, 400), (700, 300), (1900, 1900)):
-        w = Watched()
+        w = Watched(folder)
         await asyncio.sleep_ms(1000)
         pairs = 600000 // (open_ms + closed_ms)
         for _ in range(pairs):
@@ -82,7 +83,7 @@ async def check_flicker_is_one_fault(folder):
 
 
 async def check_dense_flicker(folder):
-    w = Watched()
+    w = Watched(folder)
     await asyncio.sleep_ms(1)
     for _ in range(3000):
         w.pin.set(1 - w.pin.level)
@@ -92,7 +93,7 @@ async def check_dense_flicker(folder):
 
 
 async def check_brief_opening_is_a_fault_not_a_cut(folder):
-    w = Watched()
+    w = Watched(folder)
     await asyncio.sleep_ms(1)
     w.pin.set(0)
     await asyncio.sleep_ms(500)
@@ -103,7 +104,7 @@ async def check_brief_opening_is_a_fault_not_a_cut(folder):
 
 
 async def check_cut_after_flicker(folder):
-    w = Watched()
+    w = Watched(folder)
     await asyncio.sleep_ms(1)
     for _ in range(50):
         w.pin.set(1 - w.pin.level)
@@ -114,7 +115,7 @@ async def check_cut_after_flicker(folder):
 
 
 async def check_edge_missed_by_the_interrupt(folder):
-    w = Watched()
+    w = Watched(folder)
     await asyncio.sleep_ms(1)
     w.pin.set(0)
     await asyncio.sleep_ms(100)
