@@ -25,8 +25,9 @@ from emgate.control_socket import ControlSocket
 from emgate.down_requests import Requests
 from emgate.downlink import Downlink
 from emgate.errors import ConfigError, StoreError
+from emgate.gateway_number import device_id_of
 from emgate.link_set import LinkSet
-from emgate.own_records import OwnRecords, device_id_of
+from emgate.own_records import OwnRecords
 from emgate.registry import Registry
 from emgate.registry_changes import Changes, rows
 from emgate.running import STATUS

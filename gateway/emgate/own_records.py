@@ -6,7 +6,6 @@ the store knows, so that neither a lost store nor a copy put back makes two reco
 """
 
 import asyncio
-import hashlib
 import secrets
 import time
 from collections import Counter, deque
@@ -17,14 +16,11 @@ from emwire import codec, constants
 from emwire.errors import WireError
 
 from emgate.clock import UNKNOWN_UNCERTAINTY_MS, Clock
+from emgate.gateway_number import LINK, device_id_of
 from emgate.store import Outcome, Record, Store
 
 log = structlog.get_logger(__name__)
 
-LINK = "gateway"
-"""What a record's `link` field says of the gateway's own records."""
-FIRST_ID = 0xF000_0000
-"""Gateways number themselves from here on (28 bits of a digest: among 1,000 gateways two agree with 0.2 %)."""
 MAXIMUM_EPOCH, MAXIMUM_SEQUENCE = 0xFFFF, 0xFF_FFFF
 MAXIMUM_EVIDENCE = 64  # bytes, as the catalogue's `event` has it
 MAXIMUM_WAITING = 1000
@@ -36,12 +32,6 @@ RETRY_S = 5.0
 
 Make = Callable[[int, int, int, int], codec.Message]
 """From (clock_source, clock_uncertainty_ms, recorded_time_s, uptime_s) to a record's message."""
-
-
-def device_id_of(gateway_id: str) -> int:
-    """The number under which a gateway's own records go."""
-    digest = hashlib.sha256(b"emtag gateway " + gateway_id.encode()).digest()
-    return FIRST_ID | int.from_bytes(digest[:4], "big") & (1 << 28) - 1
 
 
 def evidence_of(*lines: str) -> bytes:

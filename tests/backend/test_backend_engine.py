@@ -10,6 +10,7 @@ import pytest
 from backend_kit import ALCOHOL, ANKLE, HOME, ORDERS, PID, Clock, Device, at, batch, minutes
 from emgate.backend.ingest import Backend
 from emgate.backend.queries import Reader
+from emgate.gateway_number import device_id_of
 from emwire import constants
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -173,6 +174,44 @@ def test_a_hole_in_coverage_is_no_absence_and_backfills(
     backend.ingest(batch(home.made[90:], 2))
     backend.evaluate(NEXT_NOON)
     assert reader.alerts() == []
+
+
+@pytest.mark.parametrize("first", ["the unit's records", "the gateway's"])
+@pytest.mark.parametrize(
+    ("end", "link", "listening", "expected"),
+    [
+        (constants.EVENT_GATEWAY_HEARS_AGAIN, "serial", "gateway-1", ["AL10"]),
+        (constants.EVENT_GATEWAY_STARTED, "ble", "gateway-1", ["AL10"]),
+        (None, "serial", "gateway-1", []),
+        (None, "mqtt", "gateway-1", ["AL10"]),  # a unit with a line of its own is in another place
+        (None, "serial", "gateway-2", ["AL10"]),  # and so is another gateway
+    ],
+)
+def test_what_a_gateway_was_deaf_for_is_no_absence_at_the_unit_beside_it(
+    backend: Backend, reader: Reader, load: Callable[[str], int], first: str, end: int | None, link: str,
+    listening: str, expected: list[str],
+) -> None:  # fmt: skip
+    """A jammed home: the unit listens and hears nobody from 20:00, the gateway finds it at 20:04, until 22:00."""
+    load(ORDERS)
+    home, gateway = Device(HOME), Device(device_id_of(listening))
+    for number in range(19 * 12):
+        start = NOON + minutes(number * 5)
+        home.presence(PID, start, heard=not minutes(480) <= start - NOON < minutes(630), duration_s=300)
+    gateway.event(constants.EVENT_GATEWAY_HEARS_NOTHING, NOON + minutes(484), value=240)
+    if end is not None:
+        gateway.event(end, NOON + minutes(600), value=7200)
+    for record in home.made:
+        record["link"] = link
+    for record in gateway.made:
+        record["link"] = "gateway"
+    batches = [batch(home.made, 1), {**batch(gateway.made, 2), "gatewayId": listening}]
+    for each in batches if first == "the unit's records" else reversed(batches):
+        backend.ingest(each)
+        backend.evaluate(NEXT_NOON)
+    alerts = reader.alerts()
+    assert [alert["alertCode"] for alert in alerts] == expected
+    if end is not None:
+        assert alerts[0]["startDate"] == "2026-03-02T22:00:00Z", "known to be out from then on, and not before"
 
 
 def test_curfew_on_both_changeover_nights(backend: Backend, reader: Reader, load: Callable[[str], int]) -> None:

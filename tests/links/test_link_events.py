@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from emgate import broker as brokers
-from emgate.own_records import device_id_of
+from emgate.gateway_number import device_id_of
 from gateway_kit import DEVICE, GatewayProcess, Port, Tag, identities, over_mqtt, over_serial, status_record, toml
 from links_kit import until
 

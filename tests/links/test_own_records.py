@@ -10,7 +10,8 @@ import pytest
 from emgate import own_records, supervisor
 from emgate.backend.ingest import Backend
 from emgate.clock import SystemClock
-from emgate.own_records import OwnRecords, device_id_of, evidence_of
+from emgate.gateway_number import device_id_of
+from emgate.own_records import OwnRecords, evidence_of
 from emgate.store import Outcome, Store
 from emgate.supervisor import Supervisor
 from emwire import codec, constants

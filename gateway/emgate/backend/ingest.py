@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import structlog
-from emwire import codec
+from emwire import codec, constants
 
 from emgate.backend import batch as batches
 from emgate.backend import database, orders, projection
 from emgate.backend.conditions.engine import Judgement
+from emgate.backend.conditions.evidence import BESIDE, LONGEST_WINDOW_MS, SILENCE_EVENTS
 from emgate.backend.projection import Decoded, Header, Row
 from emgate.backend.vocabulary import unix_ms
+from emgate.gateway_number import LINK
 from emgate.sqlite_rows import ROWS_AT_ONCE, insert, insert_by
 
 log = structlog.get_logger(__name__)
@@ -272,6 +274,7 @@ class _Ingest:
         self._now_ms = now_ms
         self._touched: dict[tuple[int, str], tuple[int, int]] = {}
         self._anchored: set[tuple[int, int]] = set()
+        self._silences: list[tuple[str, int, int]] = []  # gateway, unix ms [from, to]
         self._epochs: dict[tuple[int, int], _EpochBooks] = {}
         self._devices: dict[int, _DeviceBooks] = {}
         self._rows: dict[str, tuple[str, list[tuple[Any, ...]]]] = {}  # by table: its columns, and rows
@@ -348,6 +351,17 @@ class _Ingest:
                     " ON CONFLICT DO UPDATE SET from_date = min(from_date, ?3), to_date = max(to_date, ?4)",
                     (condition, device_id, first, last),
                 )
+        for gateway_id, first, last in self._silences:
+            # What a gateway heard is evidence about whoever has a home unit beside it, from then until now.
+            self._database.execute(
+                "INSERT INTO pending (person_id, condition, from_date, to_date)"
+                " SELECT DISTINCT person_id, 'curfew', ?1, ?2 FROM activations a WHERE EXISTS"
+                " (SELECT 1 FROM presences p JOIN records r USING (record_id) WHERE p.device_id = a.device_id"
+                "  AND p.window_start_date > ?1 - ?4 AND p.window_start_date < ?2 AND r.gateway_id = ?3"
+                f"  AND r.link IN {BESIDE})"
+                " ON CONFLICT DO UPDATE SET from_date = min(from_date, ?1), to_date = max(to_date, ?2)",
+                (first, max(last, self._now_ms), gateway_id, LONGEST_WINDOW_MS),
+            )
 
     def _record(self, record: batches.BatchRecord, batch: batches.Batch) -> bool:
         identity = (record.deviceId, record.epoch, record.sequence)
@@ -387,6 +401,10 @@ class _Ingest:
         books.received += 1
         books.highest_sequence = max(books.highest_sequence, record.sequence)
         self._project(record_id, record, decoded, recorded, source)
+        if isinstance(message, codec.Event) and message.event_type in SILENCE_EVENTS and record.link == LINK:
+            moment = unix_ms(message.event_time_s) or record.receivedTimeMs
+            started = message.event_type == constants.EVENT_GATEWAY_STARTED
+            self._silences.append((batch.gatewayId, moment - (0 if started else message.value * 1000), moment))
         return True
 
     def _known(self, identity: tuple[int, int, int]) -> bytes | None:

@@ -9,9 +9,20 @@ from emwire import constants
 from emgate.backend.conditions import alcohol, curfew, exclusion_zone, power, tamper
 from emgate.backend.conditions.finding import Identity
 from emgate.backend.orders import FOR_EVER_MS, Order, order_from_json
+from emgate.gateway_number import device_id_of
 
 LONGEST_WINDOW_MS = 65_535_000
 """A presence window's duration is a u16 of seconds: none that began earlier reaches into a span."""
+
+
+BESIDE = ("serial", "ble")
+"""Links that end in the same home: what the gateway cannot hear there for foil or jamming, the unit cannot."""
+SILENCE_EVENTS = (
+    constants.EVENT_GATEWAY_HEARS_NOTHING,
+    constants.EVENT_GATEWAY_HEARS_AGAIN,
+    constants.EVENT_GATEWAY_STARTED,
+)
+"""What begins and ends such a time; a gateway that starts anew knows nothing of it any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,26 +76,55 @@ def _identity(row: sqlite3.Row) -> Identity:
 
 
 def windows(database: sqlite3.Connection, pid: Activation, from_ms: int, until_ms: int) -> Iterator[curfew.Window]:
-    """Presence windows about a pid that overlap the span."""
+    """Presence windows about a pid that overlap the span; not listened when a gateway beside the unit was deaf."""
+    deaf: dict[str, list[tuple[int, int]]] = {}
     for row in database.execute(
-        "SELECT p.*, r.epoch, r.sequence FROM presences p JOIN records r USING (record_id)"
+        "SELECT p.*, r.epoch, r.sequence, r.gateway_id, r.link FROM presences p JOIN records r USING (record_id)"
         " WHERE p.beacon_id = ? AND p.window_start_date > ? AND p.window_start_date < ? AND p.window_end_date > ?",
         (pid.device_id, from_ms - LONGEST_WINDOW_MS, until_ms, from_ms),
     ):
-        start = row["window_start_date"]
+        start, end, gateway_id = row["window_start_date"], row["window_end_date"], row["gateway_id"]
+        listened_ms = row["listened_s"] * 1000
+        if row["link"] in BESIDE:
+            if gateway_id not in deaf:
+                deaf[gateway_id] = silences(database, gateway_id, from_ms - LONGEST_WINDOW_MS)
+            listened_ms -= sum(max(0, min(end, until) - max(start, since)) for since, until in deaf[gateway_id])
         # A beacon judged copied or replayed proves nothing either way: a pid that lost its counter sounds the same.
         heard = row["heard_count"] > 0 and row["first_heard_s"] is not None and row["last_heard_s"] is not None
         authentic = heard and row["authenticity"] == constants.AUTHENTICITY_AUTHENTIC
         yield curfew.Window(
             row["device_id"],
             start,
-            row["window_end_date"],
-            row["listened_s"] * 1000,
+            end,
+            max(0, listened_ms),
             start + row["first_heard_s"] * 1000 if authentic else None,
             start + row["last_heard_s"] * 1000 if authentic else None,
             heard and not authentic,
             _identity(row),
         )
+
+
+def silences(database: sqlite3.Connection, gateway_id: str, from_ms: int) -> list[tuple[int, int]]:
+    """When this gateway heard nobody at all where somebody always is heard: unix ms, what ended after `from_ms`."""
+    begins, *ends = SILENCE_EVENTS
+    own = device_id_of(gateway_id)
+    which = "FROM events WHERE device_id = ? AND event_type_id = ? AND reporting_device_id = device_id"
+    (first,) = database.execute(
+        f"SELECT max(event_start_date) {which} AND event_start_date < ?", (own, begins, from_ms)
+    ).fetchone()
+    found = []
+    for row in database.execute(
+        f"SELECT event_start_date, value {which} AND event_start_date >= ?",
+        (own, begins, from_ms if first is None else first),
+    ).fetchall():
+        moment = row["event_start_date"]
+        over = [
+            database.execute(f"SELECT min(event_start_date) {which} AND event_start_date >= ?", (own, kind, moment))
+            for kind in ends
+        ]
+        ended = [date for (date,) in (cursor.fetchone() for cursor in over) if date is not None]
+        found.append((moment - row["value"] * 1000, min(ended, default=FOR_EVER_MS)))
+    return found
 
 
 def is_home_unit(database: sqlite3.Connection, activation: Activation) -> bool:
