@@ -2,7 +2,7 @@
 import gc
 import struct
 
-from drivers.battery import CRITICAL, LOW, Battery
+from drivers.battery import CRITICAL, LOW, UNKNOWN_PERCENT, Battery
 from drivers.charger import Charging
 from emwire import constants
 
@@ -25,6 +25,8 @@ class Health:
         self.charging = False
         self.on_charging = None  # called when the charger was connected or disconnected
         self.memory_peak = 0
+        self._silent = set()  # parts that do not answer
+        self._silent = set()  # parts that do not answer
         self._charge = Charging()
         self._wearer = wearer.Wearer(device) if device.has(constants.CAPABILITY_VIBRATION) else None
 
@@ -75,7 +77,7 @@ class Health:
     async def _watch_battery(self):
         device = self._device
         charger = device.board.pin_in("charger")
-        self._connected(charger.value() == 1)
+        watched = False
 
         def on_charger(level):
             if (level == 1) != self.charging:
@@ -83,14 +85,33 @@ class Health:
                 event = constants.EVENT_CHARGE_STARTED if self.charging else constants.EVENT_CHARGE_STOPPED
                 device.records.event(event, self.battery.percent)
 
-        charger.on_change(on_charger)
         while True:
             begun = device.ticks_ms()
-            # Two looks and one more: a device whose battery nobody looks at hangs.
+            # Two looks and one more: a device whose battery nobody looks at hangs. A part that is silent is no hang.
             device.watchdog.expect("battery", 3000 * device.settings.battery_interval_s)
+            try:
+                level = charger.value()
+                if watched:
+                    on_charger(level)  # an edge may have been lost
+                else:
+                    self._connected(level == 1)
+                    charger.on_change(on_charger)
+                    watched = True
+                self._answers("charger")
+            except OSError as error:
+                self._answers("charger", error)
             self._measure()
             device.tamper.look()
             await device.settings.sleep(device.ticks_ms, begun, "battery_interval_s")
+
+    def _answers(self, part, error=None):
+        """A part that falls silent is a fault, told once until it answers again."""
+        if error is None:
+            self._silent.discard(part)
+        elif part not in self._silent:
+            self._silent.add(part)
+            self._device.log("%s: %r" % (part, error))
+            self._device.supervisor.failed(part, error)
 
     def _connected(self, charging):
         self.charging = charging
@@ -105,8 +126,14 @@ class Health:
 
     def _measure(self):
         device = self._device
-        warning = self.battery.measure()
         battery = self.battery
+        try:
+            warning = battery.measure()
+            self._answers("battery")
+        except OSError as error:
+            battery.percent, battery.millivolts = UNKNOWN_PERCENT, 0
+            self._answers("battery", error)
+            return
         if warning:
             event = constants.EVENT_BATTERY_CRITICAL if warning == CRITICAL else constants.EVENT_BATTERY_LOW
             device.records.event(event, battery.percent, evidence=struct.pack("<H", battery.millivolts))

@@ -39,6 +39,11 @@ class Supervisor:
             task.cancel()
         self._tasks = []
 
+    def failed(self, name: str, error):
+        """Count and tell a failure: a task's, or of a part that its task goes on without."""
+        self.failures[name] = count = self.failures.get(name, 0) + 1
+        self._on_failure(name, error, count)
+
     async def _run(self, name, function, arguments):
         pause = BACK_OFF_MS
         while True:
@@ -48,9 +53,7 @@ class Supervisor:
                 return
             except Exception as error:
                 self._log("task %s: %r" % (name, error))
-                count = self.failures.get(name, 0) + 1
-                self.failures[name] = count
-                self._on_failure(name, error, count)
+                self.failed(name, error)
             if self._ticks_ms() - started > STEADY_MS:
                 pause = BACK_OFF_MS
             await asyncio.sleep_ms(pause)

@@ -77,14 +77,14 @@ class Axp2101:
         self._change(_CONVERTERS, 0x04, 0x04 if on else 0)
 
     def on_supply(self, callback: "Callable[[], None]") -> None:
-        """callback() in the asyncio thread when the supply came or went."""
-        self._callbacks.append(callback)
+        """callback() in the asyncio thread when the supply came or went. OSError: ask again, nothing was begun."""
         if self._flag is None:
-            self._flag = asyncio.ThreadSafeFlag()
             self._bus.writeto_mem(ADDRESS, _INTERRUPTED, b"\xff\xff\xff")
             self._bus.writeto_mem(ADDRESS, _INTERRUPTS, b"\x00\xc0\x00")
+            self._flag = asyncio.ThreadSafeFlag()
             asyncio.create_task(self._watch())
             self._interrupt.irq(lambda pin: self._flag.set(), self._interrupt.IRQ_FALLING)
+        self._callbacks.append(callback)
 
     def look(self) -> None:
         """After a sleep, in which an edge was lost: it holds its line low until it is answered."""

@@ -3,6 +3,7 @@
 import asyncio
 import os
 
+from common.device import Device
 from emwire import constants
 
 from at_work import BODY, AtWork
@@ -66,19 +67,69 @@ async def check_strap_and_case_become_events(folder):
 
 async def check_a_failing_task_is_a_fault_and_not_the_end(folder):
     work = AtWork(folder, "ankle_gps")
-    work.board.adcs.pop("battery")
-    board = work.board
-    real = board.adc
 
     class Broken:
         def read_u16(self):
-            raise OSError(5)
+            raise ValueError("a mistake, and no part that is silent")
 
-    board.adc = lambda name: Broken() if name == "battery" else real(name)
+    work.board.adcs["battery"] = Broken()
     work.start()
     await asyncio.sleep_ms(3600000)
     faults = work.events(constants.EVENT_SELF_TEST_FAILED)
     assert sorted(bytes(event[4])[:7] for event in faults) == [b"battery", b"status:"]
-    board.inputs["strap"].set(0)
+    work.board.inputs["strap"].set(0)
     await asyncio.sleep_ms(5000)
     assert len(work.events(constants.EVENT_STRAP_CUT)) == 1, "the others go on"
+
+
+async def check_a_failing_part_is_a_fault_and_not_the_end(folder):
+    for at_start in (False, True):
+        os.mkdir(folder + "/%d" % at_start)
+        work = AtWork(folder + "/%d" % at_start, "ankle_gps")
+        board = work.board
+        silent = at_start
+
+        class Manager:
+            """What a power manager tells of battery and supply, as long as it answers."""
+
+            def __init__(self, part):
+                self.part = part
+                self.on_change = part.on_change if hasattr(part, "on_change") else None
+
+            def _ask(self, how):
+                if silent:
+                    raise OSError(5)
+                return how()
+
+            def read_u16(self):
+                return self._ask(self.part.read_u16)
+
+            def value(self):
+                return self._ask(self.part.value)
+
+        real = board.inputs["charger"]
+        board.adcs["battery"] = Manager(board.adcs["battery"])
+        board.inputs["charger"] = Manager(real)
+        device = Device(board, constants.MODEL_ANKLE_GPS, constants.CAPABILITY_STRAP)
+        running = asyncio.create_task(device.run())
+        await asyncio.sleep_ms(600000)
+        silent = True
+        device._on_configuration((constants.MESSAGE_CONFIGURATION, 7, 0, 0, 0, 0, 0, ()))
+        await asyncio.sleep_ms(4 * 3600000)
+        faults = work.events(constants.EVENT_SELF_TEST_FAILED)
+        assert sorted(bytes(event[4])[:7] for event in faults) == [b"battery", b"charger"], faults
+        assert not work.events(constants.EVENT_TASK_STUCK) and not board.hardware_watchdog.expired
+        told = [record[BODY:] for record in work.records(constants.MESSAGE_STATUS)]
+        assert len(told) >= 5 and told[-1][:3] == (255, 0, 0) and told[-1][11] == 7, told[-1]
+        board.inputs["strap"].set(0)
+        await asyncio.sleep_ms(5000)
+        assert len(work.events(constants.EVENT_STRAP_CUT)) == 1, "the others go on"
+        # It answers again, with something on its charger that nobody was told of.
+        silent = False
+        real.level = 1
+        await asyncio.sleep_ms(3600000)
+        told = work.records(constants.MESSAGE_STATUS)[-1][BODY:]
+        assert device.health.charging and told[1:3] == (3900, 1), told
+        real.set(0)
+        assert not device.health.charging, "and is watched"
+        running.cancel()
