@@ -107,10 +107,9 @@ class _File:
     def place(self, *location: int | str) -> str:
         """As "gateway.toml: line 7: mqtt.ca_file"; of what is left to its default, where the gateway's table is."""
         written = self._lines.as_written(location)
-        line = self._lines.of(written)
-        if line is None:
-            return f"{self.path}: line {self._lines.of(('gateway',))}: {named(written)} (by default)"
-        return f"{self.path}: line {line}: {named(written)}"
+        if self._lines.of(written) is None:
+            return f"{self._lines.place(self.path, ('gateway',))}: {named(written)} (by default)"
+        return f"{self._lines.place(self.path, written)}: {named(written)}"
 
 
 def _parted(line: str, path: Path) -> tuple[str, str, str]:

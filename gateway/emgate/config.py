@@ -575,7 +575,7 @@ def _refuse_passwords(path: Path, data: dict[str, Any], text: str) -> None:
             lines = Lines(text)
             place = lines.as_written((*location, key))
             raise ConfigError(
-                f"{path}: line {lines.of(place)}: {named(place)}: a {key} does not stand in this file; write"
+                f"{lines.place(path, place)}: {named(place)}: a {key} does not stand in this file; write"
                 f' {key}_file = "FILE", or give it as {variable}'
             )
 

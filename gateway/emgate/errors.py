@@ -52,20 +52,17 @@ def explain(path: Path, error: ValidationError, model: type[BaseModel], text: st
         cause = fault.get("ctx", {}).get("error")
         inside = cause.location if isinstance(cause, PlacedError) else ()
         location = written.as_written((*fault["loc"], *inside))
-        number = written.of(location)
-        place = named(location)
-        if number is not None:
-            place = f"line {number}: {place}"
+        place = f"{written.place(path, location)}: {named(location)}"
         if fault["type"] == "extra_forbidden":
             known = _known_keys(model, fault["loc"][:-1])
             near = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
-            lines.append(f"{path}: {place}: unknown key; {hint}")
+            lines.append(f"{place}: unknown key; {hint}")
         elif fault["type"] == "missing":
-            lines.append(f"{path}: {place}: missing; add it")
+            lines.append(f"{place}: missing; add it")
         else:
             message = fault["msg"].removeprefix("Value error, ").replace("Input should be", "it should be")
-            lines.append(f"{path}: {place}: {message}{_remedy(fault['type'], location)}")
+            lines.append(f"{place}: {message}{_remedy(fault['type'], location)}")
     return "\n".join(lines)
 
 

@@ -61,9 +61,8 @@ def _differing(name: str, wanted: Config, present: Config) -> list[str]:
 
 
 def _refusal(path: Path, name: str, lines: Lines) -> str:
-    line = lines.of(tuple(name.split(".")))
-    place = f"{path}: " if line is None else f"{path}: line {line}: "
-    return f"{place}{name} cannot change while the gateway runs: restart it, or change back"
+    place = lines.place(path, tuple(name.split(".")))
+    return f"{place}: {name} cannot change while the gateway runs: restart it, or change back"
 
 
 class Reloads:

@@ -32,6 +32,11 @@ class Lines:
                 return line
         return None
 
+    def place(self, path: Path, location: Location) -> str:
+        """As "gateway.toml: line 7"; the file alone where it has nothing of it."""
+        line = self.of(location)
+        return str(path) if line is None else f"{path}: line {line}"
+
     def as_written(self, location: Location) -> Location:
         """Without the 0 of a lone [table] where an array of tables may stand too."""
         written: Location = ()

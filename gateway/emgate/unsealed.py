@@ -64,7 +64,6 @@ def _place(path: Path | None, location: Location) -> str:
     if path is None:
         return "the configuration"
     try:
-        line = Lines(path.read_text(encoding="utf-8")).of(location)
+        return Lines(path.read_text(encoding="utf-8")).place(path, location)
     except (OSError, ValueError):
-        line = None
-    return str(path) if line is None else f"{path}: line {line}"
+        return str(path)
