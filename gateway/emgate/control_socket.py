@@ -4,7 +4,7 @@
 |---|---|
 | {"do": "submit", "request": {…}, "waitS": 60} | {"ok": true, "request": {…}, "more": false} |
 | {"do": "show", "requestId": "…"} | {"ok": true, "request": {…}} |
-| {"do": "list", "deviceId": 5} | {"ok": true, "requests": […]} |
+| {"do": "list", "deviceId": 5} | {"ok": true, "requests": […]}, the newest 100; with "open": true all that are open |
 | {"do": "status"} | {"ok": true, "status": {…}} |
 | {"do": "reload"} | {"ok": true, "reload": {…}}, when it is done |
 | {"do": "devices"} | {"ok": true, "devices": […]}, with strangers in quarantine |
@@ -141,7 +141,10 @@ class ControlSocket:
                 device_id = asked.get("deviceId")
                 if device_id is not None and (type(device_id) is not int or not 0 <= device_id <= 0xFFFF_FFFF):
                     raise RequestError("deviceId must be a number, or absent for all devices")
-                yield {"ok": True, "requests": await self._requests.listed(device_id)}
+                if asked.get("open") is True:
+                    yield {"ok": True, "requests": self._requests.open_ones(device_id)}
+                else:
+                    yield {"ok": True, "requests": await self._requests.listed(device_id)}
             elif isinstance(what, str) and what in self._more:
                 yield {"ok": True, **await self._more[what](asked)}
             else:

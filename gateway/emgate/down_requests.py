@@ -295,6 +295,11 @@ class Requests:
         )
         return [_request(row, self._store.payload_cipher).facts() for row in rows]
 
+    def open_ones(self, device_id: int | None) -> list[dict[str, Any]]:
+        """All that are neither answered for good nor expired, of one device or all."""
+        devices = self._open if device_id is None else (device_id,)
+        return [request.facts() for each in devices for request in self._open.get(each, {}).values()]
+
     async def wait(self, request: Request, seconds: float) -> bool:
         """Until it is answered, expired or replaced; False when that takes longer."""
         loop = asyncio.get_running_loop()

@@ -1,9 +1,12 @@
 """`emtag gateway update`: hand a signed image to a running gateway, for some of its devices, and follow it."""
 
+import fcntl
+import os
 import secrets
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ from emgate import config as configuration
 from emgate.control_client import ControlClient
 from emgate.down_kinds import RequestError, names
 from emgate.errors import ConfigError
+from emgate.owner import give_to_owner, write_whole
 from emgate.updates import FINAL_PHASE, FOLDER, KIND, Image, check_image
 
 EXIT_OK, EXIT_FAILED, EXIT_REFUSED, EXIT_NOT_RUNNING = 0, 1, 2, 3
@@ -25,11 +29,14 @@ def update(
     try:
         config = configuration.load(config_path, open_keys=False)
         image = check_image(image_path.stem, image_path.read_bytes(), manifest_path.read_bytes())
-        name = _place(config.gateway.state_directory / FOLDER, image)
-        with ControlClient(config.gateway.state_directory) as gateway:
+        state = config.gateway.state_directory
+        with ControlClient(state) as gateway:
             # By the gateway's clock: it judges the expiry.
             expires_ms = gateway.ask(do="status")["status"]["timeMs"] + days * DAY_MS
-            asked = {device: _submit(gateway, device, name, expires_ms) for device in devices}
+            with _alone(state) as folder:
+                name = _place(folder, image, state)
+                asked = {device: _submit(gateway, device, name, expires_ms) for device in devices}
+                _tidy(folder, gateway)
             return _follow(gateway, asked, wait_s) if wait_s else EXIT_OK
     except ConnectionError as error:
         print(f"emtag gateway update: no gateway answers ({error}): is it running?", file=sys.stderr)
@@ -39,22 +46,42 @@ def update(
         return EXIT_REFUSED
 
 
-def _place(folder: Path, image: Image) -> str:
-    """Copy the files to where the gateway reads them, whole or not at all; the update's name there."""
+@contextmanager
+def _alone(state_directory: Path) -> Iterator[Path]:
+    """The folder of images, while no other command puts there what nobody has asked for yet."""
+    folder = state_directory / FOLDER
+    folder.mkdir(mode=0o700, exist_ok=True)
+    give_to_owner(folder, state_directory)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield folder
+    finally:
+        os.close(descriptor)
+
+
+def _place(folder: Path, image: Image, state_directory: Path) -> str:
+    """Copy the files to where the gateway reads them, as its user; the update's name there."""
     models = {value: model.lower() for model, value in names("MODEL_").items()}
     number = image.manifest.device_model
     name = f"{models.get(number, number)}-{image.manifest.update_id}"
-    folder.mkdir(mode=0o700, exist_ok=True)
     for suffix, data in (("image", image.data), ("manifest", image.manifest.encode())):
         target = folder / f"{name}.{suffix}"
         if target.exists() and target.read_bytes() == data:
+            give_to_owner(target, state_directory)
             continue
         if target.exists() and suffix == "image":
             raise RequestError(f"{target} is another image with this number: sign this one with a higher --update-id")
-        temporary = folder / f".{name}.{suffix}.new"
-        temporary.write_bytes(data)
-        temporary.replace(target)
+        write_whole(target, data, state_directory)
     return name
+
+
+def _tidy(folder: Path, gateway: ControlClient) -> None:
+    """Delete the images that no open request is about, and what an interrupted copy has left."""
+    wanted = {request["body"].get("update") for request in gateway.ask(do="list", open=True)["requests"]}
+    for path in folder.iterdir():
+        if path.suffix == ".new" or (path.suffix in (".image", ".manifest") and path.stem not in wanted):
+            path.unlink(missing_ok=True)
 
 
 def _submit(gateway: ControlClient, device: int, name: str, expires_ms: int) -> str:

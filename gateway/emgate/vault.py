@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from emgate import key_source
 from emgate.errors import ConfigError
 from emgate.key_source import Secret
-from emgate.owner import give_to_owner
+from emgate.owner import write_whole
 from emgate.registry import SEALED
 from emgate.store_schema import Record
 
@@ -175,21 +175,10 @@ def _create(path: Path, secret: Secret) -> Vault:
         "salt": salt.hex(),
         "dataKey": (nonce + AESGCM(key).encrypt(nonce, data_key, _bound(0, "data_key"))).hex(),
     }
-    temporary = path.with_name(f".{FILE}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(json.dumps(facts) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        give_to_owner(temporary, path.parent)
-        temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # nothing may be sealed by a key that a power cut takes away
-        finally:
-            os.close(folder)
+        # Nothing may be sealed by a key that a power cut takes away.
+        write_whole(path, json.dumps(facts).encode() + b"\n", path.parent)
     except OSError as error:
         raise ConfigError(f"{path}: cannot write the keys at rest: {error.strerror}") from None
     return Vault(secret.source, key, data_key)
