@@ -4,7 +4,6 @@ import functools
 import ipaddress
 import os
 import re
-import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
@@ -15,15 +14,17 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     SecretStr,
     ValidationError,
     model_validator,
 )
 
+from emgate import held_files
 from emgate.clock import Clock, SharedClock, SystemClock
-from emgate.errors import ConfigError, PlacedError, explain, named
+from emgate.errors import ConfigError, PlacedError, explain, named, read_toml
 from emgate.registry import Device, OpenKey, Registry, read_device_file, refuse_twice, unopened
-from emgate.toml_lines import Lines, Location, with_line
+from emgate.toml_lines import Lines, Location
 
 if TYPE_CHECKING:
     from emgate.vault import Vault
@@ -141,7 +142,20 @@ def _pair(certificate_file: Path | None, key_file: Path | None) -> None:
         raise PlacedError((given,), f"{given} alone; a certificate and its key go together: give both, or neither")
 
 
-class Broker(Section):
+HELD_FILES = ("password_file", "token_file", "ca_file", "certificate_file", "key_file")
+
+
+class WithFiles(Section):
+    """Goes by what files hold that it names: when these hold something else, it is no longer equal to itself."""
+
+    _held: bytes = PrivateAttr(b"")
+
+    def model_post_init(self, _: Any) -> None:
+        """Remember what they hold."""
+        self._held = held_files.digest(getattr(self, name, None) for name in HELD_FILES)
+
+
+class Broker(WithFiles):
     """How to reach a broker. `password_file` holds the password on its first line; `ca_file` turns TLS on."""
 
     host: Text
@@ -269,7 +283,7 @@ def _token(text: str, place: str) -> str:
     return text
 
 
-class HttpsTarget(Section):
+class HttpsTarget(WithFiles):
     """A backend's URL, and how each knows the other."""
 
     url: Annotated[str, AfterValidator(_url)]
@@ -540,14 +554,11 @@ def load_backend(path: Path) -> BackendConfig:
 
 def _load(path: Path, model: type[Model], open_keys: bool = True) -> Model:
     try:
-        text = path.read_text(encoding="utf-8")
-        data = tomllib.loads(text)
+        text, data = read_toml(path)
     except OSError as error:
         raise ConfigError(
             f"{path}: cannot read the configuration: {error.strerror or error}; give its path by --config"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {with_line(error, path)}; mend that line") from None
     _refuse_passwords(path, data, text)
     _resolve_paths(data, path.parent)
     _take_environment(data)

@@ -1,12 +1,14 @@
-"""Errors a person can act on, and how a validation error is put into words."""
+"""Errors a person can act on: how a file that is not TOML, or a validation error, is put into words."""
 
 import difflib
+import tomllib
 import typing
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from emgate.toml_lines import Lines, Location
+from emgate.toml_lines import Lines, Location, with_line
 
 REMEDIES = {
     "string_type": 'write it in quotes: "…"',
@@ -44,7 +46,16 @@ class StoreError(Exception):
     """The store cannot be used as it is; the text says why and what to do."""
 
 
-def explain(path: Path, error: ValidationError, model: type[BaseModel], text: str = "") -> str:
+def read_toml(path: Path) -> tuple[str, dict[str, Any]]:
+    """Text and content of a file; ConfigError when it is not TOML. OSError is for the caller, who knows its remedy."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        return text, tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {with_line(error, path)}; mend that line") from None
+
+
+def explain(path: Path, error: ValidationError, model: type[BaseModel], text: str) -> str:
     """One line per fault: file and line, field, what is wrong; and after a semicolon what to do about it."""
     lines = []
     written = Lines(text)

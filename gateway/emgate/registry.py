@@ -1,7 +1,6 @@
 """The devices this gateway answers to: identity, model, key, and the settings each should have."""
 
 import hashlib
-import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,8 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from emgate.errors import ConfigError, PlacedError, explain
-from emgate.toml_lines import with_line
+from emgate.errors import ConfigError, PlacedError, explain, read_toml
 
 KEY_BYTES = 16  # AES-128
 SEALED = "sealed:"
@@ -175,14 +173,11 @@ class Registry:
 def read_device_file(path: Path, open_key: OpenKey | None = None) -> tuple[Device, ...]:
     """The `[[devices]]` of a registry file; ConfigError names the file and the line or field."""
     try:
-        text = path.read_text(encoding="utf-8")
-        data = tomllib.loads(text)
+        text, data = read_toml(path)
     except OSError as error:
         raise ConfigError(
             f"{path}: cannot read the device registry: {error.strerror or error}; `emtag gateway device add` makes it"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {with_line(error, path)}; mend that line") from None
     try:
         return DeviceFile.model_validate(data, context={"open_key": open_key}).devices
     except ValidationError as error:

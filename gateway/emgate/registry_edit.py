@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from emgate.errors import ConfigError
+from emgate.errors import ConfigError, read_toml
 from emgate.owner import give_to_owner
 from emgate.registry import OpenKey, Registry, read_device_file
 
@@ -73,11 +73,9 @@ def _locked(path: Path, state_directory: Path | None) -> Iterator[None]:
 
 def _read(path: Path) -> list[Table]:
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        _, data = read_toml(path)
     except FileNotFoundError:
         return []
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from None
     devices = data.get("devices", [])
     if set(data) - {"devices"} or not isinstance(devices, list):
         raise ConfigError(f"{path}: a registry holds [[devices]] and nothing else")

@@ -5,7 +5,6 @@ bare date begins at local midnight and, as an end, includes that day. Stored as 
 """
 
 import json
-import tomllib
 from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
 from itertools import pairwise
@@ -24,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from emgate.errors import ConfigError, explain
+from emgate.errors import ConfigError, explain, read_toml
 
 DAY_MS = 86_400_000
 
@@ -320,15 +319,13 @@ def end_ms(value: datetime | date, zone: ZoneInfo | Any) -> int:
 def read_order_file(path: Path) -> OrderFile:
     """The file's content; ConfigError names file, field and remedy."""
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        text, content = read_toml(path)
     except OSError as error:
         raise ConfigError(f"{path}: cannot read the orders: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from None
     try:
         return OrderFile.model_validate(content)
     except ValidationError as error:
-        raise ConfigError(explain(path, error, OrderFile)) from None
+        raise ConfigError(explain(path, error, OrderFile, text)) from None
 
 
 def order_to_json(order: Order) -> str:
