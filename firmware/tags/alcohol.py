@@ -36,7 +36,6 @@ class Alcohol:
         self._contact = Contact(board.storage_path, device.settings)
         self._movements = 0
         self._raised_until_ms = None
-        self._own = False  # the cell keeps a schedule of its own
         self._checked_ms = None
         board.pin_in("motion").on_change(self._on_motion)
         device.link_over(*transports.of(device))
@@ -75,9 +74,7 @@ class Alcohol:
         """Between samples, as order, settings and what was seen have it."""
         device = self.device
         order = device.order
-        # A cell on its own schedule is asked only when that has failed.
-        raised = self._raised_until_ms is not None and device.ticks_ms() < self._raised_until_ms and not self._own
-        if raised:
+        if self._raised_until_ms is not None and device.ticks_ms() < self._raised_until_ms:
             return (order and order.raised_sample_interval_s) or device.settings.raised_sample_interval_s
         return (order and order.sample_interval_s) or device.settings.sample_interval_s
 
@@ -85,14 +82,13 @@ class Alcohol:
         device = self.device
         while True:
             begun = device.ticks_ms()
-            self._own = False
             device.watchdog.expect("alcohol", 2000 * self.interval_s() + _SLOW_MS)
             await self._check_daily()
             self._record(await self._cell.sample())
-            # The next one is due an interval after this one began, unless the cell takes one of its own before.
+            # The next one is due an interval after this one began, unless the cell takes one of its own before: a cell
+            # on a schedule of its own is asked when it was silent for so long.
             while await self._own_sample(begun):
                 begun = device.ticks_ms()
-                self._own = True
                 device.watchdog.expect("alcohol", 2000 * self.interval_s() + _SLOW_MS)
                 self._record(await self._cell.read())
 

@@ -135,11 +135,37 @@ async def check_cells_own_schedule_replaces_ours(folder):
     work.start()
     await asyncio.sleep_ms(60000)
     for number in range(20):
-        cell.shows(number * 10000)
+        cell.shows(number * 1000)
         await cell.own()
         await asyncio.sleep_ms(30 * 60000)
-    assert [reading[0] for reading in _readings(work)[1:]] == [number * 10000 for number in range(20)]
+    assert [reading[0] for reading in _readings(work)[1:]] == [number * 1000 for number in range(20)]
     assert cell.asked == 1
+
+
+async def check_cells_own_schedule_is_too_slow_after_alcohol_and_tamper(folder):
+    work, cell = _tag(
+        folder, settings={"sample_interval_s": 3600, "raised_sample_interval_s": 600, "raised_for_s": 7200}
+    )
+    work.start()
+    await asyncio.sleep_ms(60000)
+
+    async def asked_in(times, level):
+        cell.shows(level)
+        before = cell.asked
+        for _ in range(times):
+            await cell.own()
+            await asyncio.sleep_ms(39 * 60000)
+        return cell.asked - before
+
+    assert await asked_in(3, 0) == 0, "its own schedule is the quicker one"
+    # Every 10 min of silence, in each of 39.5 min three times.
+    assert await asked_in(4, 900000) == 12
+    assert 8 <= await asked_in(4, 0) <= 9, "2 h after the last alcohol"
+    assert await asked_in(3, 0) == 0
+    work.board.inputs["case"].set(1)
+    assert 9 <= await asked_in(4, 0) <= 10, "2 h after the case was opened"
+    assert await asked_in(3, 0) == 0
+    assert not work.board.hardware_watchdog.expired and not work.events(constants.EVENT_TASK_STUCK)
 
 
 async def check_cell_that_is_never_ready(folder):
