@@ -5,6 +5,7 @@ import contextlib
 import datetime
 import ipaddress
 import json
+import random
 import ssl
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from emgate import batch_bytes
+from emgate import batch_bytes, running
+from emgate import broker as brokers
 from emgate.backend.ingest import Backend
 from emgate.backend.receive_https import HttpsReceiver
 from emgate.backend.service import Housekeeping
@@ -21,6 +23,7 @@ from emgate.config import HttpsTarget, ReceiveGateway, ReceiveSection
 from emgate.supervisor import Supervisor
 from emgate.uplinks import BatchTooLargeError
 from emgate.uplinks.https import HttpsUplink
+from gateway_kit import GatewayProcess, toml
 
 aiohttp = pytest.importorskip("aiohttp", reason="needs aiohttp")
 from aiohttp import web  # noqa: E402
@@ -274,6 +277,44 @@ async def test_a_token_that_was_taken_back_delivers_nothing_more(tmp_path: Path,
         far.close()
 
 
+async def test_a_secret_that_changes_in_its_file_reaches_who_uses_it_by_a_reload(
+    tmp_path: Path, authority: Authority, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The configuration's text stays as it is, and who does not use that file stays up."""
+    far = Receiving(tmp_path, authority, (ReceiveGateway(id="gw-test", token_file=token_file(tmp_path)),))
+    tokens, password = tmp_path / "tokens", tmp_path / "password"
+    tokens.write_text("the-token-of-last-year")
+    password.write_text("the-password-of-last-year")
+    with brokers.start_broker() as broker:
+        async with asyncio.timeout(60), supervised(far.receiver):
+            await far.receiver.up.wait()
+            links = f'[mqtt]\nhost = "127.0.0.1"\nport = {broker.port}\nusername = "gw"\npassword_file = "password"\n'
+            uplink = (
+                f'[uplink]\nkind = "https"\n[uplink.https]\nurl = "https://localhost:{far.receiver.port}"\n'
+                f'ca_file = "{authority.file}"\ntoken_file = "tokens"\n'
+            )
+            gateway = GatewayProcess(tmp_path, toml(links=links, uplink=uplink))
+            await gateway.start()
+
+            async def reloaded() -> str:
+                assert await asyncio.to_thread(running.reload, gateway.config) == 0
+                return str(capsys.readouterr().out).splitlines()[-1]
+
+            assert await reloaded() == "reloaded: nothing has changed" and far.count() == 0
+            tokens.write_text(TOKEN + "\n")
+            assert await reloaded() == "reloaded: uplink uplink"
+            while not far.count():  # noqa: ASYNC110 - what the gateway says of itself
+                await asyncio.sleep(0.02)
+            password.write_text("the-password-of-this-year")
+            assert await reloaded() == "reloaded: mqtt"
+            assert await reloaded() == "reloaded: nothing has changed"
+            assert await gateway.stop() == 0
+    far.close()
+    log = (tmp_path / "log").read_text()
+    assert log.count(f'"what": "mqtt:127.0.0.1:{broker.port}", "event": "up"') == 2
+    assert TOKEN not in log and "of-this-year" not in log
+
+
 async def test_a_gateway_is_not_believed_to_be_another_one(tmp_path: Path, authority: Authority) -> None:
     far = Receiving(tmp_path, authority, (ReceiveGateway(id="gw", token_file=token_file(tmp_path)),))
     (tmp_path / "wrong").write_text("another-token-of-some-length")
@@ -441,3 +482,72 @@ async def test_a_delivery_that_fails_is_tried_again_until_it_is_taken(authority:
         async with supervised(uplink):
             await uplink.deliver(batch(1))
     assert len(calls) == 3 and len(set(calls)) == 1
+
+
+async def test_one_connection_serves_until_the_server_closes_it(authority: Authority) -> None:
+    transports: list[asyncio.Transport] = []
+
+    async def taken(request: web.BaseRequest) -> web.StreamResponse:
+        assert isinstance(request.transport, asyncio.Transport)
+        if request.transport not in transports:
+            transports.append(request.transport)
+        return web.json_response({"batchId": batch_bytes.decode(await request.read())["batchId"]})
+
+    async with asyncio.timeout(30), serving(authority, taken) as port:
+        seldom = target(port, authority).model_copy(update={"poll_interval_s": 600.0})
+        uplink = HttpsUplink(seldom, "gw")
+        async with supervised(uplink):
+            for number in range(3):
+                await uplink.deliver(batch(number))
+            (kept,) = transports
+            kept.close()
+            while uplink._idle[0].usable:  # noqa: ASYNC110 - what was closed has to arrive
+                await asyncio.sleep(0.005)
+            await uplink.deliver(batch(4))
+            assert len(transports) == 2
+        assert uplink.counters["resent"] == uplink.counters["connection"] == 0
+
+
+async def test_a_server_that_refuses_a_large_body_before_it_is_there_is_heard(authority: Authority) -> None:
+    """It answers by the length in the header, and closes in the face of the rest."""
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+        if length > 100_000:
+            writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            await reader.read(65536)
+        else:
+            answer = json.dumps({"batchId": batch_bytes.decode(await reader.readexactly(length))["batchId"]}).encode()
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(answer) + answer)
+        await writer.drain()
+        writer.close()
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.issue("localhost"))
+    large = batch(1)
+    large["records"][0]["payload"] = random.Random(1).randbytes(2_000_000).hex()
+    async with asyncio.timeout(30), await asyncio.start_server(refuse, "localhost", 0, ssl=context) as server:
+        uplink = HttpsUplink(target(server.sockets[0].getsockname()[1], authority), "gw")
+        async with supervised(uplink):
+            with pytest.raises(BatchTooLargeError):
+                await uplink.deliver(large)
+        assert uplink.counters["connection"] == uplink.counters["resent"] == 0
+
+
+async def test_a_server_that_never_answers_holds_up_no_stop(authority: Authority) -> None:
+    asked, for_ever = asyncio.Event(), asyncio.Event()
+
+    async def silent(request: web.BaseRequest) -> web.StreamResponse:
+        asked.set()
+        await for_ever.wait()
+        return web.Response()
+
+    async with asyncio.timeout(30), serving(authority, silent) as port:
+        uplink = HttpsUplink(target(port, authority), "gw")
+        running = asyncio.create_task(uplink.run())
+        await asked.wait()
+        running.cancel()
+        await asyncio.wait([running])
+        await asyncio.to_thread(uplink._threads.shutdown)  # waits for the thread that waited for the server
+        for_ever.set()
