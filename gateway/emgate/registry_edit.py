@@ -6,7 +6,6 @@ it holds keys. Comments in it are not kept. Keys that are sealed stay as they ar
 
 import errno
 import fcntl
-import os
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from emgate.errors import ConfigError, read_toml
-from emgate.owner import give_to_owner
-from emgate.registry import OpenKey, Registry, read_device_file
+from emgate.owner import give_to_owner, write_whole
+from emgate.registry import OpenKey, read_device_file
 
 Table = dict[str, Any]
 
@@ -35,25 +34,8 @@ def edit(
         text = render(devices)
         if tomllib.loads(text) != {"devices": devices}:
             raise ConfigError(f"{path}: it holds something that cannot be written back; edit it by hand")
-        temporary = path.with_name(f".{path.name}.new")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        try:
-            os.fchmod(descriptor, 0o600)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            Registry(read_device_file(temporary, open_key))  # what the daemon will read
-            give_to_owner(temporary, state_directory)
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        # Checked by what the daemon will read it by.
+        write_whole(path, text.encode(), state_directory, lambda written: read_device_file(written, open_key))
 
 
 @contextmanager
