@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import sqlite3
-import struct
 import time
 from collections.abc import Callable
 from functools import partial
@@ -27,6 +26,7 @@ from emgate.downlink import Downlink
 from emgate.errors import ConfigError, StoreError
 from emgate.gateway_number import device_id_of
 from emgate.link_set import LinkSet
+from emgate.loss_evidence import LostRange
 from emgate.own_records import OwnRecords
 from emgate.registry import Registry
 from emgate.registry_changes import Changes, rows
@@ -164,12 +164,11 @@ class Gateway:
             for loss in found:
                 self._sessions.take_back(loss.device_id, loss.epoch, loss.first, loss.last)
                 self._store.taken_back(loss)
-                first, last = loss.first.to_bytes(3, "little"), loss.last.to_bytes(3, "little")
                 self._own.event(
                     constants.EVENT_GATEWAY_RECORDS_LOST,
                     subject_id=loss.device_id,
                     value=loss.last - loss.first + 1,
-                    evidence=struct.pack("<H", loss.epoch) + first + last + bytes([loss.cause]),
+                    evidence=LostRange(loss.epoch, loss.first, loss.last, loss.cause).encode(),
                     alarm=True,
                     stored=partial(self._store.told, loss),
                 )

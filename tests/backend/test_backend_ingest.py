@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from backend_kit import ANKLE, ORDERS, Clock, Device, at, batch, minutes
@@ -212,6 +213,44 @@ def test_books_tell_missing_accounted_and_complete(backend: Backend, reader: Rea
     late = [record for record in device.made if record["epoch"] == 1 and record["sequence"] == 7]
     backend.ingest(batch([*late, Device(ANKLE, sequence=10).status(T), Device(ANKLE, sequence=11).status(T)], 3))
     assert reader.completeness()[0]["complete"]
+
+
+GATEWAY = 0xF000_0001
+LOST = bytes([1, 0, 2, 0, 0, 4, 0, 0, constants.GAP_STORAGE_FULL])
+"""Of boot epoch 1, sequences 2 to 4."""
+
+
+def loss(reporter: int, evidence: bytes = LOST) -> dict[str, Any]:
+    body = codec.Event(3, 50, 0, 10, constants.EVENT_GATEWAY_RECORDS_LOST, 0, ANKLE, 3, evidence)
+    return Device(reporter, epoch=9).raw(body.encode(), T, alarm=True)
+
+
+def test_what_a_gateway_lost_is_accounted_for_until_it_comes_again(backend: Backend, reader: Reader) -> None:
+    device = Device(ANKLE)
+    records = [device.status(T + number) for number in range(6)]
+    backend.ingest(batch([*records[:2], records[5]]))
+    assert reader.completeness(ANKLE)[0]["missing"] == 3
+    backend.ingest(batch([loss(GATEWAY)], 2))
+    books = reader.completeness(ANKLE)[0]
+    assert (books["missing"], books["accounted"], books["received"]) == (0, 3, 3)
+    assert books["gaps"] == [{"firstSequence": 2, "lastSequence": 4, "cause": "STORAGE_FULL"}]
+    assert [event["value"] for event in reader.events(ANKLE) if event["value"] == 3] == [3], "an event all the same"
+    backend.ingest(batch(records[2:5], 3))
+    books = reader.completeness(ANKLE)[0]
+    assert (books["missing"], books["accounted"], books["received"]) == (0, 0, 6)
+
+
+@pytest.mark.parametrize(
+    ("reporter", "evidence"),
+    [(ANKLE + 1, LOST), (GATEWAY, b""), (GATEWAY, LOST + b"\0"), (GATEWAY, b"\xff" * 5 + LOST[5:])],
+)
+def test_no_device_and_no_nonsense_excuses_what_is_missing(
+    backend: Backend, reader: Reader, reporter: int, evidence: bytes
+) -> None:
+    device = Device(ANKLE)
+    records = [device.status(T + number) for number in range(6)]
+    backend.ingest(batch([records[0], records[5], loss(reporter, evidence)]))
+    assert reader.completeness(ANKLE)[0]["missing"] == 4 and reader.gaps() == []
 
 
 def test_devices_show_their_newest_state_whatever_comes_last(backend: Backend, reader: Reader) -> None:

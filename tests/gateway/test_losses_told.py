@@ -5,6 +5,7 @@ import contextlib
 import sqlite3
 from pathlib import Path
 
+from emgate.backend.queries import Reader
 from emgate.store import Store
 from emgate.store_limits import note_loss
 from emwire import codec, constants
@@ -30,6 +31,10 @@ async def test_every_range_is_told_to_the_backend_once(tmp_path: Path) -> None:
             await asyncio.sleep(0.1)
     assert await gateway.stop() == 0
     assert sorted(_told(gateway.backend)) == RANGES
+    reader = Reader(gateway.backend)
+    booked = [(DEVICE, gap["gapEpoch"], gap["firstSequence"], gap["lastSequence"]) for gap in reader.gaps(DEVICE)]
+    reader.close()
+    assert booked == RANGES, "the books of the device account for them"
     with contextlib.closing(sqlite3.connect(gateway.store)) as connection:
         assert connection.execute("SELECT count(*) FROM losses").fetchone() == (0,)
 

@@ -6,7 +6,9 @@ from typing import NamedTuple, TypeAlias
 from emwire import codec, constants, positions
 from emwire.errors import WireError
 
+from emgate import loss_evidence
 from emgate.backend import vocabulary
+from emgate.gateway_number import FIRST_ID
 
 Value: TypeAlias = int | float | str | bytes | None
 RecordMessage: TypeAlias = codec.Record
@@ -69,7 +71,7 @@ def rows(header: Header, decoded: Decoded) -> list[Row]:
         case codec.AlcoholReading() as reading:
             return [_reading(header, reading)]
         case codec.Event() as event:
-            return [_event(header, event)]
+            return [_event(header, event), *_loss(header, event)]
         case codec.Status() as status:
             return _status(header, status)
         case codec.Gap() as gap:
@@ -254,6 +256,26 @@ def _status(header: Header, status: codec.Status) -> list[Row]:
             )
         )
     return made
+
+
+def _loss(header: Header, event: codec.Event) -> list[Row]:
+    """What a gateway lost of a device: accounted for as a gap of that device, until the device sends it again."""
+    lost = loss_evidence.decode(bytes(event.evidence))
+    if event.event_type != constants.EVENT_GATEWAY_RECORDS_LOST or lost is None or header.device_id < FIRST_ID:
+        return []  # of others' records only a gateway may say so
+    return [
+        Row(
+            "gaps",
+            {
+                "record_id": header.record_id,
+                "device_id": event.subject_id,
+                "gap_epoch": lost.epoch,
+                "first_sequence": lost.first,
+                "last_sequence": lost.last,
+                "cause": lost.cause,
+            },
+        )
+    ]
 
 
 def _gap(header: Header, gap: codec.Gap) -> Row:
