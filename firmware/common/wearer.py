@@ -35,6 +35,7 @@ class Wearer:
         self._prompted_ms = None
         self._prompted_reason = 0
         device.commands.register(constants.COMMAND_NOTIFY_WEARER, self._notify)
+        device.self_tests["vibration"] = self._test
 
     @property
     def quiet_now(self) -> bool:
@@ -85,6 +86,13 @@ class Wearer:
         finally:
             self._motor.value(0)
             self._busy = False
+
+    async def _test(self):
+        # Whoever tests it does not know that it is night; NOTIFY_WEARER is obeyed.
+        if self._busy or self.quiet_now:
+            return "not judged: it is in use, or the wearer's night"
+        await self._vibrate(SHORT)
+        return "not judged: the wearer has to feel it"
 
     async def _notify(self, pattern):
         # A command is obeyed at any hour: whoever sends it knows the time.

@@ -1,4 +1,5 @@
 # The accelerometer LIS2DW12 (ST data sheet DS12236) on I2C: set up once so that its INT2 is high while it moves.
+import struct
 
 # SA0 low, SA0 high or open.
 ADDRESSES = (0x18, 0x19)
@@ -8,6 +9,10 @@ _CTRL2 = 0x21
 _SOFT_RESET = 0x40
 # A soft reset takes some microseconds; asked so often whether it is over.
 _TRIES = 5
+# Six bytes, x, y and z, of which 32768 are 2 g. At rest the sum of their amounts is 1 g or more; a part that does not
+# measure has the same small figure in all.
+_OUT = 0x28
+_HALF_G = 8192
 _EIO = 5
 _ENODEV = 19
 # Register, value; in this order, interrupts last.
@@ -33,6 +38,19 @@ def setup(bus) -> None:
         raise OSError(_EIO)
     for register, value in SETUP:
         bus.writeto_mem(address, register, bytes((value,)))
+    _verify(bus, address)
+
+
+def check(bus) -> None:
+    """OSError if it is not there, is not set up, or does not feel which way is down."""
+    address = _find(bus)
+    _verify(bus, address)
+    data = bus.readfrom_mem(address, _OUT, 6)
+    if len(data) != 6 or sum([abs(axis) for axis in struct.unpack("<hhh", data)]) < _HALF_G:
+        raise OSError(_EIO)
+
+
+def _verify(bus, address):
     for register, value in SETUP:
         if _read(bus, address, register) != value:
             raise OSError(_EIO)

@@ -43,7 +43,7 @@ class Alcohol:
         device.tamper.on_case = self._on_tamper
         device.on_order(self._cell.wake)
         # In use by its own task: its last check is its test.
-        for part in ("alcohol_cell", "contact_infrared", "skin_temperature"):
+        for part in ("alcohol_cell", "cell_check", "contact_infrared", "skin_temperature"):
             device.self_tests[part] = self._test_cell
 
     async def run(self):

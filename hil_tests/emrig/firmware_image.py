@@ -192,7 +192,7 @@ def _squeezed(model: str, board: str) -> Squeezed:
     }
     if ARCHITECTURES[board] is None:
         return Squeezed(sources, {}, {})
-    started = [f"boards/{board}/board.py", f"tags/{model}.py", "common/self_test.py", *_TRANSPORTS[model]]
+    started = [f"boards/{board}/board.py", f"tags/{model}.py", *_TRANSPORTS[model]]
     return squeeze(sources, names_outside(), bundled=started)
 
 

@@ -10,7 +10,9 @@ from emrig.flash.errors import FlashError
 DEVICE = Path(__file__).parent / "device"
 BOARDS = ("esp32s3", "nrf52840", "pico_w")
 CHECKS = [
-    (check, board) for check in ("models", "pins", "uart", "battery", "temperature", "missing_part") for board in BOARDS
+    (check, board)
+    for check in ("models", "pins", "uart", "battery", "temperature", "missing_part", "self_test")
+    for board in BOARDS
 ]
 ONLY = [
     ("power", "esp32s3"),

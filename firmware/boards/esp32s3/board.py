@@ -78,6 +78,9 @@ class Board(MachineBoard):
         # Of the chip, in whole degrees ("Quick reference for the ESP32", The internal temperature sensor).
         return 100 * esp32.mcu_temperature()
 
+    def check_motion(self):
+        lis2dw12.check(self._bus)
+
     def fuel_gauge(self):
         return self._power
 

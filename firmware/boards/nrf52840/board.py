@@ -17,13 +17,12 @@ class Board(MachineBoard):
             # MicroPython, "zephyr.zsensor"; ValueError: the image was built without CONFIG_TEMP_NRF5.
             import zsensor
 
-            self._sensor = zsensor.Sensor(_THERMOMETER)
-            self._channel = zsensor.DIE_TEMP
+            sensor = zsensor.Sensor(_THERMOMETER)
+            self.temperature = lambda: _centidegrees(sensor, zsensor.DIE_TEMP)
         except (ImportError, ValueError):
-            self._sensor = None
+            pass  # none, as for a board without the part
 
-    def temperature(self):
-        if self._sensor is None:
-            raise OSError("the image has no thermometer")
-        self._sensor.measure()
-        return self._sensor.get_millis(self._channel) // 10
+
+def _centidegrees(sensor, channel):
+    sensor.measure()
+    return sensor.get_millis(channel) // 10

@@ -169,7 +169,8 @@ def _show(record: dict[str, Any], kept: Path, console: Console) -> None:
             table.add_row(name.replace("_", " "), str(record[name]))
     table.add_row("files", f"{len(record['files'])}, each read back by SHA-256")
     for part, outcome in record["self_test"].get("parts", {}).items():
-        table.add_row(f"self-test: {part}", outcome if outcome == "ok" else f"[red]{outcome}[/red]")
+        failed = part in record["self_test"].get("failed", ())
+        table.add_row(f"self-test: {part}", f"[red]{outcome}[/red]" if failed else outcome)
     table.add_row("record", str(kept))
     console.print(table)
 

@@ -14,10 +14,19 @@ from emrig.micropython import rig_wire as w
 
 _HEADER = struct.Struct(w.HEADER_FORMAT)
 _TIME = struct.Struct(w.TIME_FORMAT)
-# Counts as the drivers read them (boards/__init__.py): 3.9 V, no alcohol, contact at 1 V, 33 degrees of skin.
-COUNTS = {"battery": 39000, "alcohol_cell": 1000, "contact_infrared": 10000, "skin_temperature": 13300}
-LEVELS = {"strap": 1, "mains": 1}
-SENTENCE = b"$GPRMC,120000.00,V,,,,,,,211126,,,N*7C\r\n"
+# Counts as the drivers read them (boards/__init__.py): 3.9 V, no alcohol, contact at 1 V, 33 degrees of skin, a new
+# fibre.
+COUNTS = {
+    "battery": 39000,
+    "alcohol_cell": 1000,
+    "contact_infrared": 10000,
+    "skin_temperature": 13300,
+    "fibre_light": 40000,
+}
+# Of the cell's test current (drivers/alcohol_cell.py).
+CHECK_COUNTS = 20000
+LEVELS = {"strap": 1, "fibre": 1, "mains": 1}
+SENTENCE = b"$GPRMC,120000.00,V,,,,,,,211126,,,N*79\r\n"
 ADDRESS = bytes((ble_wire.ADDRESS_RANDOM,)) + b"\xc0\x01\x02\x03\x04\x05"
 
 
@@ -53,20 +62,25 @@ class Bench(threading.Thread):
             self._wire.sendall(_HEADER.pack(len(answer), w.REPLY, number) + answer)
         elif kind == w.PIN and channel == "alcohol_sample":
             self._levels["alcohol_ready"] = payload[0]
+        elif kind == w.PIN and channel == "cell_check":
+            self._levels[channel] = payload[0]
         elif kind == w.PIN and channel == "gnss_power" and payload[0]:
-            self._feed("gnss", SENTENCE)
+            self._feed("gnss", w.DATA, SENTENCE)
         elif kind == w.DATA and channel == "modem" and b"AT" in payload:
-            self._feed("modem", b"\r\nOK\r\n")
+            self._feed("modem", w.DATA, b"\r\nOK\r\n")
 
     def _read_of(self, channel: str, operation: int) -> bytes:
         if channel == "ble":
+            if operation == ble_wire.CALL_SCAN:
+                self._feed(channel, w.NOTIFY, bytes((ble_wire.IRQ_SCAN_DONE,)))
             return b"\0" + (ADDRESS if operation in (ble_wire.CALL_ACTIVE, ble_wire.CALL_ADDRESS_MODE) else b"")
         if channel in COUNTS:
-            return COUNTS[channel].to_bytes(2, "little")
+            checked = CHECK_COUNTS if channel == "alcohol_cell" and self._levels.get("cell_check") else 0
+            return (COUNTS[channel] + checked).to_bytes(2, "little")
         return bytes((self._levels.get(channel, 0),))
 
-    def _feed(self, channel: str, data: bytes) -> None:
-        self._inbox.append(_HEADER.pack(len(data), w.DATA, w.CHANNELS.index(channel)) + data)
+    def _feed(self, channel: str, kind: int, data: bytes) -> None:
+        self._inbox.append(_HEADER.pack(len(data), kind, w.CHANNELS.index(channel)) + data)
 
     def _read(self, count: int) -> bytes:
         data = b""

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 
+import check_accelerometer
 from emwire import constants
 
 import machine
@@ -246,7 +247,7 @@ async def check_temperature(folder, name):
         machine.Pin.made.clear()
         Device._device = Device
         Device.board = board_of(name, folder)
-        assert Health._temperature(Device) == TEMPERATURE_UNKNOWN
+        assert Health._temperature(Device) == TEMPERATURE_UNKNOWN and not hasattr(Device.board, "temperature")
 
 
 async def slept_over(milliseconds):
@@ -364,6 +365,25 @@ async def check_without_wake_on_gpio(folder, name):
     before = core._io_queue
     board = board_of(name, folder)
     assert core._io_queue is before and board._sleep is None
+
+
+async def check_self_test(folder, name):
+    """Every part of every model that the board can be has a verdict; here nothing answers that has to."""
+    from common import self_test
+
+    self_test.UART_MS = self_test.MODEM_MS = self_test.CELL_MS = self_test.CELL_CHECK_MS = 50
+    silent = {"ankle_gps": ["gnss", "modem"], "alcohol": ["alcohol_cell", "cell_check"]}
+    for model in __import__("boards.%s.pins" % name, None, None, ("MODELS",)).MODELS:
+        board = board_of(name, folder + "/" + model, model)
+        result = await self_test.check(board)
+        expected = silent.get(model, []) + (["motion"] if name == "esp32s3" and model != "pid" else [])
+        assert sorted(result["failed"]) == sorted(expected), result
+        assert result["parts"]["fuel_gauge"] == ("ok" if name == "esp32s3" else "absent"), result
+        assert result["parts"]["thermometer"] == "ok"
+    if name == "esp32s3":
+        board = board_of(name, folder, "home_unit")
+        board._bus = check_accelerometer.Bus()
+        assert (await self_test.check(board))["passed"], "with an accelerometer on its bus"
 
 
 async def check_missing_part(folder, name):

@@ -92,7 +92,7 @@ class Pin:
 
 class ADC:
     CORE_TEMP = 4
-    microvolts = {}
+    microvolts = {CORE_TEMP: 706000}  # 27 degrees
 
     def __init__(self, pin):
         self.pin = pin

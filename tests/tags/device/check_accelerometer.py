@@ -9,6 +9,7 @@ class Bus:
     def __init__(self, address=0x18, mute_from=None, short=False, deaf=False, stuck=False):
         self.address, self.mute_from, self.short, self.deaf, self.stuck = address, mute_from, short, deaf, stuck
         self.registers = {0x0F: 0x44, 0x20: 0x94, 0x21: 0x04}
+        self.measured = b"\x40\0\xd0\xff\0\xc0"  # it lies on its back: 1 g along z
         self.accesses = 0
         self.resets = 0
 
@@ -19,6 +20,8 @@ class Bus:
 
     def readfrom_mem(self, address, register, count):
         self._access(address)
+        if register == 0x28:
+            return self.measured[:count]
         return b"" if self.short else bytes((self.registers.get(register, 0),))
 
     def writeto_mem(self, address, register, data):
@@ -31,9 +34,9 @@ class Bus:
             self.resets += 1
 
 
-def _fails(bus):
+def _fails(bus, function=lis2dw12.setup):
     try:
-        lis2dw12.setup(bus)
+        function(bus)
     except OSError:
         return True
     return False
@@ -60,3 +63,20 @@ def check_what_misbehaves_is_an_error(folder):
     other = Bus()
     other.registers[0x0F] = 0x33
     assert _fails(other), "another part at its address"
+
+
+def check_one_that_does_not_measure_is_an_error(folder):
+    bus = Bus()
+    assert _fails(bus, lis2dw12.check), "not set up"
+    lis2dw12.setup(bus)
+    lis2dw12.check(bus)
+    assert bus.resets == 1, "in use: only asked"
+    for measured in (bytes(6), b"\xff" * 6, b"\0\xc0", b""):
+        bus.measured = measured
+        assert _fails(bus, lis2dw12.check), measured
+    bus = Bus()
+    lis2dw12.setup(bus)
+    bus.registers[0x24] = 0
+    assert _fails(bus, lis2dw12.check), "its line tells nothing any more"
+    bus.mute_from = 0
+    assert _fails(bus, lis2dw12.check)

@@ -2,14 +2,19 @@
 
 import asyncio
 import json
+import sys
 
 import main
 import selector
 from common import safe_mode, self_test, wearer
 from common.device import Device
 from common.watchdog import Watchdog
+from drivers import lis2dw12
+from drivers.fuel_gauge import FuelGauge
 from emwire import constants
 
+import check_accelerometer
+import check_power
 import virtual
 from at_work import AtWork
 
@@ -124,8 +129,10 @@ async def check_self_test_passes_and_names_what_fails(folder):
     board = virtual.Board(folder, {"device_id": 1, "model": "alcohol"})
     board.inputs["alcohol_ready"].level = 1
     result = await self_test.check(board)
-    assert result["passed"] and json.loads(json.dumps(result)) == result, result
+    assert result["passed"] and result["failed"] == [] and json.loads(json.dumps(result)) == result, result
     assert set(result["parts"]) >= {"flash", "sealing", "alcohol_cell", "radio", "strap"}
+    absent = {name for name, verdict in result["parts"].items() if verdict == "absent"}
+    assert absent == {"fibre", "fuel_gauge", "thermometer"}
     board.adcs["contact_infrared"].counts = 0
     board.adcs["battery"].counts = 0
     board.inputs["alcohol_ready"].level = 0
@@ -134,7 +141,113 @@ async def check_self_test_passes_and_names_what_fails(folder):
     bits = dict(self_test.PARTS)
     failed = ("contact_infrared", "battery", "alcohol_cell", "motion")
     assert result["failed_mask"] == sum(bits[name] for name in failed), result
+    assert set(result["failed"]) == set(failed)
     assert not result["passed"] and result["parts"]["battery"] == "0 mV"
+
+
+async def _verdict(folder, part, spoil, model="ankle_gps"):
+    """Of one part of a board that is otherwise whole, after spoil(board); nobody talks over its UARTs."""
+    board = virtual.Board(folder, {"device_id": 1, "model": model, "fibre": True})
+    spoil(board)
+    result = await self_test.check(board)
+    assert (part in result["failed"]) == (result["failed_mask"] & dict(self_test.PARTS)[part] != 0)
+    assert not board.radio.active() and not any(output.level for output in board.outputs.values()), "as it was"
+    return result["parts"][part], part in result["failed"]
+
+
+async def check_self_test_of_the_beacon_radio(folder):
+    def spoil(**what):
+        def spoiled(board):
+            for name, value in what.items():
+                setattr(board.radio, name, value)
+
+        return spoiled
+
+    assert await _verdict(folder, "radio", spoil()) == ("ok", False)
+    for what, verdict in (
+        ({"refuses": True}, "OSError"),
+        ({"gap_scan": lambda *scan: None}, "does not end a scan"),
+        ({"config": lambda name: (1, bytes(6))}, "has no address"),
+        ({"config": lambda name: (1, b"\xc0\1")}, "has no address"),
+    ):
+        told, failed = await _verdict(folder, "radio", spoil(**what))
+        assert failed and told.startswith(verdict), told
+    told, failed = await _verdict(folder, "radio", spoil(refuses=True), "pid")
+    assert failed and told.startswith("OSError"), told
+
+
+async def check_self_test_of_optional_parts(folder):
+    def gauge(*answers):
+        return lambda board: setattr(board, "fuel_gauge", lambda: FuelGauge(check_power.Bus(*answers)))
+
+    def warm(read):
+        return lambda board: setattr(board, "temperature", read)
+
+    def sensor(bus):
+        def wired(board):
+            if bus.registers[0x20] == 0x94:
+                lis2dw12.setup(bus)
+            board.check_motion = lambda: lis2dw12.check(bus)
+
+        return wired
+
+    def mute():
+        raise OSError(5)
+
+    dead, faded = check_accelerometer.Bus(), check_accelerometer.Bus()
+    lis2dw12.setup(faded)
+    dead.mute_from, dead.registers[0x20], faded.measured = 0, 0, b"\xff" * 6
+    vcell, soc = check_power.VCELL, check_power.SOC
+    for part, spoil, failed in (
+        ("fuel_gauge", lambda board: None, None),
+        ("fuel_gauge", gauge(vcell, soc), False),
+        ("fuel_gauge", gauge(None, None), True),
+        ("fuel_gauge", gauge(b"\xff\xff", soc), True),
+        ("fuel_gauge", gauge(b"\xc3", b"\xc3"), True),
+        ("thermometer", lambda board: None, None),
+        ("thermometer", warm(lambda: 2475), False),
+        ("thermometer", warm(mute), True),
+        ("thermometer", warm(lambda: 32767), True),
+        ("motion", sensor(check_accelerometer.Bus()), False),
+        ("motion", sensor(dead), True),
+        ("motion", sensor(faded), True),
+        ("cell_check", lambda board: None, False),
+        ("cell_check", lambda board: board.outputs.pop("cell_check"), None),
+        ("cell_check", lambda board: setattr(board.outputs["cell_check"], "on_level", None), True),
+    ):
+        model = "alcohol" if part == "cell_check" else "ankle_gps"
+        told, has_failed = await _verdict(folder, part, spoil, model)
+        assert has_failed == bool(failed) and (told == "absent") == (failed is None), (part, told)
+
+
+async def check_self_test_of_fibre_and_vibration(folder):
+    def light(counts, lit, strap=1):
+        def shone(board):
+            board.adcs["fibre_light"].counts = counts
+            board.inputs["fibre"].level, board.inputs["strap"].level = lit, strap
+
+        return shone
+
+    for counts, lit, strap, verdict, failed in (
+        (40000, 1, 1, "ok", False),
+        (25000, 1, 1, "faint", True),
+        (65535, 1, 1, "reads 65535", True),
+        (0, 1, 1, "faint", True),
+        (40000, 0, 1, "dark by its comparator", True),
+        (30, 0, 1, "dark, and the conductor is closed", True),
+        (30, 0, 0, "not judged: the strap is open", False),
+    ):
+        told, has_failed = await _verdict(folder, "fibre", light(counts, lit, strap))
+        assert told.startswith(verdict) and has_failed == failed, told
+    told, has_failed = await _verdict(folder, "fibre", lambda board: board.adcs.pop("fibre_light"))
+    assert has_failed, "the device has one, and the board has not"
+    told, has_failed = await _verdict(folder, "fibre", lambda board: board.identity.pop("fibre"))
+    assert (told, has_failed) == ("absent", False)
+    buzzed = []
+    told, has_failed = await _verdict(
+        folder, "vibration", lambda board: setattr(board.outputs["vibration"], "on_level", buzzed.append)
+    )
+    assert told.startswith("not judged") and not has_failed and buzzed == [1, 0]
 
 
 async def check_self_test_of_parts_behind_a_uart(folder):
@@ -143,9 +256,16 @@ async def check_self_test_of_parts_behind_a_uart(folder):
     assert result["parts"]["gnss"] == "silent" and result["parts"]["modem"] == "silent"
     modem = board.uarts["modem"]
     modem.on_write = lambda data: [modem.feed(data[at : at + 1]) for at in range(1)] and modem.feed(b"\r\nO")
-    board.outputs["gnss_power"].on_level = lambda level: level and board.uarts["gnss"].feed(b"$GN")
-    result = await self_test.check(board)
-    assert result["parts"]["gnss"] == "ok" and result["parts"]["modem"] == "answers otherwise"
+    gnss = board.uarts["gnss"]
+    for heard, verdict in (
+        (b"$GNTXT,01*4", "makes no sense"),
+        (b"$GPGLL,,,,,,V*78\r\n\xe6\x9e\0", "makes no sense"),
+        (b"LL,,,,,,V,N*64\r\n$GPGLL,,,,,,V,N*64\r\n", "ok"),
+        (b"\xb5\x62\x01\x07", "ok"),
+    ):
+        board.outputs["gnss_power"].on_level = lambda level, heard=heard: level and gnss.feed(heard)
+        result = await self_test.check(board)
+        assert result["parts"]["gnss"] == verdict and result["parts"]["modem"] == "makes no sense", heard
     modem.on_write = lambda data: (modem.feed(b"\r\nO"), modem.feed(b"K\r\n"))
     assert (await self_test.check(board))["parts"]["modem"] == "ok"
     assert board.outputs["modem_power"].level == 0 == board.outputs["gnss_power"].level
@@ -171,6 +291,7 @@ async def check_commands_every_device_knows(folder):
     assert len(work.events(constants.EVENT_SELF_TEST_PASSED)) == 1
     await asyncio.sleep_ms(15000)
     assert work.board.restarts == 1, "after its result was in flash"
+    assert "common.self_test" not in sys.modules and not hasattr(sys.modules["common"], "self_test"), "its RAM is free"
     running.cancel()
 
 
@@ -256,9 +377,12 @@ async def check_self_test_at_work_disturbs_nobody(folder):
     running = asyncio.create_task(tag.run())
     await asyncio.sleep_ms(1000)
     work.board.uart = None  # whoever wants one now fails
+    buzzed = []
+    work.board.outputs["vibration"].on_level = buzzed.append
     before = {name: work.board.outputs[name].level for name in ("gnss_power", "modem_power")}
     result = await self_test.check(work.board, tag.device.self_tests)
     assert before == {name: work.board.outputs[name].level for name in before}
     assert result["parts"]["modem"] == "does not answer, or is off"
     assert result["parts"]["gnss"] == "ok" and result["parts"]["flash"] == "ok"
+    assert result["parts"]["vibration"].startswith("not judged") and not buzzed, "nobody knows the hour"
     running.cancel()
