@@ -18,6 +18,10 @@ class Clock(Protocol):
         """Milliseconds since 1970-01-01T00:00:00Z."""
         ...
 
+    def elapsed_ms(self) -> int:
+        """Milliseconds since some moment. Goes on whatever is done to the time of day: for waits of any length."""
+        ...
+
     def uncertainty_ms(self) -> int:
         """How far off now_ms() may be; 65535 = unknown or more."""
         ...
@@ -32,6 +36,10 @@ class SystemClock:
     def now_ms(self) -> int:
         """Milliseconds since 1970-01-01T00:00:00Z."""
         return time.time_ns() // 1_000_000
+
+    def elapsed_ms(self) -> int:
+        """The kernel's monotonic clock."""
+        return time.monotonic_ns() // 1_000_000
 
     def uncertainty_ms(self) -> int:
         """The configured bound, else the kernel's."""
@@ -81,6 +89,10 @@ class SharedClock:
         """Milliseconds since 1970-01-01T00:00:00Z, as last written by the owner."""
         value: int = struct.unpack_from("<q", self._map)[0]
         return value
+
+    def elapsed_ms(self) -> int:
+        """As now_ms(): its owner does not set it back."""
+        return self.now_ms()
 
     def uncertainty_ms(self) -> int:
         """The configured bound; the file has whole milliseconds."""

@@ -18,6 +18,9 @@ class RealClock:
     """The machine's monotonic clock is enough here."""
 
     def now_ms(self) -> int:
+        return self.elapsed_ms()
+
+    def elapsed_ms(self) -> int:
         return time.monotonic_ns() // 1_000_000
 
     def uncertainty_ms(self) -> int:

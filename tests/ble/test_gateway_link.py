@@ -29,6 +29,7 @@ class Place:
     def __init__(self, folder, **timing):
         self.clock = VirtualClock(1_700_000_000_000)
         self.clock.uncertainty_ms = lambda: 0
+        self.clock.elapsed_ms = self.clock.now_ms
         self.air = Air(self.clock)
         self.server = HciServer(self.air, folder / "hci")
         self.frames = []

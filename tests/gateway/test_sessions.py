@@ -33,6 +33,9 @@ class FixedClock:
     def now_ms(self) -> int:
         return self.ms
 
+    def elapsed_ms(self) -> int:
+        return self.ms
+
     def uncertainty_ms(self) -> int:
         return 42
 

@@ -145,6 +145,9 @@ class SteppedClock:
     def now_ms(self) -> int:
         return self.offset + self.monotonic
 
+    def elapsed_ms(self) -> int:
+        return self.monotonic
+
     def uncertainty_ms(self) -> int:
         return 1
 

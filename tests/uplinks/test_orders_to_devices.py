@@ -26,6 +26,9 @@ class Clock:
     def now_ms(self) -> int:
         return self.ms
 
+    def elapsed_ms(self) -> int:
+        return self.ms
+
     def uncertainty_ms(self) -> int:
         return 1
 

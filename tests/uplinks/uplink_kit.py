@@ -53,6 +53,9 @@ class MovableClock:
     def now_ms(self) -> int:
         return self.ms
 
+    def elapsed_ms(self) -> int:
+        return self.ms
+
     def uncertainty_ms(self) -> int:
         return 42
 

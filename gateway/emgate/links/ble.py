@@ -67,7 +67,7 @@ MAXIMUM_FRAME = MAXIMUM_DATAGRAM - DEVICE_ID.size
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """`_ms`: on the gateway's clock. `_s`: real time, about the adapter and not about devices."""
+    """`_ms`: on the gateway's clock, as elapsed_ms(). `_s`: real time, about the adapter and not about devices."""
 
     idle_ms: int = 5_000
     """Silence after which a connection makes room for a tag that waits: longer than commit and acknowledgement."""
@@ -373,7 +373,7 @@ class BleLink:
         if SERVICE_UUID not in advertisement.service_uuids or address in self._connections:
             return
         not_before_ms, _ = self._back_off.get(address, (0, 0))
-        if self.clock.now_ms() < not_before_ms:
+        if self.clock.elapsed_ms() < not_before_ms:
             return  # it will advertise again
         if address not in self._candidates and len(self._candidates) >= MAXIMUM_CANDIDATES:
             self.counters["too_many_candidates"] += 1
@@ -407,7 +407,7 @@ class BleLink:
         _, failures = self._back_off.pop(address, (0, 0))
         failures = 0 if carried else failures + 1
         doubled_ms = self.timing.back_off_ms << min(failures - 1, 16) if failures else self.timing.pause_ms
-        not_before_ms = self.clock.now_ms() + min(doubled_ms, self.timing.maximum_back_off_ms)
+        not_before_ms = self.clock.elapsed_ms() + min(doubled_ms, self.timing.maximum_back_off_ms)
         self._back_off[address] = (not_before_ms, failures)
         if len(self._back_off) > MAXIMUM_KNOWN:
             self._back_off.popitem(last=False)
@@ -443,7 +443,7 @@ class _Connection:
         self._wake = asyncio.Event()
         self._carried = False
         self._pending = 0
-        self._active_ms = self._began_ms = link.clock.now_ms()
+        self._active_ms = self._began_ms = link.clock.elapsed_ms()
         self._reassembler = fragments.Reassembler()
         self._rubbish_before = 0  # fragments of no use when the last datagram was whole
         self._rx: BleakGATTCharacteristic | None = None
@@ -483,7 +483,7 @@ class _Connection:
             self.up.set()
             # The tag's stack does not tell it of the subscription: an empty write does.
             await self._write(b"")
-            self._active_ms = self._link.clock.now_ms()
+            self._active_ms = self._link.clock.elapsed_ms()
             self._began_ms = self._active_ms
             while not self._gone and not self._idle() and not self._had_its_turn():
                 if self.outbox:
@@ -533,8 +533,8 @@ class _Connection:
         self._wake.set()
 
     def _idle(self) -> bool:
-        now_ms = self._link.clock.now_ms()
-        if self.outbox or self._pending or now_ms < self._active_ms:  # the clock was set back
+        now_ms = self._link.clock.elapsed_ms()
+        if self.outbox or self._pending:
             self._active_ms = now_ms
         timing = self._link.timing
         return now_ms - self._active_ms >= (timing.idle_ms if self._link.slot_wanted else timing.maximum_idle_ms)
@@ -543,7 +543,7 @@ class _Connection:
         """Long enough, while another waits; not amid what goes down."""
         if not self._link.slot_wanted or self.outbox or self._pending:
             return False
-        if self._link.clock.now_ms() - self._began_ms < self._link.timing.turn_ms:
+        if self._link.clock.elapsed_ms() - self._began_ms < self._link.timing.turn_ms:
             return False
         self._link.statistics["turns_ended"] += 1
         return True
@@ -556,14 +556,14 @@ class _Connection:
             await self._write(part, response=False)
         # The answer to the last one says that all of them arrived, and keeps the pace to what the tag takes.
         await self._write(parts[-1])
-        self._active_ms = self._link.clock.now_ms()
+        self._active_ms = self._link.clock.elapsed_ms()
 
     async def _write(self, part: bytes, response: bool = True) -> None:
         assert self._rx is not None
         await self._client.write_gatt_char(self._rx, part, response=response)
 
     def _notified(self, characteristic: BleakGATTCharacteristic, data: bytearray) -> None:
-        self._active_ms = self._link.clock.now_ms()
+        self._active_ms = self._link.clock.elapsed_ms()
         self._link.ears.heard(self.address)
         reassembler = self._reassembler
         datagram = reassembler.feed(bytes(data))
