@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import datetime
+import gc
 import ipaddress
 import json
 import random
@@ -551,3 +552,20 @@ async def test_a_server_that_never_answers_holds_up_no_stop(authority: Authority
         await asyncio.wait([running])
         await asyncio.to_thread(uplink._threads.shutdown)  # waits for the thread that waited for the server
         for_ever.set()
+
+
+async def test_giving_up_at_any_instant_leaves_no_socket(authority: Authority) -> None:
+    """From before the connection until after the answer; a socket that is left is a ResourceWarning."""
+
+    async def taken(request: web.BaseRequest) -> web.StreamResponse:
+        return web.json_response({"batchId": batch_bytes.decode(await request.read())["batchId"]})
+
+    async with asyncio.timeout(30), serving(authority, taken) as port:
+        for number in range(30):
+            uplink = HttpsUplink(target(port, authority), "gw")
+            running = asyncio.create_task(uplink.run())
+            await asyncio.sleep(number * 0.0005)  # instants, not events
+            running.cancel()
+            await asyncio.wait([running])
+            await asyncio.to_thread(uplink._threads.shutdown)
+    gc.collect()

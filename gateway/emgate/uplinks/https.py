@@ -10,16 +10,18 @@ import json
 import random
 import ssl
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
-import aiohttp
 import structlog
 
 from emgate import batch_bytes
 from emgate.config import HttpsTarget
 from emgate.errors import ConfigError
 from emgate.uplinks import BatchTooLargeError, TakeDown, is_alarm
+from emgate.uplinks.https_connection import Answer, Connection
 from emgate.uplinks.meter import Meter
 
 log = structlog.get_logger(__name__)
@@ -34,6 +36,7 @@ RETRY_FIRST_S, RETRY_LAST_S = 1.0, {False: 300.0, True: 30.0}
 an hour, while alarms, which are to be there within 3 min (NIJ Standard-1004.00 §5.4.1), go soon after it is back."""
 CONNECT_S, SILENCE_S, TOTAL_S = 15.0, 30.0, 120.0
 """To connect with TLS over LTE-M; between two bytes of an answer; for 150 kB at 10 kB/s with room."""
+IN_PATHS = "/%!$&'()*+,;=:@~"  # RFC 3986 §3.3, and what is escaped already
 LONGEST_ANSWER = batch_bytes.MAXIMUM_BYTES
 OVERHEAD_BYTES = 900
 """Of one request besides its body: headers 350 and 200, TLS records 60, TCP and IP headers of four segments; a TLS
@@ -60,7 +63,11 @@ class HttpsUplink:
         self._gateway_id = gateway_id
         self._meter = meter or Meter(name, {}, None, None)
         self._take_down = take_down
-        self._session: aiohttp.ClientSession | None = None
+        self._threads = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="https")  # begun as they are needed
+        self._context: ssl.SSLContext | None = None  # of this run
+        self._headers: dict[str, str] = {}
+        self._idle: list[Connection] = []
+        self._under_way: set[Connection] = set()
         self._lost: asyncio.Future[str] | None = None
         self._polls = 0
 
@@ -71,28 +78,28 @@ class HttpsUplink:
         token = self._target.read_token()
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
-        connector = aiohttp.TCPConnector(ssl=make_context(self._target), limit=CONNECTIONS)
-        timeout = aiohttp.ClientTimeout(total=TOTAL_S, connect=CONNECT_S, sock_connect=CONNECT_S, sock_read=SILENCE_S)
+        self._headers = headers
+        self._context = make_context(self._target)
+        self._lost = loop.create_future()
         try:
-            async with aiohttp.ClientSession(
-                connector=connector, timeout=timeout, headers=headers, cookie_jar=aiohttp.DummyCookieJar()
-            ) as session:
-                self._session = session
-                self._lost = loop.create_future()
-                while True:
-                    await self._poll()
-                    self.up.set()
-                    try:
-                        async with asyncio.timeout(self._target.poll_interval_s):
-                            reason = await asyncio.shield(self._lost)
-                    except TimeoutError:
-                        continue
-                    raise OSError(reason)
+            while True:
+                await self._poll()
+                self.up.set()
+                try:
+                    async with asyncio.timeout(self._target.poll_interval_s):
+                        reason = await asyncio.shield(self._lost)
+                except TimeoutError:
+                    continue
+                raise OSError(reason)
         except BatchTooLargeError as error:
             raise OSError(f"not even an empty batch is taken: {error}") from None
         finally:
             self.up.clear()
-            self._session = None
+            self._context = None
+            while self._idle:
+                self._idle.pop().close()
+            for connection in self._under_way:
+                connection.cut()
 
     async def _poll(self) -> None:
         self._polls += 1
@@ -134,50 +141,76 @@ class HttpsUplink:
 
     async def _post(self, batch_id: str, payload: bytes, alarm: bool = False) -> str | None:
         """None = acknowledged, text = refused and why. OSError with the reason for anything else."""
-        session = self._session
-        if session is None:
+        context = self._context
+        if context is None:
             raise OSError("not connected")
-        headers = {"Content-Type": "application/json"}
+        headers = {**self._headers, "Content-Type": "application/json"}
         if payload[:2] == batch_bytes.MAGIC:
             headers["Content-Encoding"] = "gzip"
         if alarm:
             headers[LANE] = LANE_ALARM
         try:
-            async with session.post(
-                self._target.url.rstrip("/") + PATH, data=payload, headers=headers, allow_redirects=False
-            ) as response:
-                answer = await self._answer(response, batch_id)
-        except _ReasonError:
-            raise
+            async with asyncio.timeout(TOTAL_S):
+                answered = await self._exchange(context, payload, headers)
         except TimeoutError:  # an OSError as well
             raise self._failed("timeout", "no whole answer in time") from None
         except OSError as error:
             raise self._failed("connection", _words(error)) from None
-        except aiohttp.ClientError as error:
-            raise self._failed("broken_answer", f"the answer broke off or is not HTTP: {error or error!r}") from None
+        except HTTPException as error:
+            raise self._failed("broken_answer", f"the answer broke off or is not HTTP: {error!r:.200}") from None
+        except ValueError as error:
+            raise self._failed("connection", f"correct the url: {error}") from None
+        answer = self._answer(answered, batch_id)
         self.last_problem = None
         for asked in answer.get("down") or ():
             self._take_down(asked)
         refused = answer.get("refused")
         return None if refused is None else str(refused)
 
-    async def _answer(self, response: aiohttp.ClientResponse, batch_id: str) -> dict[str, Any]:
-        status = response.status
+    async def _exchange(self, context: ssl.SSLContext, payload: bytes, headers: dict[str, str]) -> Answer:
+        """Over a connection that was kept, or another."""
+        parts = urlsplit(self._target.url)
+        connection = self._kept()
+        if connection is None:
+            connection = await Connection.open(
+                parts.hostname or "", parts.port or 443, context, self._threads,
+                within_s=CONNECT_S, silence_s=SILENCE_S,
+            )  # fmt: skip
+        self._under_way.add(connection)
+        try:
+            path = quote(parts.path.rstrip("/") + PATH, safe=IN_PATHS)
+            answer = await connection.post(path, payload, headers, LONGEST_ANSWER)
+        finally:
+            self._under_way.discard(connection)
+        if connection.kept and self._context is context:
+            self._idle.append(connection)
+        else:
+            connection.close()
+        return answer
+
+    def _kept(self) -> Connection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.usable:
+                return connection
+            connection.close()
+        return None
+
+    def _answer(self, answered: Answer, batch_id: str) -> dict[str, Any]:
+        status = answered.status
         if status == 413:
             self.counters["too_large"] += 1
             raise BatchTooLargeError("the server answers 413 (too large)")
         if 300 <= status < 400:
-            where = response.headers.get("Location", "nowhere")
+            where = answered.location or "nowhere"
             raise self._failed("redirected", f"redirected to {where!r:.100}, which is not followed: correct the url")
         if status in (401, 403):
             raise self._failed("not_let_in", f"answered {status}: check token_file, or the client certificate")
         if status != 200:
-            raise self._failed(f"status_{status}", f"answered {status} {response.reason}")
-        body = bytearray()
-        async for chunk in response.content.iter_chunked(65536):
-            body += chunk
-            if len(body) > LONGEST_ANSWER:
-                raise self._failed("wrong_answer", "the answer has no end")
+            raise self._failed(f"status_{status}", f"answered {status} {answered.reason:.100}")
+        body = answered.body
+        if body is None:
+            raise self._failed("wrong_answer", "the answer has no end")
         try:
             answer = json.loads(body)
             if isinstance(answer, dict) and answer.get("batchId") == batch_id:
@@ -191,17 +224,13 @@ class HttpsUplink:
     def _failed(self, counter: str, reason: str) -> OSError:
         self.counters[counter] += 1
         self.last_problem = reason
-        return _ReasonError(reason)
-
-
-class _ReasonError(OSError):
-    """Its text is the whole reason."""
+        return OSError(reason)
 
 
 def _words(error: OSError) -> str:
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return f"the server's certificate is not trusted ({error.certificate_error}): check ca_file and the host name"
-    if isinstance(error, aiohttp.ClientConnectorSSLError):
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the server's certificate is not trusted ({error.verify_message}): check ca_file and the host name"
+    if isinstance(error, ssl.SSLError):
         return f"no TLS with the server: {error}"
     return str(error) or type(error).__name__
 
