@@ -303,9 +303,10 @@ class Gateway:
 
     async def _status(self) -> dict[str, Any]:
         watch = self._clock_watch
+        payload_bytes = self._store.counters["payload_bytes"]
         return {
             "gatewayId": self._config.gateway.id,
-            **status_facts.process_facts(self._started),
+            **status_facts.process_facts(self._started, payload_bytes),
             "ready": self._ready,
             "timeMs": self._clock.now_ms(),
             "clockUncertaintyMs": self._clock.uncertainty_ms(),

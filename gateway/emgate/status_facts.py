@@ -77,8 +77,8 @@ async def store_facts(store: Store) -> dict[str, Any]:
     }
 
 
-def process_facts(started_s: float) -> dict[str, Any]:
-    """This process. `started_s`: time.monotonic() when it began."""
+def process_facts(started_s: float, payload_bytes: int) -> dict[str, Any]:
+    """This process. `started_s`: time.monotonic() when it began; `payload_bytes`: what it has taken for keeps since."""
     # The kernel counts blocks of 512 bytes that it is to bring to a disk (getrusage(2)); a RAM disk's are none.
     written = resource.getrusage(resource.RUSAGE_SELF).ru_oublock * 512
     return {
@@ -86,6 +86,7 @@ def process_facts(started_s: float) -> dict[str, Any]:
         "runningS": round(time.monotonic() - started_s, 1),
         "residentBytes": _resident_bytes(),
         "writtenBytes": written,
+        "writtenPerPayloadByte": round(written / payload_bytes, 1) if payload_bytes else None,
     }
 
 

@@ -100,6 +100,9 @@ def _store(facts: Mapping[str, Any]) -> Text:
         text.append(f", the oldest for {_duration((facts['timeMs'] - store['oldestUndeliveredMs']) / 1000)}", "yellow")
     text.append(f"\nframes {facts['frames']}, stored {facts['stored']}, delivered {facts['delivered']}")
     text.append(f", duplicates {facts['duplicates']}")
+    if facts.get("writtenPerPayloadByte") is not None:  # an earlier version's last words lack it
+        text.append(f"\nwritten {facts['writtenBytes'] / 1e6:.1f} MB")
+        text.append(f", {facts['writtenPerPayloadByte']} bytes a byte of payload")
     if facts["refused"]:
         refused = ", ".join(f"{reason} {count}" for reason, count in facts["refused"].items())
         text.append(f"\nrefused: {refused}", "red")

@@ -190,6 +190,7 @@ class Store:
     def _note(self, records: Sequence[Record]) -> None:
         """In the event loop, after the commit of new records."""
         self._holes.committed(self._log.books.row_id)
+        self.counters["payload_bytes"] += sum(len(record.payload) for record in records)
         lanes = {record.alarm for record in records}
         for (_, lane), event in self._appended.items():
             if lane in lanes:

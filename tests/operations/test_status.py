@@ -1,7 +1,9 @@
 """`emtag gateway status`, and what is measured beside the way: commits, the clock."""
 
 import asyncio
+import contextlib
 import json
+import sqlite3
 import time
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,10 @@ async def test_the_dashboard_of_a_running_and_a_stopped_gateway(
     assert status_view.show(gateway.config, as_json=True) == 3
     facts = json.loads(capsys.readouterr().out)
     assert facts["running"] is False
+    with contextlib.closing(sqlite3.connect(f"file:{gateway.store}?mode=ro", uri=True)) as store:
+        (kept,) = store.execute("SELECT sum(length(payload)) FROM records").fetchone()
+    assert facts["store"]["payload_bytes"] == kept
+    assert facts["writtenPerPayloadByte"] == round(facts["writtenBytes"] / kept, 1)
     shown = text_of(facts, False)
     for words in (
         "DOES NOT RUN",
@@ -52,6 +58,7 @@ async def test_the_dashboard_of_a_running_and_a_stopped_gateway(
         "nothing sealed at rest",
         "never",
         "stored 1",
+        "bytes a byte of payload",
     ):
         assert words in shown, words
     assert status_view.show(gateway.config, once=True) == 3
