@@ -17,6 +17,7 @@ from emwire.errors import WireError
 
 from emgate.clock import UNKNOWN_UNCERTAINTY_MS, Clock
 from emgate.gateway_number import LINK, device_id_of
+from emgate.loss_evidence import LostRange
 from emgate.store import Outcome, Record, Store
 
 log = structlog.get_logger(__name__)
@@ -56,6 +57,8 @@ class OwnRecords:
         self._refused: deque[Record] = deque()
         self._stored: dict[tuple[int, int], Callable[[], object]] = {}
         self._retry: asyncio.TimerHandle | None = None
+        self._untold = 0  # dropped, and no record of this is stored yet
+        self._telling: set[tuple[int, int]] = set()  # the record that is to say so, if it is on its way
 
     async def open(self) -> None:
         """Begin an epoch and say that the gateway has started."""
@@ -91,6 +94,7 @@ class OwnRecords:
         """Any record: `make` gets the four fields that every record begins with."""
         if len(self._committing) + len(self._refused) >= MAXIMUM_WAITING:
             self.counters["dropped"] += 1
+            self._untold += 1
             return
         uncertainty_ms = self._clock.uncertainty_ms()
         source = constants.CLOCK_RETAINED if uncertainty_ms == UNKNOWN_UNCERTAINTY_MS else constants.CLOCK_GATEWAY
@@ -116,11 +120,30 @@ class OwnRecords:
         if self._retry is not None:
             self._retry.cancel()
             self._append_again()
-        if self._committing:
+        await self._committed()
+        self._give_up()
+        await self._committed()
+        if self._retry is not None:
+            self._retry.cancel()
+
+    def _give_up(self) -> None:
+        """What is not stored now never will be. An alarm that says so has the disk's reserve; else the log has it."""
+        lost = [record for record in self._refused if (record.epoch, record.sequence) not in self._telling]
+        self.counters["dropped"] += len(lost)
+        number = self._untold + len(lost)
+        if not number:
+            return
+        log.error("own records could not be stored", records=number)
+        self._refused.clear()
+        self._telling.clear()
+        self._untold = 0
+        mine = [record.sequence for record in lost if record.epoch == self.epoch]
+        where = LostRange(self.epoch, min(mine), max(mine), constants.GAP_STORAGE_FULL).encode() if mine else b""
+        self.event(constants.EVENT_GATEWAY_RECORDS_LOST, value=number, evidence=where, alarm=True)
+
+    async def _committed(self) -> None:
+        while self._committing:  # one may bring another: how many were dropped
             await asyncio.wait(self._committing)
-        if self._refused:
-            self.counters["dropped"] += len(self._refused)
-            log.error("own records could not be stored", records=len(self._refused))
 
     def _begin_epoch(self) -> None:
         free = MAXIMUM_EPOCH - len(self._known)
@@ -143,12 +166,25 @@ class OwnRecords:
                 stored()
             if outcome is Outcome.STORED and record.sequence % MARK_EACH == MARK_EACH - 1:
                 self._mark({record.epoch: record.sequence + 1})
+            if outcome is Outcome.STORED and self._untold and not self._telling and not self._refused:
+                self._tell_dropped()
             if outcome is Outcome.REFUSED:
                 self._refused.append(record)
                 if self._retry is None:
                     self._retry = asyncio.get_running_loop().call_later(RETRY_S, self._append_again)
 
         future.add_done_callback(done)
+
+    def _tell_dropped(self) -> None:
+        """There is room again: how many records found none."""
+        number = self._untold
+        self._telling.add((self.epoch, self._sequence))
+
+        def stored() -> None:
+            self._untold -= number
+            self._telling.clear()
+
+        self.event(constants.EVENT_GATEWAY_RECORDS_LOST, value=number, alarm=True, stored=stored)
 
     def _mark(self, through: dict[int, int]) -> None:
         """Let these be pruned one day. That they are delivered is not claimed by this: pruning asks the cursors."""

@@ -7,8 +7,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from emgate import own_records, supervisor
+from emgate import loss_evidence, own_records, supervisor
 from emgate.backend.ingest import Backend
+from emgate.backend.projection import Header, decode, rows
 from emgate.clock import SystemClock
 from emgate.gateway_number import device_id_of
 from emgate.own_records import OwnRecords, evidence_of
@@ -97,12 +98,55 @@ async def test_what_the_store_refuses_is_tried_again_and_bounded(tmp_path: Path,
             while own.counters["refused"] < 30:  # noqa: ASYNC110 - counted by the code under test
                 await asyncio.sleep(0.005)
             refusing = False
-            while len(await records(store)) < 11:  # noqa: ASYNC110 - filled by the code under test
+            while len(await records(store)) < 12:  # noqa: ASYNC110 - filled by the code under test
                 await asyncio.sleep(0.005)
+        own.event(constants.EVENT_GATEWAY_FLOOD, value=99)
+        await own.close()
         made = await records(store)
         assert own.counters["dropped"] == 5
-        assert [codec.decode(record.payload).value for record in made[1:]] == list(range(10))
-        assert [record.sequence for record in made] == list(range(11)), "no sequence is used up by what was dropped"
+        assert [codec.decode(record.payload).value for record in made[1:11]] == list(range(10))
+        assert [record.sequence for record in made] == list(range(13)), "no sequence is used up by what was dropped"
+        told = codec.decode(made[11].payload)
+        assert (told.event_type, told.value, told.subject_id) == (constants.EVENT_GATEWAY_RECORDS_LOST, 5, 0)
+        assert made[11].alarm and codec.decode(made[12].payload).value == 99, "told once"
+
+
+@pytest.mark.parametrize("reserve", [True, False])
+async def test_what_is_refused_until_the_stop_is_told_in_the_reserve(
+    tmp_path: Path, monkeypatch, reserve: bool
+) -> None:
+    """A full disk refuses routine records, and takes alarms for a while. Without that too, the log has it."""
+    monkeypatch.setattr(own_records, "MAXIMUM_WAITING", 4)
+    logged: list[dict] = []
+    monkeypatch.setattr(own_records.log, "error", lambda event, **facts: logged.append({"event": event, **facts}))
+    async with opened(tmp_path) as (store, own):
+        await own.close()
+        append = store.append
+
+        def full(record):
+            if record.alarm and reserve:
+                return append(record)
+            future = asyncio.get_running_loop().create_future()
+            future.set_result(Outcome.REFUSED)
+            return future
+
+        monkeypatch.setattr(store, "append", full)
+        for number in range(6):
+            own.event(constants.EVENT_GATEWAY_FLOOD, value=number)
+        await own.close()
+        made, dropped = await store.newest(10), own.counters["dropped"]  # what is over a hole is not handed out yet
+        made.sort(key=lambda record: record.row_id)
+    assert logged[0] == {"event": "own records could not be stored", "records": 6}
+    assert dropped == 6
+    assert len(made) == 1 + reserve
+    if not reserve:
+        return
+    told = codec.decode(made[1].payload)
+    assert (told.event_type, told.value) == (constants.EVENT_GATEWAY_RECORDS_LOST, 6)
+    assert made[1].alarm and loss_evidence.decode(bytes(told.evidence))[:3] == (own.epoch, 1, 4)
+    header = Header(1, made[1].device_id, made[1].epoch, made[1].sequence, None)
+    (gap,) = [row.values for row in rows(header, decode(made[1].payload)) if row.table == "gaps"]
+    assert (gap["device_id"], gap["first_sequence"], gap["last_sequence"]) == (device_id_of("gw-1"), 1, 4)
 
 
 def test_evidence_is_cut_between_characters() -> None:

@@ -268,7 +268,7 @@ def _loss(header: Header, event: codec.Event) -> list[Row]:
             "gaps",
             {
                 "record_id": header.record_id,
-                "device_id": event.subject_id,
+                "device_id": event.subject_id or header.device_id,
                 "gap_epoch": lost.epoch,
                 "first_sequence": lost.first,
                 "last_sequence": lost.last,
