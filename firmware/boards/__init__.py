@@ -15,4 +15,5 @@
 # and may offer record_made(epoch, sequence, alarm, payload), called after each append to the journal;
 #   retain_time(utc_ms, uncertainty_ms), retained_time() -> the same or None: a clock that goes on over a reset;
 #   temperature() -> 0.01 °C inside, OSError: unknown; fuel_gauge(): .read() -> (mV, percent), as drivers.fuel_gauge;
-#   check_motion(): OSError if the sensor behind pin_in("motion") does not answer, is not set up, or does not measure
+#   check_motion(): OSError if the sensor behind pin_in("motion") does not answer, is not set up, or does not measure;
+#   keep_motion(anew): sets that sensor up again if it has forgotten, or anyway; OSError as check_motion()

@@ -101,8 +101,19 @@ class Health:
             except OSError as error:
                 self._answers("charger", error)
             self._measure()
+            self.keep_motion()
             device.tamper.look()
             await device.settings.sleep(device.ticks_ms, begun, "battery_interval_s")
+
+    def keep_motion(self, anew=False):
+        """A motion sensor that forgets what it was told says "still" for ever."""
+        keep = getattr(self._device.board, "keep_motion", None)
+        if keep is not None:
+            try:
+                keep(anew)
+                self._answers("motion")
+            except OSError as error:
+                self._answers("motion", error)
 
     def _answers(self, part, error=None):
         """A part that falls silent is a fault, told once until it answers again."""

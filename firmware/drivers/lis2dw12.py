@@ -41,6 +41,14 @@ def setup(bus) -> None:
     _verify(bus, address)
 
 
+def keep(bus) -> None:
+    """Set it up again if it has forgotten: its supply dips, and it starts anew without a word. OSError as setup()."""
+    try:
+        _verify(bus, _find(bus))
+    except OSError:
+        setup(bus)
+
+
 def check(bus) -> None:
     """OSError if it is not there, is not set up, or does not feel which way is down."""
     address = _find(bus)

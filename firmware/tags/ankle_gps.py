@@ -242,6 +242,7 @@ class AnkleGps:
             return
         if self.motion.still(now, 0) and self.rules.moved(latitude, longitude, precision_m):
             self.motion.contradicted()
+            device.health.keep_motion(True)
         was = self.zones.violated
         self._tell_zones(self.zones.judge(time_s, latitude, longitude, precision_m))
         if self.zones.violated != was:

@@ -28,12 +28,16 @@ class _Supply:
     # The charger of a tag, the mains of a home unit: whether 5 V are there.
     def __init__(self, power):
         self._power = power
+        self._callback = None
 
     def value(self):
         return 1 if self._power.supplied() else 0
 
     def on_change(self, callback):
-        self._power.on_supply(lambda: callback(self.value()))
+        # Anew by a task that failed and starts again: it takes the place of the one before.
+        if self._callback is None:
+            self._power.on_supply(lambda: self._callback(self.value()))
+        self._callback = callback
 
 
 class _ModemPower:
@@ -48,8 +52,8 @@ class _ModemPower:
     def value(self, level):
         if bool(level) == bool(self.level):
             return
-        self.level = 1 if level else 0
         self._power.modem_rail(bool(level))
+        self.level = 1 if level else 0  # not before: who is refused asks again
         if level:
             self._key.value(1)
             self._timer.init(mode=machine.Timer.ONE_SHOT, period=POWER_KEY_MS, callback=lambda _: self._key.value(0))
@@ -80,6 +84,9 @@ class Board(MachineBoard):
 
     def check_motion(self):
         lis2dw12.check(self._bus)
+
+    def keep_motion(self, anew):
+        (lis2dw12.setup if anew else lis2dw12.keep)(self._bus)
 
     def fuel_gauge(self):
         return self._power

@@ -4,7 +4,9 @@ import asyncio
 import os
 import struct
 
+from check_accelerometer import Bus
 from cryptolib import aes
+from drivers import lis2dw12
 from emwire import beacon, constants
 from tags import locate, shielding
 from virtual import now_ms
@@ -92,7 +94,10 @@ async def check_still_sleeps_longer_and_motion_wakes(folder):
 
 
 async def check_positions_that_move_contradict_a_still_sensor(folder):
-    work = Tag(folder).start()
+    work = Tag(folder)
+    set_up = []
+    work.board.keep_motion = set_up.append
+    work.start()
     motion = work.board.inputs["motion"]
     motion.set(1)
     await asyncio.sleep_ms(MINUTE)
@@ -101,6 +106,28 @@ async def check_positions_that_move_contradict_a_still_sensor(folder):
         work.north(step * 1000)
         await asyncio.sleep_ms(2 * MINUTE)
     assert max(_spacing(work.fixes())[-20:]) <= 61
+    assert 1 <= set_up.count(True) <= 2 and set_up.count(False) >= 12, set_up
+
+
+async def check_a_sensor_that_forgets_is_set_up_again(folder):
+    bus = Bus()
+    lis2dw12.setup(bus)
+    work = Tag(folder)
+    work.board.keep_motion = lambda anew: (lis2dw12.setup if anew else lis2dw12.keep)(bus)
+    work.start()
+    await asyncio.sleep_ms(20 * MINUTE)
+    assert bus.resets == 1
+    bus.forget()
+    await asyncio.sleep_ms(6 * MINUTE)
+    lis2dw12.check(bus)
+    bus.mute_from = bus.accesses
+    await asyncio.sleep_ms(HOUR)
+    faults = work.events(constants.EVENT_SELF_TEST_FAILED)
+    assert [bytes(fault[4])[:6] for fault in faults] == [b"motion"], "once"
+    bus.mute_from = None
+    bus.forget()
+    await asyncio.sleep_ms(6 * MINUTE)
+    lis2dw12.check(bus)
 
 
 async def check_motion_without_satellites(folder):

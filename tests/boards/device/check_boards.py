@@ -132,7 +132,8 @@ async def check_silent_power_manager(folder, name):
     except OSError:
         pass
     machine.I2C.silent = False
-    charger.on_change(seen.append)
+    for _ in range(2):  # by a task that failed and began anew
+        charger.on_change(seen.append)
     interrupt = machine.Pin.made[board.pins.POWER_INTERRUPT]
     machine.I2C.silent = True
     interrupt.set(0)

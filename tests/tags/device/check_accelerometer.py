@@ -13,6 +13,10 @@ class Bus:
         self.accesses = 0
         self.resets = 0
 
+    def forget(self):
+        """A dip of its supply."""
+        self.registers = {0x0F: 0x44, 0x20: 0, 0x21: 0x04}
+
     def _access(self, address):
         self.accesses += 1
         if address != self.address or (self.mute_from is not None and self.accesses > self.mute_from):
@@ -63,6 +67,18 @@ def check_what_misbehaves_is_an_error(folder):
     other = Bus()
     other.registers[0x0F] = 0x33
     assert _fails(other), "another part at its address"
+
+
+def check_one_that_forgets_is_set_up_again(folder):
+    bus = Bus()
+    lis2dw12.setup(bus)
+    lis2dw12.keep(bus)
+    assert bus.resets == 1, "what is set up is let alone"
+    bus.forget()
+    lis2dw12.keep(bus)
+    lis2dw12.check(bus)
+    bus.mute_from = 0
+    assert _fails(bus, lis2dw12.keep)
 
 
 def check_one_that_does_not_measure_is_an_error(folder):
