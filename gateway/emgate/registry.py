@@ -178,6 +178,8 @@ def read_device_file(path: Path, open_key: OpenKey | None = None) -> tuple[Devic
         raise ConfigError(
             f"{path}: cannot read the device registry: {error.strerror or error}; `emtag gateway device add` makes it"
         ) from None
+    if not data:  # as likely a file that was lost as one that was never filled
+        raise ConfigError(f"{path}: line 1: it names no devices; restore it, or write `devices = []`")
     try:
         return DeviceFile.model_validate(data, context={"open_key": open_key}).devices
     except ValidationError as error:

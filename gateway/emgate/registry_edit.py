@@ -67,6 +67,8 @@ def _read(path: Path) -> list[Table]:
 def render(devices: list[Table]) -> str:
     """The registry as TOML."""
     lines = ["# Written by `emtag gateway device`. Holds keys: keep it to the gateway's user (0600).", ""]
+    if not devices:
+        lines.append("devices = []\n")
     for device in devices:
         lines.append("[[devices]]")
         tables = {name: value for name, value in device.items() if isinstance(value, dict)}

@@ -365,6 +365,26 @@ def test_http_is_for_this_machine(tmp_path: Path, text: str, words: str) -> None
         config.load(path)
 
 
+def test_a_registry_that_is_empty_and_one_that_names_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty file may be one that was lost; the installation's says in so many words that there is none yet."""
+    monkeypatch.setenv(key_source.PASSPHRASE, "correct horse battery")
+    uplink = "[uplink]\nguarded_disk = true"
+    path = write(tmp_path, 'registry = "devices.toml"\n' + toml(links=SERIAL, uplink=uplink, devices=0))
+    registry = tmp_path / "devices.toml"
+    registry.write_text("# nothing\n")
+    _, findings = found(path, capsys)
+    assert f"{registry}: line 1: it names no devices: restore it, or write `devices = []`" in errors(findings)
+    assert run_gateway(path) == 2 and "line 1: it names no devices" in capsys.readouterr().err
+    registry.write_text("devices = []\n")
+    assert device_commands.seal_all(path) == 0, "what seals them writes none again"
+    capsys.readouterr()
+    _, findings = found(path, capsys)
+    assert "no device is listed" in [each["problem"] for each in findings]
+    assert str(registry) not in str(errors(findings))
+
+
 def test_a_missing_secret_and_an_unreadable_registry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = toml(links='[[serial]]\nport = "/dev/null"', protection="")
     status, findings = found(write(tmp_path, 'registry = "absent.toml"\n' + text), capsys)
