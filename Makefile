@@ -7,10 +7,11 @@ STAMP := $(VENV)/.installed
 STUBS := $(VENV)/micropython-stubs
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 DEMO ?=
-# Tests run on every core; give PYTEST='-x -q tests/wire' for a part.
-PYTEST ?= -n auto --dist loadgroup
+# Tests run on every core; give PYTEST='-x -q tests/wire' for a part. A worker that ended is named with its test and not
+# replaced: pytest-xdist's loadgroup may then wait for ever.
+PYTEST ?= -n auto --dist loadgroup --max-worker-restart 0
 
-.PHONY: pico pico-memory demo test install lint format types generated bench flood fuzz asyncapi docs lock clean
+.PHONY: pico pico-memory demo test install lint format types generated bench flood crash fuzz asyncapi docs lock clean
 
 demo: install
 	$(BIN)/emtag demo $(DEMO)
