@@ -6,12 +6,14 @@ import random
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 from emgate.registry import read_device_file
 from emrig import firmware_image
 from emrig.flash import command, repl
+from emrig.flash import install as flash_install
 from emrig.flash.boards import BoardDefinition, definition
 from emrig.flash.errors import FlashError
 from emrig.flash.identity import Identity
@@ -46,6 +48,10 @@ def _installed(flash: Path) -> dict[str, str]:
         for path in flash.rglob("*")
         if path.is_file() and "data" not in path.relative_to(flash).parts
     }
+
+
+def _tree(flash: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(flash)): path.read_bytes() for path in flash.rglob("*") if path.is_file()}
 
 
 def test_installs_what_the_image_holds_and_says_so(board: PretendBoard, wish: Wish) -> None:
@@ -118,10 +124,15 @@ def test_a_model_without_its_hardware_is_refused(wish: Wish) -> None:
         install(replace(wish, model="ankle_gps"))
 
 
-def test_a_heap_too_small_for_the_model_is_refused_untouched(micropython: str, tmp_path: Path, wish: Wish) -> None:
+@pytest.mark.parametrize(
+    ("name", "model", "needs"), [("pico_w", "home_unit", 183_000), ("esp32s3", "ankle_gps", 220_000)]
+)
+def test_a_heap_too_small_for_the_model_is_refused_untouched(
+    micropython: str, tmp_path: Path, wish: Wish, name: str, model: str, needs: int
+) -> None:
     with PretendBoard(micropython, tmp_path / "small", heap="160k") as small:
-        with pytest.raises(FlashError, match=r"heap of \d+ B, and home_unit needs 183000.*with a ROM part"):
-            install(replace(wish, port=small.port, model="home_unit"))
+        with pytest.raises(FlashError, match=rf"heap of \d+ B, and {model} needs {needs}.*with a ROM part"):
+            install(replace(wish, board=_here(name), port=small.port, model=model))
         assert not _installed(small.flash)
 
 
@@ -170,6 +181,10 @@ def test_a_cut_anywhere_leaves_a_board_that_can_be_flashed(
         ("[[boards]]\nboard = 'pico_w'\nmodel = 'pid'\nport = 'x'\nspeed = 1\n", "unknown speed"),
         ("[[boards]]\nboard='a'\nmodel='b'\nport='x'\n[[boards]]\nboard='a'\nmodel='b'\nport='x'\n", "listed twice"),
         ("[[boards", "not valid TOML"),
+        ("boards = []\n", r"no list of \[\[boards\]\] entries"),
+        ("boards = [1]\n", r"no list of \[\[boards\]\] entries"),
+        ("[[boards]]\nboard='a'\nmodel='b'\nport='x'\ndevice_id='7'\n", "entry 1: device_id is '7'; write a number"),
+        ("[[boards]]\nboard='a'\nmodel='b'\nport=3\n", "entry 1: port is 3; write text in quotes"),
     ],
 )
 def test_a_wrong_rack_is_told_what_is_wrong(tmp_path: Path, text: str, said: str) -> None:
@@ -197,9 +212,49 @@ def test_the_command_registers_a_new_device_and_keeps_a_record(
     assert device.key.hex() == json.loads((board.flash / "data" / "identity.json").read_text())["key"]
     (kept,) = (tmp_path / "var" / "flash").glob("*.json")
     assert json.loads(kept.read_text()) == record
-    again = CliRunner().invoke(app, [*arguments, "--new-identity", "--device-id", str(device.device_id)])
+    (board.flash / "data" / "journal").write_bytes(b"unsent")
+    before = _tree(board.flash)
+    for taken in (device.device_id, 0):
+        again = CliRunner().invoke(app, [*arguments, "--new-identity", "--device-id", str(taken)])
+        assert again.exit_code == 2
+        assert ("already: give another --device-id" if taken else "does not fit the wire") in again.stdout
+        assert _tree(board.flash) == before, "it said that nothing was written"
+
+
+def test_a_device_whose_board_was_cut_off_after_its_registration_is_flashed_by_the_same_command(
+    board: PretendBoard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "definition", _here)
+    monkeypatch.setattr(repl, "ANSWER_S", SHORT_S)
+    monkeypatch.setattr(repl, "PROMPT_S", SHORT_S)
+    registry = tmp_path / "devices.toml"
+    rack = tmp_path / "rack.toml"
+    rack.write_text(f"[[boards]]\nboard = 'pico_w'\nmodel = 'pid'\nport = '{board.port}'\ndevice_id = 4097\n")
+    app = typer.Typer()
+    app.command()(command.flash)
+    arguments = ["--all", str(rack), "--registry", str(registry)]
+    stop = flash_install._stop
+
+    def cut(*its: Any) -> None:
+        board.cut_after = board.received
+        stop(*its)
+
+    monkeypatch.setattr(flash_install, "_stop", cut)
+    assert CliRunner().invoke(app, arguments).exit_code == 2
+    (given_up,) = read_device_file(registry)
+    board.cut_after = None
+    monkeypatch.setattr(flash_install, "_stop", stop)
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert "each read back by SHA-256, together" in " ".join(done.output.split())
+    (device,) = read_device_file(registry)
+    assert device.key.hex() == json.loads((board.flash / "data" / "identity.json").read_text())["key"]
+    assert device.key != given_up.key, "whatever became of the board that was given up"
+    # Now it is a device like any other.
+    again = CliRunner().invoke(app, [*arguments, "--new-identity"])
     assert again.exit_code == 2
-    assert "already: give another --device-id" in again.stdout
+    assert list(read_device_file(registry)) == [device]
 
 
 def test_a_rack_is_flashed_at_once_and_one_bad_board_does_not_stop_the_others(

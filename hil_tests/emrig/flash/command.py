@@ -139,7 +139,9 @@ def _flash_one(place: Place, common: _Common, progress: Progress, console: Conso
             ),
             tell,
         )
-    except FlashError as error:
+    except Exception as error:  # of one board: the rack's others go on
+        if not isinstance(error, FlashError):
+            error = FlashError(f"{place.port}: {type(error).__name__}: {error}: flash it again")
         progress.update(task, description="stopped")
         with common.lock:
             if common.as_json:
@@ -148,7 +150,7 @@ def _flash_one(place: Place, common: _Common, progress: Progress, console: Conso
                 console.print(f"[red]{error}[/red]", highlight=False)
         return NOT_FLASHED
     record = asdict(installed)
-    RECORDS.mkdir(parents=True, exist_ok=True)
+    _unfinished(installed.device_id).unlink(missing_ok=True)
     kept = RECORDS / f"{installed.device_id:08x}-{installed.finished.replace(':', '')}.json"
     kept.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     tell("installed", 1, 1)
@@ -167,7 +169,7 @@ def _show(record: dict[str, Any], kept: Path, console: Console) -> None:
     for name in ("board", "machine", "serial", "micropython", "firmware_version", "runs_from", "identity", "backup"):
         if record[name]:
             table.add_row(name.replace("_", " "), str(record[name]))
-    table.add_row("files", f"{len(record['files'])}, each read back by SHA-256")
+    table.add_row("files", f"{len(record['files'])}, each read back by SHA-256, together {record['digest']}")
     for part, outcome in record["self_test"].get("parts", {}).items():
         failed = part in record["self_test"].get("failed", ())
         table.add_row(f"self-test: {part}", f"[red]{outcome}[/red]" if failed else outcome)
@@ -182,17 +184,34 @@ def _register(who: Identity, common: _Common) -> None:
     assert who.key is not None, "only new identities are registered"
     entry: Table = {"device_id": who.device_id, "model": who.model, "key": who.key.hex()}
     path = common.registry or RECORDS / "devices.toml"
+    unfinished = _unfinished(who.device_id)
 
     def add(devices: list[Table]) -> None:
-        if any(device.get("device_id") == who.device_id for device in devices):
+        found = [device for device in devices if device.get("device_id") == who.device_id]
+        # A board that an earlier attempt gave up has never run: this one gets a key of its own, and that one loses its.
+        if found and not (before and all(device.get("model") == who.model for device in found)):
             raise ConfigError(f"{path} has device {who.device_id} already: give another --device-id, or none")
+        devices[:] = [device for device in devices if device not in found]
         devices.append(entry)
 
     try:
+        unfinished.parent.mkdir(parents=True, exist_ok=True)
         path.parent.mkdir(parents=True, exist_ok=True)
-        edit(path, add, None)
+        before = unfinished.exists()
+        unfinished.touch()
+        try:
+            edit(path, add, None)
+        except ConfigError:
+            if not before:
+                unfinished.unlink()
+            raise
     except (ConfigError, OSError) as error:
         raise FlashError(f"the new device's key could not be kept: {error}; nothing was written to the board") from None
+
+
+def _unfinished(device_id: int) -> Path:
+    """Is there from a new device's registration until its board is flashed whole."""
+    return RECORDS / f"unfinished-{device_id:08x}"
 
 
 def _broker(text: str | None) -> tuple[str, int] | None:

@@ -30,14 +30,14 @@ from common import self_test
 print(json.dumps(self_test.run(main.make_board(()))))
 """
 NEEDED_MODULES = {
-    "ankle_gps": ["asyncio", "binascii", "cryptolib", "hashlib", "json", "struct"],
+    "ankle_gps": ["asyncio", "binascii", "bluetooth", "cryptolib", "hashlib", "json", "struct"],
     "home_unit": ["asyncio", "binascii", "bluetooth", "cryptolib", "hashlib", "json", "struct"],
     "alcohol": ["asyncio", "binascii", "bluetooth", "cryptolib", "hashlib", "json", "struct"],
     "pid": ["asyncio", "binascii", "bluetooth", "cryptolib", "json", "struct"],
 }
 """What a model's firmware imports and not every MicroPython image has."""
 # Of MicroPython's heap, where code is copied to RAM: docs/pico.md, "from the file system"; for the others home_unit's.
-HEAP_BYTES = {"pid": 69_000}
+HEAP_BYTES = {"pid": 69_000, "ankle_gps": 220_000}
 HEAP_BYTES_ELSE = 183_000
 # The lowest that the firmware's tests run on (docs/pico.md: Debian's 1.25; the simulator's is newer).
 LOWEST_VERSION = (1, 25)
@@ -96,6 +96,8 @@ class Installed:
     """Where its code is when it runs."""
     files: dict[str, str]
     """Path → SHA-256, read back from the board; /rom and /a without files below them are parts of its flash."""
+    digest: str
+    """SHA-256 over the lines "path SHA-256" of all of them, in order: the same for all boards with this firmware."""
     backup: str | None = None
     finished: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
@@ -117,19 +119,16 @@ def install(wish: Wish, progress: Progress = lambda *_: None) -> Installed:
         place = _in_rom(repl, wish)
         files = _files(wish, place)
         _check(repl, wish, facts, files, place is None)
+        who = _decide(repl, wish)
         _stop(repl, in_use)
-        who, kept, backup = _identity(repl, wish)
-        _remove_strangers(repl, files)
-        digests = _put(repl, {path: data for path, data in files.items() if path not in (WHOLE, START)}, progress)
-        if place is not None:
-            place.put(repl, progress)
-        progress("self-test", 1, 1)
-        tested = _self_test(repl, FROM_FOLDER if place is None else place.mount())
-        if place is not None:
-            digests |= place.complete(repl)
-        for path in (WHOLE, START):
-            if path in files:
-                digests |= _put(repl, {path: files[path]})
+        backup = _save_data(repl, wish.backups) if who.key is not None else None
+        try:
+            _put_identity(repl, wish, who)
+            digests, tested = _put_firmware(repl, files, place, progress)
+        except FlashError as error:
+            if backup is None:
+                raise
+            raise FlashError(f"{error}; what the old device left is in {backup}") from None
         repl.reset()
     finally:
         repl.close()
@@ -142,10 +141,11 @@ def install(wish: Wish, progress: Progress = lambda *_: None) -> Installed:
         facts["machine"],
         facts["version"],
         ".".join(map(str, firmware_image.source_version()[0])),
-        "kept" if kept else "new",
+        "kept" if who.key is None else "new",
         tested,
         "RAM, copied from folder a" if place is None else "flash, in place, slot a",
         digests,
+        sha256("".join(f"{path} {digest}\n" for path, digest in sorted(digests.items())).encode()),
         backup,
     )
 
@@ -217,33 +217,51 @@ def _stop(repl: Repl, in_use: bool) -> None:
         rom.leave(repl)
 
 
-def _identity(repl: Repl, wish: Wish) -> tuple[identity.Identity, bool, str | None]:
-    backup = None
+def _decide(repl: Repl, wish: Wish) -> identity.Identity:
+    """Who it is to be, before anything is changed; without a key: who it is."""
     if repl.exists(identity.IDENTITY) and not wish.new_identity:
-        content = repl.read(identity.IDENTITY)
-        device_id, model = identity.read(content)
+        device_id, model = identity.read(repl.read(identity.IDENTITY))
         if wish.device_id not in (None, device_id) or model != wish.model:
             raise FlashError(
                 f"{repl.port} is already {model} {device_id:08x}: give --new-identity to make it another device; its "
                 "records are saved first"
             )
-        changed = identity.changed(content, wish.more_identity())
-        if changed is not None:
-            _put(repl, {identity.IDENTITY: changed})
-        return identity.Identity(device_id, model, None), True, None
+        return identity.Identity(device_id, model, None)
     if wish.model == "ankle_gps" and wish.mqtt is None:
         raise FlashError("a new ankle_gps has to know where it reports to: give --broker HOST[:PORT]")
-    if repl.exists(DATA):
-        backup = _save_data(repl, wish.backups)
     who = identity.make(wish.model, wish.device_id)
     wish.register(who)
-    _put(repl, {identity.IDENTITY: who.file(wish.board.name, wish.more_identity())})
-    return who, False, backup
+    return who
+
+
+def _put_identity(repl: Repl, wish: Wish, who: identity.Identity) -> None:
+    more = wish.more_identity()
+    content = who.file(wish.board.name, more) if who.key else identity.changed(repl.read(identity.IDENTITY), more)
+    if content is not None:
+        _put(repl, {identity.IDENTITY: content})
+
+
+def _put_firmware(
+    repl: Repl, files: Mapping[str, bytes], place: rom.RomInstallation | None, progress: Progress
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """Everything but the start, the self-test, then the start; hashes and the self-test's result."""
+    _remove_strangers(repl, files)
+    digests = _put(repl, {path: data for path, data in files.items() if path not in (WHOLE, START)}, progress)
+    if place is not None:
+        place.put(repl, progress)
+    progress("self-test", 1, 1)
+    tested = _self_test(repl, FROM_FOLDER if place is None else place.mount())
+    if place is not None:
+        digests |= place.complete(repl)
+    for path in (WHOLE, START):
+        if path in files:
+            digests |= _put(repl, {path: files[path]})
+    return digests, tested
 
 
 def _save_data(repl: Repl, backups: Path) -> str | None:
     """Copy what the old device left to the host and take it off the board; where it is."""
-    paths = repl.files(DATA)
+    paths = repl.files(DATA) if repl.exists(DATA) else []
     if not paths:
         return None
     folder = backups / datetime.now(UTC).strftime("saved-%Y%m%dT%H%M%S%f")

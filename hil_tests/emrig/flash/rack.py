@@ -31,6 +31,8 @@ def read(path: Path) -> list[Place]:
         raise FlashError(f"{path}: not valid TOML: {error}") from None
     except KeyError:
         raise FlashError(f"{path}: has no [[boards]]: add one for each board of the rack") from None
+    if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
+        raise FlashError(f"{path}: boards is no list of [[boards]] entries: add one for each board of the rack")
     places = []
     for number, entry in enumerate(entries, 1):
         wrong = set(entry) - KEYS
@@ -38,6 +40,11 @@ def read(path: Path) -> list[Place]:
         if wrong or missing:
             said = f"unknown {', '.join(sorted(wrong))}" if wrong else f"no {', '.join(sorted(missing))}"
             raise FlashError(f"{path}: boards entry {number}: {said}; an entry has board, model, port, device_id")
+        for name, value in entry.items():
+            kind = int if name == "device_id" else str
+            if type(value) is not kind:
+                said = "a number" if kind is int else "text in quotes"
+                raise FlashError(f"{path}: boards entry {number}: {name} is {value!r}; write {said}")
         places.append(Place(**entry))
     ports = [place.port for place in places]
     twice = {port for port in ports if ports.count(port) > 1}
