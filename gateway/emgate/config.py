@@ -307,7 +307,8 @@ class HttpsTarget(WithFiles):
 
 
 UPLINK_KINDS = {
-    "database": "local", "guarded_disk": "local", "broker": "mqtt", "host": "mqtt", "port": "mqtt", "https": "https",
+    "database": "local", "guarded_disk": "local", "maximum_bytes": "local", "broker": "mqtt", "host": "mqtt",
+    "port": "mqtt", "https": "https",
 }  # fmt: skip
 """Keys of an uplink that are for one kind alone."""
 
@@ -315,13 +316,15 @@ UPLINK_KINDS = {
 class UplinkSection(Section):
     """Where committed records go: `local` ingests in this process, `mqtt` and `https` send batches to a backend.
 
-    `guarded_disk`: the operator's word that nobody takes away the disk that a local backend's database is on."""
+    `guarded_disk`: the operator's word that nobody takes away the disk that a local backend's database is on.
+    `maximum_bytes`: of that database; above it the records stay in the store."""
 
     name: Name = "uplink"
     required: Flag = True
     kind: Literal["local", "mqtt", "https"] = "local"
     database: Path | None = None
     guarded_disk: Flag = False
+    maximum_bytes: Annotated[int, Field(strict=True, ge=1_000_000)] = 4_000_000_000  # as the store
     broker: Broker | None = None
     https: HttpsTarget | None = None
     host: str | None = None

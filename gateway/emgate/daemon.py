@@ -329,6 +329,7 @@ class Gateway:
         reasons = [] if self._ready else ["not every link and uplink has been tried yet"]
         if not any(each.what.up.is_set() for each in self._links):
             reasons.append("no link is up")
+        reasons += [full for each in self._targets if (full := getattr(each.what, "full", None))]
         try:
             async with asyncio.timeout(WRITABLE_S):
                 if not await self._store.write(lambda _: True, refused=False):

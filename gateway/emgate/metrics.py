@@ -10,7 +10,8 @@ from prometheus_client.metrics_core import Metric
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 NOT_COUNTED = {
-    "name", "up", "reason", "restarts", "target", "required", "compressedTo", "bytes_left_hour", "bytes_left_day",
+    "name", "up", "reason", "restarts", "target", "required", "compressedTo", "databaseBytes", "bytes_left_hour",
+    "bytes_left_day",
 }  # fmt: skip
 """What a link's or uplink's facts hold beside counters."""
 STORE_GAUGES = {
@@ -105,7 +106,10 @@ def _ways(kind: str, ways: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
     listened = CounterMetricFamily(f"emtag_{kind}_listened_seconds", "Time the radio listened", labels=[kind])
     deaf = CounterMetricFamily(f"emtag_{kind}_deaf_seconds", "Time it did not, by cause", labels=[kind, "cause"])
     counted = CounterMetricFamily(f"emtag_{kind}", f"What the {kind} counted since the start", labels=[kind, "counter"])
+    database = GaugeMetricFamily("emtag_uplink_database_bytes", "Of a backend in this process", labels=["uplink"])
     for way in ways:
+        if way.get("databaseBytes") is not None:
+            database.add_metric([way["name"]], way["databaseBytes"])
         up.add_metric([way["name"]], way["up"])
         for reason, count in way["restarts"].items():
             restarts.add_metric([way["name"], reason], count)
@@ -116,7 +120,7 @@ def _ways(kind: str, ways: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
                 deaf.add_metric([way["name"], name[len("deaf_") : -len("_ms")]], count / 1000)
             else:
                 counted.add_metric([way["name"], name], count)
-    yield from (family for family in (up, restarts, listened, deaf, counted) if family.samples)
+    yield from (family for family in (up, restarts, listened, deaf, database, counted) if family.samples)
 
 
 def _numbers(facts: Mapping[str, Any], without: set[str]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Many rows into an SQLite table by few statements."""
+"""Many rows into an SQLite table by few statements, and how large a database is."""
 
 import sqlite3
 from collections.abc import Sequence
@@ -7,6 +7,14 @@ from typing import Any
 
 ROWS_AT_ONCE = 50
 """Of one statement. Python's lock changes hands once per statement: row by row, another thread's work comes between."""
+
+
+def bytes_in_use(connection: sqlite3.Connection) -> int:
+    """Of the pages in use."""
+    pages, free, page_bytes = (
+        connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+    )
+    return int((pages - free) * page_bytes)
 
 
 def insert(connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:

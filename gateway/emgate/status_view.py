@@ -80,6 +80,8 @@ def _ways(facts: Mapping[str, Any]) -> Table:
     table = Table("link or uplink", "state", "restarts", "counted", box=None, header_style="bold", expand=True)
     for way in (*facts["links"], *facts["uplink"]):
         state = Text("up", "green") if way["up"] else Text(f"down: {way['reason'] or 'not tried yet'}", "red")
+        if way["up"] and way["reason"]:
+            state = Text(f"up, but: {way['reason']}", "yellow")
         restarts = ", ".join(f"{reason} {count}" for reason, count in way["restarts"].items())
         counted = ", ".join(
             f"{name} {value}"

@@ -22,6 +22,7 @@ from emgate import store_limits as limits
 from emgate import store_salvage as salvage
 from emgate.errors import StoreError
 from emgate.histogram import Histogram
+from emgate.sqlite_rows import bytes_in_use
 from emgate.store_audit import Audit
 from emgate.store_books import Book, lane_rows
 from emgate.store_errors import is_damage, is_out_of_room
@@ -329,7 +330,7 @@ class Store:
 
     def _prune(self, connection: sqlite3.Connection, before_ms: int) -> int:
         self._log.checkpoint(connection, now=True)  # the books must not need the rows that go
-        too_large = limits.bytes_in_use(connection) > self._log.maximum_bytes
+        too_large = bytes_in_use(connection) > self._log.maximum_bytes
         deleted = self._log.prune(connection, 1 << 62 if too_large else before_ms)
         self._log.weigh(connection, now=True)
         return deleted
@@ -349,7 +350,7 @@ class Store:
     def _give_up(self, connection: sqlite3.Connection, too_old: int) -> int:
         self._log.checkpoint(connection, now=True)
         given_up = self._log.give_up(connection, too_old, constants.GAP_TOO_OLD)
-        if not given_up and limits.bytes_in_use(connection) > self._log.maximum_bytes + self._log.alarm_bytes:
+        if not given_up and bytes_in_use(connection) > self._log.maximum_bytes + self._log.alarm_bytes:
             given_up = self._log.give_up(connection, 1 << 62, constants.GAP_STORAGE_FULL)
         self._log.weigh(connection, now=True)
         return given_up

@@ -30,14 +30,6 @@ class Loss:
     cause: int
 
 
-def bytes_in_use(connection: sqlite3.Connection) -> int:
-    """Of the pages in use."""
-    pages, free, page_bytes = (
-        connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
-    )
-    return int((pages - free) * page_bytes)
-
-
 def note_age(connection: sqlite3.Connection, seconds: float, keep_s: float, row_id: int) -> int:
     """`seconds` more have passed, and row_id is the last row; up to which row records are older than keep_s.
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import structlog
 
-from emgate.sqlite_rows import insert
+from emgate.sqlite_rows import bytes_in_use, insert
 from emgate.store_books import Books, Identity
-from emgate.store_limits import bytes_in_use, drop
+from emgate.store_limits import drop
 from emgate.store_schema import COLUMNS, INSERT, LANES, Outcome, PayloadCipher, Record, check_sum, verify
 from emgate.store_tail import Tail
 
@@ -20,7 +20,7 @@ log = structlog.get_logger(__name__)
 
 IDENTITY_CONFLICT = "identity_conflict"
 WEIGH_EACH = 16
-"""Commits between two looks at the size: 2 MB where each has a thousand records."""
+"""Commits between two looks at the size: 0.2 MB where each has a hundred records."""
 ALARM_SHARE = 16
 PRUNE_ROWS = 2000
 """Deleted in one transaction: some 10 ms of the writer's time."""

@@ -104,6 +104,7 @@ class Target:
             "up": self.uplink.up.is_set(),
             "reason": getattr(self.uplink, "last_problem", None) or self.supervisor.last_reason,
             "restarts": dict(self.supervisor.restarts),
+            "databaseBytes": getattr(self.uplink, "database_bytes", None),
             "compressedTo": round(counters["bytes_packed"] / plain, 3) if plain else None,
             **counters,
         }
@@ -239,7 +240,8 @@ class TargetSet:
             return HttpsUplink(section.https, gateway_id, name=section.name, meter=meter, take_down=asked.take)
         from emgate.uplinks.local import LocalUplink
 
-        return LocalUplink(section.database or self._state_directory / "backend.sqlite", self._clock, asked.take)
+        database = section.database or self._state_directory / "backend.sqlite"
+        return LocalUplink(database, self._clock, asked.take, maximum_bytes=section.maximum_bytes)
 
 
 def _differ(before: UplinkSection, now: UplinkSection) -> bool:

@@ -4,8 +4,8 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from emgate.sqlite_rows import bytes_in_use
 from emgate.store_holes import HOLD_S, UNHEARD_S
-from emgate.store_limits import bytes_in_use
 from gateway_kit import DEVICE, Tag, event_record, status_record
 from uplink_kit import Site
 

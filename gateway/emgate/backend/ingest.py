@@ -23,7 +23,7 @@ from emgate.backend.conditions.evidence import BESIDE, LONGEST_WINDOW_MS, SILENC
 from emgate.backend.projection import Decoded, Header, Row
 from emgate.backend.vocabulary import unix_ms
 from emgate.gateway_number import LINK
-from emgate.sqlite_rows import ROWS_AT_ONCE, insert, insert_by
+from emgate.sqlite_rows import ROWS_AT_ONCE, bytes_in_use, insert, insert_by
 
 log = structlog.get_logger(__name__)
 
@@ -99,6 +99,11 @@ class Backend:
         """Close the database; everything acknowledged is already on the disk."""
         with self._lock:
             self._database.close()
+
+    def bytes_in_use(self) -> int:
+        """Of the database, without its log."""
+        with self._lock:
+            return bytes_in_use(self._database)
 
     def within(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` in a transaction of the one writer."""
