@@ -1,16 +1,18 @@
-"""Resident memory of a gateway: three links idle, and at its peak under full load. `make bench` runs it.
+"""Resident memory of a gateway by each kind of uplink: with three links idle, and at its peak under full load.
 
-Idle: three serial ports (ptys), the interpreter alone beside it. Load: frames of 50 devices as fast as the gateway
-takes them, over three serial ports and a broker at once, each committed and delivered to the backend in the same
-process. Exit status 1 above the limits.
+The gateway as it is meant to run: serial (a pty), MQTT and BLE (a mock of org.bluez on a private D-Bus) at once, all
+that it keeps sealed, metrics and health asked for. Load: frames of 50 devices as fast as the gateway takes them, each
+committed and delivered; BLE at the rate of a radio. With the local uplink the backend is in the same process.
+Needs mosquitto and dbus-daemon. `make bench` runs it; exit status 1 above the limits.
 """
 
 import argparse
 import asyncio
 import contextlib
+import json
 import os
-import pty
 import re
+import socket
 import sqlite3
 import struct
 import subprocess
@@ -18,24 +20,40 @@ import sys
 import tempfile
 import threading
 import time
-import tty
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from emgate.broker import start_broker
-from emgate.sealing import Ccm
-from emwire import codec, envelope, topics
-from emwire.framing import encode_stream
-from mqtt_line import Line
-
 ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "tests" / "links")]
+
+from bluez_mock import Device, World, bluez, private_bus  # noqa: E402
+from certificates import Authority  # noqa: E402
+from emgate import key_source  # noqa: E402
+from emgate.broker import start_broker  # noqa: E402
+from emgate.sealing import Ccm  # noqa: E402
+from emwire import codec, envelope, topics  # noqa: E402
+from emwire.framing import encode_stream  # noqa: E402
+from mqtt_line import Line  # noqa: E402
+
 KEY = bytes(range(16))
 IDLE_LIMIT_MIB, LOAD_LIMIT_MIB = 64, 128
-SETTLE_S = 3.0  # after its first status files
-PORTS = 3
+UPLINKS = ("local", "mqtt", "https")
+SETTLE_S = 3.0  # after everything is up
 DEVICES = 50
+ON_BLE, ON_SERIAL = 1, 10
+"""Devices of 50 on these links; the rest go over the broker, which takes the most memory."""
+BLE_NOTIFICATIONS_PER_S = 370  # 90 kB/s of a connection in pieces of 244 B
 WINDOW = 2000  # publications that the broker has not acknowledged
-PATIENCE_S = 60.0
+START_S, PATIENCE_S = 60.0, 20.0
+TOKEN = "the-token-of-the-bench"
+
+
+@dataclass
+class Figures:
+    idle_mib: float
+    load_mib: float
+    records_per_s: float
 
 
 def mib(pid: int, what: str) -> float:
@@ -46,37 +64,89 @@ def mib(pid: int, what: str) -> float:
 
 
 @contextlib.contextmanager
-def started(code: str, *arguments: str) -> "Iterator[subprocess.Popen[str]]":
+def started(log: Path, code: str, *arguments: str) -> "Iterator[subprocess.Popen[str]]":
     """A Python program that has printed its first line."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        stdin=subprocess.PIPE,
-        text=True,
-    )
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *arguments],
+            stdout=subprocess.PIPE, stderr=errors, stdin=subprocess.PIPE, text=True,
+        )  # fmt: skip
     try:
-        assert process.stdout is not None and process.stdout.readline(), "it did not start"
+        assert process.stdout is not None and process.stdout.readline(), log.read_text()
         yield process
     finally:
         process.kill()
         process.wait()
 
 
-def gateway(folder: Path, ports: list[str], links: str) -> "contextlib.AbstractContextManager[subprocess.Popen[str]]":
-    """`emtag gateway run` with these links."""
-    folder.mkdir()
-    text = f'[gateway]\nid = "bench"\nstate_directory = "{folder}/state"\n'
-    text += f'[protection]\nat_rest = "off"\n[uplink]\nkind = "local"\n{links}'
-    text += "".join(f'[[serial]]\nport = "{port}"\n' for port in ports)
-    for number in range(DEVICES):
-        text += f'[[devices]]\ndevice_id = {1 + number}\nmodel = "ankle_gps"\nkey = "{KEY.hex()}"\n'
-    (folder / "gateway.toml").write_text(text)
-    return started(
-        "import sys, pathlib; from emgate.gateway_commands import run_gateway;"
-        " sys.exit(run_gateway(pathlib.Path(sys.argv[1])))",
-        str(folder / "gateway.toml"),
-    )
+def emtag(log: Path, *arguments: str) -> "contextlib.AbstractContextManager[subprocess.Popen[str]]":
+    return started(log, "from emgate.cli import app; app()", *arguments)
+
+
+class Site:
+    """One gateway's files, by its uplink, and its backend's."""
+
+    def __init__(self, folder: Path, uplink: str, tty: str, broker_port: int) -> None:
+        folder.mkdir()
+        (folder / "credentials").mkdir()
+        (folder / "credentials" / key_source.CREDENTIAL).write_bytes(bytes(range(32)))
+        self.folder, self.http = folder, folder / "http.sock"
+        self.config, self.backend_config = folder / "gateway.toml", folder / "backend.toml"
+        self.has_backend = uplink != "local"
+        self.database = folder / ("backend.sqlite" if self.has_backend else "state/backend.sqlite")
+        broker = f'host = "127.0.0.1"\nport = {broker_port}\n'
+        way = f'[uplink]\nkind = "{uplink}"\n'
+        if uplink == "local":
+            way += "guarded_disk = true\n"
+        receive = f"[mqtt]\n{broker}"
+        if uplink == "mqtt":
+            way += broker
+        elif uplink == "https":
+            (folder / "token").write_text(TOKEN + "\n")
+            authority = Authority(folder, "authority")
+            certificate, key = authority.issue("localhost")
+            with socket.create_server(("127.0.0.1", 0)) as free:
+                port = free.getsockname()[1]
+            way += f'[uplink.https]\nurl = "https://localhost:{port}"\n'
+            way += f'ca_file = "{authority.file}"\ntoken_file = "{folder}/token"\n'
+            receive = f'[https]\nport = {port}\ncertificate_file = "{certificate}"\nkey_file = "{key}"\n'
+            receive += f'gateways = [{{id = "bench", token_file = "{folder}/token"}}]\n'
+        self.backend_config.write_text(f'[backend]\ndatabase = "{self.database}"\n{receive}')
+        text = f'[gateway]\nid = "bench"\nstate_directory = "{folder}/state"\n[http]\nsocket = "{self.http}"\n{way}'
+        text += '[protection]\nat_rest = "auto"\n'  # seals all the same; required would not take keys in plain digits
+        text += f'[[serial]]\nport = "{tty}"\n[ble]\n[mqtt]\n{broker}'
+        # The limits on rates are for floods; here every frame is wanted.
+        text += "[limits]\nlink_frames_per_s = 100000\ndevice_frames_per_s = 100000\n"
+        for number in range(DEVICES):
+            text += f'[[devices]]\ndevice_id = {1 + number}\nmodel = "ankle_gps"\nkey = "{KEY.hex()}"\n'
+        self.config.write_text(text)
+
+    def ask(self, path: str) -> str:
+        """Of the gateway's own HTTP; "" while there is none."""
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(self.http))
+            connection.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+            with connection.makefile("rb") as answer:
+                return answer.read().partition(b"\r\n\r\n")[2].decode()
+        return ""
+
+    async def until_up(self) -> None:
+        """Every link and the uplink."""
+        deadline = time.monotonic() + START_S
+        while True:
+            facts = json.loads(await asyncio.to_thread(self.ask, "/status") or "{}")
+            ways = [*facts.get("links", []), *facts.get("uplink", [])]
+            if len(ways) == 4 and all(way["up"] for way in ways):
+                return
+            if time.monotonic() > deadline:
+                raise SystemExit(f"not everything is up in {START_S:g} s: {ways}\n{(self.folder / 'log').read_text()}")
+            await asyncio.sleep(0.1)
+
+    def arrived(self) -> int:
+        """Devices' records in the backend."""
+        with contextlib.closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as connection:
+            (count,) = connection.execute("SELECT count(*) FROM records WHERE link <> 'gateway'").fetchone()
+            return int(count)
 
 
 def frames(count: int) -> list[tuple[int, bytes]]:
@@ -89,7 +159,7 @@ def frames(count: int) -> list[tuple[int, bytes]]:
         payload = codec.Status(
             1, 100, 200_000_000 + sequence, sequence, 80, 3900, 0, 2150, 100_000, 50_000, 1, 100, sequence, 1, 0, 0, 0
         ).encode()
-        made.append((1 + device, envelope.seal(aead, 1 + device, control, 1, sequence, payload)))
+        made.append((device, envelope.seal(aead, 1 + device, control, 1, sequence, payload)))
     return made
 
 
@@ -99,72 +169,101 @@ def keep_reading(descriptor: int) -> None:
             pass
 
 
-def write_all(descriptor: int, share: list[tuple[int, bytes]]) -> None:
+def over_serial(descriptor: int, share: list[tuple[int, bytes]]) -> None:
     """Blocks while the gateway does not read."""
-    for device_id, frame in share:
-        os.write(descriptor, encode_stream(struct.pack("<I", device_id) + frame))
+    for device, frame in share:
+        os.write(descriptor, encode_stream(struct.pack("<I", 1 + device) + frame))
 
 
-async def publish(port: int, share: list[tuple[int, bytes]]) -> None:
+async def over_ble(tag: Device, share: list[tuple[int, bytes]]) -> None:
+    for device, frame in share:
+        await tag.ready.wait()
+        tag.send(1 + device, frame)
+        await asyncio.sleep(1 / BLE_NOTIFICATIONS_PER_S)
+
+
+async def over_mqtt(port: int, share: list[tuple[int, bytes]]) -> None:
     line = await Line.open(port, "fleet")
-    await line.publish([(topics.up(device_id), frame) for device_id, frame in share], WINDOW)
+    await line.publish([(topics.up(1 + device), frame) for device, frame in share], WINDOW)
     line.close()
 
 
-def load(masters: list[int], port: int, count: int, database: Path) -> float:
-    """Seconds until every record was in the backend. Most go over the broker, which takes the most memory."""
-    made = frames(count)
-    shares = [[frame for frame in made if frame[0] % 10 == number] for number in range(PORTS)]
-    rest = [frame for frame in made if frame[0] % 10 >= PORTS]
+async def load(site: Site, master: int, tag: Device, port: int, count: int) -> float:
+    """Seconds until every record was in the backend."""
+    made = await asyncio.to_thread(frames, count)
+    ble = [each for each in made if each[0] < ON_BLE]
     begun = time.monotonic()
-    writers = [threading.Thread(target=write_all, args=pair, daemon=True) for pair in zip(masters, shares, strict=True)]
-    for writer in writers:
-        writer.start()
-    asyncio.run(publish(port, rest))
-    with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
-        most, since = 0, time.monotonic()
-        while most < count:
-            time.sleep(0.2)
-            (now,) = connection.execute("SELECT count(*) FROM records WHERE link <> 'gateway'").fetchone()
-            if now > most:
-                most, since = now, time.monotonic()
-            elif time.monotonic() - since > PATIENCE_S:
-                raise SystemExit(f"{most} of {count} records arrived, and no more for {PATIENCE_S:g} s")
+    await asyncio.gather(
+        over_ble(tag, ble),
+        asyncio.to_thread(over_serial, master, [each for each in made if ON_BLE <= each[0] < ON_BLE + ON_SERIAL]),
+        over_mqtt(port, [each for each in made if each[0] >= ON_BLE + ON_SERIAL]),
+    )
+    most, since = 0, time.monotonic()
+    while most < count:
+        await asyncio.sleep(0.2)
+        now = await asyncio.to_thread(site.arrived)
+        if now > most:
+            most, since = now, time.monotonic()
+        elif now < count and time.monotonic() - since < PATIENCE_S:
+            await over_ble(tag, ble)  # what came faster than the gateway took it: a tag says it again
+        elif now < count:
+            links = json.loads(await asyncio.to_thread(site.ask, "/status"))["links"]
+            raise SystemExit(f"{most} of {count} records arrived, and no more for {PATIENCE_S:g} s; {links}")
     return time.monotonic() - begun
+
+
+async def measure(folder: Path, uplink: str, world: World, broker_port: int, count: int) -> Figures:
+    master, slave = os.openpty()
+    threading.Thread(target=keep_reading, args=(master,), daemon=True).start()
+    site = Site(folder, uplink, os.ttyname(slave), broker_port)
+    os.environ["CREDENTIALS_DIRECTORY"] = str(folder / "credentials")
+    with contextlib.ExitStack() as stack:
+        if site.has_backend:
+            stack.enter_context(emtag(folder / "backend-log", "backend", "run", "--config", str(site.backend_config)))
+        code = "import sys, pathlib; from emgate.gateway_commands import run_gateway;"
+        code += " sys.exit(run_gateway(pathlib.Path(sys.argv[1])))"
+        tag = world.add(1)
+        gateway = await asyncio.to_thread(stack.enter_context, started(folder / "log", code, str(site.config)))
+        await site.until_up()
+        async with asyncio.timeout(START_S):
+            await tag.ready.wait()
+        assert await asyncio.to_thread(site.ask, "/metrics")
+        await asyncio.sleep(SETTLE_S)
+        idle_mib = mib(gateway.pid, "VmRSS")
+        spent_s = await load(site, master, tag, broker_port, count)
+        found = Figures(idle_mib, mib(gateway.pid, "VmHWM"), count / spent_s)
+    os.close(slave)
+    os.close(master)
+    return found
+
+
+async def measure_all(folder: Path, uplinks: list[str], count: int) -> dict[str, Figures]:
+    found = {}
+    for uplink in uplinks:
+        async with private_bus() as bus:
+            os.environ["DBUS_SYSTEM_BUS_ADDRESS"] = bus
+            async with bluez(bus) as world:
+                with start_broker("mosquitto") as broker:
+                    found[uplink] = await measure(folder / uplink, uplink, world, broker.port, count)
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--frames", type=int, default=50_000, help="of the load")
+    parser.add_argument("--frames", type=int, default=50_000, help="of each load")
+    parser.add_argument("--uplink", choices=UPLINKS, action="append", help="only this one; may be repeated")
     arguments = parser.parse_args()
-    pairs = [pty.openpty() for _ in range(PORTS)]
-    for master, slave in pairs:
-        tty.setraw(slave)
-        threading.Thread(target=keep_reading, args=(master,), daemon=True).start()
-    names = [os.ttyname(slave) for _, slave in pairs]
     (ROOT / "var").mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=ROOT / "var", prefix="bench-memory-") as made, start_broker() as broker:
-        with started("print('ready', flush=True); input()") as bare:
-            python_mib = mib(bare.pid, "VmRSS")
-        with gateway(Path(made) / "idle", names, "") as process:
-            time.sleep(SETTLE_S)
-            idle_mib = mib(process.pid, "VmRSS")
-        # The limits on rates are for floods; here every frame is wanted.
-        links = f'[mqtt]\nhost = "127.0.0.1"\nport = {broker.port}\n[limits]\nlink_frames_per_s = 100000\n'
-        links += "device_frames_per_s = 100000\n"
-        folder = Path(made) / "load"
-        with gateway(folder, names, links) as process:
-            spent_s = load(
-                [master for master, _ in pairs], broker.port, arguments.frames, folder / "state" / "backend.sqlite"
-            )
-            load_mib = mib(process.pid, "VmHWM")
-    print(f"python alone: {python_mib:.1f} MiB")
-    print(f"gateway, three links idle: {idle_mib:.1f} MiB (limit {IDLE_LIMIT_MIB})")
-    print(
-        f"gateway with its backend, {arguments.frames / spent_s:,.0f} records a second over {PORTS} serial ports and"
-        f" MQTT: at most {load_mib:.1f} MiB (limit {LOAD_LIMIT_MIB})"
-    )
-    if idle_mib > IDLE_LIMIT_MIB or load_mib > LOAD_LIMIT_MIB:
+    with tempfile.TemporaryDirectory(dir=ROOT / "var", prefix="bench-memory-") as made:
+        with started(Path(made) / "log", "print('ready', flush=True); input()") as bare:
+            print(f"python alone: {mib(bare.pid, 'VmRSS'):.1f} MiB")
+        found = asyncio.run(measure_all(Path(made), arguments.uplink or list(UPLINKS), arguments.frames))
+    for uplink, figures in found.items():
+        print(
+            f"uplink {uplink}: three links idle {figures.idle_mib:.1f} MiB (limit {IDLE_LIMIT_MIB}); at most"
+            f" {figures.load_mib:.1f} MiB (limit {LOAD_LIMIT_MIB}) with {figures.records_per_s:,.0f} records a second"
+        )
+    if any(each.idle_mib > IDLE_LIMIT_MIB or each.load_mib > LOAD_LIMIT_MIB for each in found.values()):
         sys.exit(1)
 
 
