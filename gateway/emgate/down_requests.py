@@ -33,6 +33,9 @@ UNDER_WAY = 4
 """Requests of one device sent and unanswered at once: a device has little memory, and an order alone is 5 kB."""
 OPEN_PER_DEVICE, OPEN_IN_ALL = 64, 4096
 """Not answered and not expired. More is a fault of whoever asks; each may hold 130 messages of 1 kB."""
+HELD_IN_ALL, HELD_BYTES = 2 * OPEN_IN_ALL, 32 << 20
+"""With those that have ended and whose end is not told: an order takes the place of another as fast as somebody can
+ask, and 4,096 of the usual 5 kB are 20 MB. Of each the text is counted; its messages are half as much again."""
 LONGEST_ID = 64
 DEFAULT_EXPIRY_MS = 3_600_000
 """Somebody waits for the answer; a device that reports every 15 min has had four chances."""
@@ -222,7 +225,7 @@ class Requests:
         if type(device_id) is not int or not self._known(device_id):
             raise RequestError(f"device {device_id!r:.40} is not in this gateway's registry: add it there first")
         mine = self._open.get(device_id, {})
-        if len(mine) >= OPEN_PER_DEVICE or sum(map(len, self._open.values())) >= OPEN_IN_ALL:
+        if len(mine) >= OPEN_PER_DEVICE or self._full(len(text)):
             self.counters["too_many"] += 1
             raise RequestError("too many requests are waiting: let some be answered or expire first")
         now_ms = self._clock.now_ms()
@@ -254,6 +257,13 @@ class Requests:
         self._downlink.nudge(device_id)
         log.info("request taken", request=request_id, device=device_id, kind=kind.name, origin=origin)
         return request
+
+    def _full(self, more_bytes: int) -> bool:
+        if sum(map(len, self._open.values())) >= OPEN_IN_ALL:
+            return True
+        places = (*self._open.values(), *self._late.values(), *self._unreported.values())
+        held = {request_id: len(request.asked) for place in places for request_id, request in place.items()}
+        return len(held) >= HELD_IN_ALL or sum(held.values()) + more_bytes > HELD_BYTES
 
     def _next_number(self, device_id: int) -> int:
         """Counts up with the clock, so that an older copy of the store repeats none; odd, because the backend's are

@@ -1,12 +1,20 @@
 """Requests to devices: sent until answered, once each, over cut links and restarts."""
 
 import asyncio
+import itertools
+import os
+import tracemalloc
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import structlog
+from emgate import batch_bytes, down_requests
+from emgate.config import Broker
 from emgate.down_kinds import RequestError
 from emgate.down_requests import CONTROL, OPEN_PER_DEVICE, Request
+from emgate.uplinks.asked import MOST_REFUSALS, MOST_WAITING, AskedDown
+from emgate.uplinks.mqtt import MqttUplink
 from emwire import codec, constants
 from gateway_kit import DEVICE, Tag, status_record
 from uplink_kit import Site, commands_of, event_of, result_record
@@ -174,6 +182,54 @@ async def test_a_flood_of_requests_is_refused_and_memory_stays(site: Site) -> No
     site.clock.ms += 3_600_001
     site.requests.sweep()
     assert (await ask(site, "one-more", **LOCATE)).state == "queued"
+
+
+async def test_a_flood_through_an_mqtt_uplink_stays_within_memory_and_log(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its broker asks as fast as it can: rubbish, strangers' devices, and orders of which each replaces the last."""
+    monkeypatch.setattr(down_requests, "HELD_BYTES", 20_000)
+    asked = AskedDown("uplink", site.requests)
+    uplink = MqttUplink(Broker(host="localhost"), "gw-1", take_down=asked.take)
+    running = asyncio.create_task(asked.run())
+    numbers = itertools.count(1)
+    vertices = [(51_500_000 + n, -100_000) for n in range(60)]
+
+    def flood() -> None:
+        for number in itertools.islice(numbers, 20):
+            conditions = codec.OrderConditions(9, number, 1, 0, 0, 60, 0, 0, 0, 0, 0, 0, 0, [(1, 1140, 420, 1)])
+            zone = codec.OrderZone(9, number, 0, 1, 1, 0, 0, 2, 100, 0, 1, vertices)
+            order = {"kind": "order", "messages": [conditions.encode().hex(), zone.encode().hex()]}
+            for device, body in ((DEVICE, order), (DEVICE, LOCATE), (1, LOCATE)):
+                facts = {"requestId": f"{number}-{device}-{body['kind']}", "deviceId": device, **body}
+                uplink._asked(batch_bytes.encode(facts)[0])
+            for rubbish in (os.urandom(200), b"[" * 5000, b"null", b"{}"):
+                uplink._asked(rubbish)
+
+    async def settled() -> None:
+        while asked._waiting or site.requests._submitting.locked():  # noqa: ASYNC110 - emptied by the code under test
+            await asyncio.sleep(0.002)
+
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(3):  # until it is full
+            flood()
+            assert len(asked._waiting) <= MOST_WAITING
+            await settled()
+        taken, said = site.requests.counters["taken"], len(lines)
+        assert 4 < taken <= 20 + OPEN_PER_DEVICE and said <= 2 * taken, "two lines for each that is taken"
+        tracemalloc.start()
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(3):
+            flood()
+            await settled()
+        after, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    running.cancel()
+    assert (site.requests.counters["taken"], len(lines)) == (taken, said), "nothing more of it, and no word"
+    assert asked.counters["requests_dropped"] and asked.counters["requests_refused"] > 100
+    assert uplink.counters["bad_request"] > 100
+    assert len(asked._refusals) <= MOST_REFUSALS
+    assert after - before < 50_000, "of 500 kB that were asked"
 
 
 async def test_parameters_and_an_order_are_answered_by_their_events(site: Site, tmp_path: Path) -> None:
