@@ -23,7 +23,9 @@ class Authority:
         certificate = self._certificate(self._name, self._key, authority=True)
         self.file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
-    def _certificate(self, name: x509.Name, key: ec.EllipticCurvePrivateKey, authority: bool = False) -> Any:
+    def _certificate(
+        self, name: x509.Name, key: ec.EllipticCurvePrivateKey, host: str = "", authority: bool = False
+    ) -> Any:
         now = datetime.datetime.now(datetime.UTC)
         builder = (
             x509.CertificateBuilder()
@@ -38,18 +40,31 @@ class Authority:
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )
         if not authority:
-            names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+            names = [x509.DNSName(host), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         return builder.sign(self._key, hashes.SHA256())
 
-    def issue(self, common_name: str) -> tuple[Path, Path]:
+    def issue(self, common_name: str, host: str = "localhost") -> tuple[Path, Path]:
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
         paths = self.folder / f"{common_name}.crt", self.folder / f"{common_name}.key"
-        paths[0].write_bytes(self._certificate(name, key).public_bytes(serialization.Encoding.PEM))
+        paths[0].write_bytes(self._certificate(name, key, host).public_bytes(serialization.Encoding.PEM))
         paths[1].write_bytes(
             key.private_bytes(
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             )
         )
         return paths
+
+    def take_back(self, common_name: str) -> Path:
+        """The list of what no longer counts."""
+        now = datetime.datetime.now(datetime.UTC)
+        certificate = x509.load_pem_x509_certificate((self.folder / f"{common_name}.crt").read_bytes())
+        later = now + datetime.timedelta(days=1)
+        builder = x509.CertificateRevocationListBuilder().issuer_name(self._name).last_update(now).next_update(later)
+        builder = builder.add_revoked_certificate(
+            x509.RevokedCertificateBuilder(certificate.serial_number, now).build()
+        )
+        path = self.folder / "crl"
+        path.write_bytes(builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+        return path
