@@ -12,7 +12,8 @@ from emgate.errors import ConfigError
 SESSION_EXPIRY_S = 7 * 86_400
 """MQTT 5: how long a broker keeps a persistent session; a week outlasts any outage that devices are meant to bridge."""
 INFLIGHT_FRAMES = 1000
-"""Unacknowledged at once each way: the most that one commit takes. MQTT 3.1.1 brokers apply their own limit."""
+"""Unacknowledged at once each way: ten commits, so that more is there when one is done. MQTT 3.1.1 brokers go by their
+own limit."""
 
 
 def tls_context(broker: Broker) -> ssl.SSLContext | None:

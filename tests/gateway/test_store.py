@@ -8,6 +8,7 @@ import resource
 import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -77,11 +78,55 @@ def test_nothing_that_was_reported_committed_is_missing_after_sigkill(tmp_path: 
     assert len(told) > 1000
 
 
+def commits(store: Store) -> int:
+    return int(store.commit_seconds.facts()["buckets"][-1][1])
+
+
+async def while_the_disk_is_busy(store: Store, numbers: range) -> int:
+    """Append these during a commit; how many commits that took in all."""
+    before = commits(store)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def apply(_: sqlite3.Connection) -> None:
+        begun.set()
+        go_on.wait(60)
+
+    under_way = store.write(apply, refused=None)
+    await asyncio.to_thread(begun.wait)
+    appended = [store.append(record(n)) for n in numbers]
+    go_on.set()
+    await under_way
+    assert set(await asyncio.gather(*appended)) == {Outcome.STORED}
+    return commits(store) - before
+
+
 async def test_appends_are_committed_in_groups(store: Store) -> None:
-    outcomes = await asyncio.gather(*(store.append(record(n)) for n in range(1000)))
-    assert set(outcomes) == {Outcome.STORED}
+    assert await while_the_disk_is_busy(store, range(1000)) == 1 + 10
     with contextlib.closing(sqlite3.connect(store.path)) as reader:
         assert reader.execute("SELECT count(*) FROM records").fetchone() == (1000,)
+
+
+async def test_no_frame_waits_long_for_company(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as longer:
+        longer.setattr(store_writer, "GROUP_MS", 1e9)
+        with monkeypatch.context() as still_longer:
+            still_longer.setattr(store_writer, "QUIET_MS", 1e9)
+            for number in range(5):  # what comes alone does not wait at all
+                assert await asyncio.wait_for(store.append(record(number)), 60) is Outcome.STORED
+        assert commits(store) == 5
+        await while_the_disk_is_busy(store, range(5, 7))
+        # behind company: no longer than nothing comes
+        assert await asyncio.wait_for(store.append(record(7)), 60) is Outcome.STORED
+        assert commits(store) == 8
+    await while_the_disk_is_busy(store, range(8, 10))
+    monkeypatch.setattr(store_writer, "GROUP_FRAMES", 1e9)
+    first, trickle = store.append(record(10)), []
+    while not first.done():  # nor for ever while more comes
+        trickle.append(store.append(record(11 + len(trickle))))
+        for _ in range(20):
+            await asyncio.sleep(0)
+    assert first.result() is Outcome.STORED
+    assert set(await asyncio.gather(*trickle)) == {Outcome.STORED}
 
 
 async def test_the_same_identity_is_stored_once_and_other_bytes_go_to_quarantine(store: Store) -> None:
