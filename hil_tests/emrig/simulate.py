@@ -17,16 +17,26 @@ from emrig.target import Device
 PROMPT = ">>> "
 CHANNEL = "repl"
 HELP = """One line at a time, evaluated in the running device: `board`, `device`, `asyncio`. Try
-  device.journal.records        device.settings.fix_interval_s        board.adc("battery").read_u16()
-  device.health.report()        device.records.event(7, 15)           await asyncio.sleep_ms(5000)
+  {suggestions}
 The end of input (Ctrl-D) or `quit` powers it off."""
+SUGGESTIONS = (
+    'board.adc("battery").read_u16()',
+    "device.journal.records",
+    "device.settings.status_interval_s",
+    "device.health.report()",
+    "device.records.event(7, 15)",
+    "await asyncio.sleep_ms(5000)",
+)
+SUGGESTIONS_OF_A_PID = ('board.adc("battery").read_u16()', "device.wakes", "await asyncio.sleep_ms(5000)")
+"""It keeps no records."""
 
 
 class _Prompt:
     """The channel of the device's prompt."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, suggestions: tuple[str, ...]) -> None:
         self._device = device
+        self._suggestions = suggestions
         self._lines: asyncio.Queue[str] = asyncio.Queue()
         device.parts[CHANNEL] = self
 
@@ -43,7 +53,7 @@ class _Prompt:
         """Hand lines over until the input ends."""
         # A thread of its own, left behind when the device ends first: nothing wakes a read of a terminal.
         threading.Thread(target=self._listen, args=(asyncio.get_running_loop(),), daemon=True).start()
-        print(HELP + "\n" + PROMPT, end="", flush=True)
+        print(HELP.format(suggestions="\n  ".join(self._suggestions)) + "\n" + PROMPT, end="", flush=True)
         while True:
             line = await self._lines.get()
             if not line or line.strip() in ("quit", "exit"):
@@ -81,7 +91,8 @@ async def simulate(model: str, folder: Path, speed: float, duration_ms: int | No
     station = Station(folder, scenario, find(), on_log=log)
     station.more_identity = {name: {"repl": repl}}
     prompts: list[_Prompt] = []
-    station.on_wired = lambda: prompts.append(_Prompt(station.rig.devices[name]))
+    suggestions = SUGGESTIONS_OF_A_PID if model == "pid" else SUGGESTIONS
+    station.on_wired = lambda: prompts.append(_Prompt(station.rig.devices[name], suggestions))
     async with station:
         running = asyncio.create_task(station.rig.run(duration_ms, speed))
         if not repl:

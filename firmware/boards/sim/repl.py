@@ -17,18 +17,34 @@ class Repl:
     def __init__(self, board):
         self.names = {"board": board, "asyncio": asyncio, "print": self._print}
         wire.on(_CHANNEL, self._on_line)
-        self._remember_device()
+        self._remember_device(board.identity["model"])
 
-    def _remember_device(self):
-        from common import device
+    def _remember_device(self, model):
+        if model == "pid":
+            from tags.pid import Pid as Made
+        else:
+            from common.device import Device as Made
 
-        made = device.Device.__init__
+        made = Made.__init__
 
         def remembered(this, *arguments, **keywords):
             self.names["device"] = this
             made(this, *arguments, **keywords)
+            if hasattr(this, "journal"):
+                self._watch(this.journal)
 
-        device.Device.__init__ = remembered
+        Made.__init__ = remembered
+
+    def _watch(self, journal):
+        stored, told = journal.stored, [0]
+
+        def watched(epoch, through):
+            stored(epoch, through)
+            if through > told[0]:
+                told[0] = through
+                self._print("(the gateway has stored the records below %d)" % through)
+
+        journal.stored = watched
 
     def _on_line(self, kind, line):
         text = line.decode().strip()
