@@ -120,6 +120,7 @@ async def test_no_frame_waits_long_for_company(store: Store, monkeypatch: pytest
         assert commits(store) == 8
     await while_the_disk_is_busy(store, range(8, 10))
     monkeypatch.setattr(store_writer, "GROUP_FRAMES", 1e9)
+    monkeypatch.setattr(store_writer, "QUIET_MS", 100)  # so that a busy machine makes no quiet
     first, trickle = store.append(record(10)), []
     while not first.done():  # nor for ever while more comes
         trickle.append(store.append(record(11 + len(trickle))))
