@@ -53,20 +53,20 @@ class Axp2101:
     def battery_mv(self) -> int:
         """0 without a battery."""
         self._prepare()
-        high, low = self._bus.readfrom_mem(ADDRESS, _BATTERY_VOLTAGE, 2)
+        high, low = self._read(_BATTERY_VOLTAGE, 2)
         return (high & 0x3F) << 8 | low
 
     def read(self) -> tuple:
         """(mV, percent), as drivers.fuel_gauge; OSError without a battery, or while the gauge has no word for it."""
         self._prepare()
-        percent = self._bus.readfrom_mem(ADDRESS, _PERCENT, 1)[0]
-        if not self._bus.readfrom_mem(ADDRESS, _STATUS, 1)[0] & 0x08 or percent > 100:
+        percent = self._read(_PERCENT)[0]
+        if not self._read(_STATUS)[0] & 0x08 or percent > 100:
             raise OSError(_EIO)
         return self.battery_mv(), percent
 
     def supplied(self) -> bool:
         """Whether 5 V are there."""
-        return self._bus.readfrom_mem(ADDRESS, _STATUS, 1)[0] & 0x20 != 0
+        return self._read(_STATUS)[0] & 0x20 != 0
 
     def modem_rail(self, on: bool) -> None:
         """Power for the modem and for the shifter between its UART and ours."""
@@ -104,7 +104,13 @@ class Axp2101:
                 await asyncio.sleep_ms(AGAIN_MS)
                 self.look()
 
+    def _read(self, register, count=1):
+        data = self._bus.readfrom_mem(ADDRESS, register, count)
+        if len(data) != count:
+            raise OSError(_EIO)
+        return data
+
     def _change(self, register, mask, bits):
-        present = self._bus.readfrom_mem(ADDRESS, register, 1)[0]
+        present = self._read(register)[0]
         if present & mask != bits:
             self._bus.writeto_mem(ADDRESS, register, bytes((present & ~mask | bits,)))

@@ -17,6 +17,7 @@ CHECKS = [
 ONLY = [
     ("power", "esp32s3"),
     ("silent_power_manager", "esp32s3"),
+    ("fuel_gauge", "pico_w"),
     ("light_sleep", "esp32s3"),
     ("without_wake_on_gpio", "esp32s3"),
     ("burst", "esp32s3"),

@@ -1,5 +1,6 @@
-# The Pico W: its table of pins, and the RP2040's own thermometer.
+# The Pico W: its table of pins, the RP2040's own thermometer, and a fuel gauge where one is fitted.
 import machine
+from drivers.fuel_gauge import FuelGauge
 
 from boards.machine_board import MachineBoard
 from boards.pico_w import pins
@@ -12,6 +13,13 @@ class Board(MachineBoard):
         super().__init__(pins, storage_path)
         # MicroPython, "Quick reference for the RP2": ADC.CORE_TEMP; 4 before that had a name.
         self._thermometer = machine.ADC(getattr(machine.ADC, "CORE_TEMP", 4))
+        number, sda, scl = pins.FUEL_GAUGE
+        gauge = FuelGauge(machine.I2C(number, sda=machine.Pin(sda), scl=machine.Pin(scl)))
+        try:
+            gauge.read()
+            self.fuel_gauge = lambda: gauge
+        except OSError:
+            pass  # none: the cell's voltage tells
         self.sleep_lightly()
 
     def temperature(self):

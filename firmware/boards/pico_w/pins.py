@@ -28,6 +28,8 @@ PIN_IN = {
     "charger": (13, False, False),
     "motion": (14, False, False),
 }
+# I2C of a fuel gauge MAX17048 beside the battery, where one is fitted: number, SDA, SCL.
+FUEL_GAUGE = (0, 4, 5)
 # name: (pin, inverted)
 PIN_OUT = {
     "vibration": (15, False),

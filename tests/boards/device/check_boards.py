@@ -123,17 +123,36 @@ async def check_battery(folder, name):
                 raise AssertionError("no battery, or no word for it")
 
 
+async def check_fuel_gauge(folder, name):
+    """A gauge beside the battery is found at the start, and whoever asks learns when it has no sense; else voltage."""
+    assert not hasattr(board_of(name, folder), "fuel_gauge")
+    for second in ({}, {4: b"\x42"}, {2: b"\xc3"}, {2: b"\xff\xff"}):
+        machine.I2C.gauge = {2: b"\xc3\x50", 4: b"\x42\x80"}
+        gauge = board_of(name, folder).fuel_gauge()
+        assert gauge.read() == (3906, 67)
+        machine.I2C.gauge.update(second)
+        machine.I2C.silent = not second
+        try:
+            gauge.read()
+            raise AssertionError(second)
+        except OSError:
+            machine.I2C.silent = False
+
+
 async def check_silent_power_manager(folder, name):
     """A board whose power manager does not answer starts all the same; once it answers, all is as ever."""
     machine.I2C.silent = True
     board = in_pretended_time(name, folder)
     adc, gauge, charger = board.adc("battery"), board.fuel_gauge(), board.pin_in("charger")
-    for ask in (adc.read_u16, gauge.read, charger.value):
-        try:
-            ask()
-        except OSError:
-            continue
-        raise AssertionError("who asks has to learn that there is no answer")
+    for half in (False, True):
+        machine.I2C.silent, machine.I2C.half = not half, half
+        for ask in (adc.read_u16, gauge.read, charger.value):
+            try:
+                ask()
+            except OSError:
+                continue
+            raise AssertionError("who asks has to learn that there is no answer, or half of one")
+    machine.I2C.silent, machine.I2C.half = True, False
     seen = []
     try:
         charger.on_change(seen.append)
