@@ -17,7 +17,10 @@ import typer
 def power(
     model: Annotated[str | None, typer.Option(help="ankle_gps, home_unit, alcohol or pid.")] = None,
     scenario: Annotated[
-        str | None, typer.Option(help="A scenario: commuter, pid-day, day, or a file (TOML). Default: the model's.")
+        str | None,
+        typer.Option(
+            help="A scenario: commuter, commuter-restless, commuter-nmea, pid-day, day, or a file (TOML). Default: the model's."
+        ),
     ] = None,
     board: Annotated[str | None, typer.Option(help="esp32s3, pico_w or nrf52840. Default: the model's.")] = None,
     battery: Annotated[
