@@ -19,7 +19,8 @@ def power(
     scenario: Annotated[
         str | None,
         typer.Option(
-            help="A scenario: commuter, commuter-restless, commuter-nmea, pid-day, day, or a file (TOML). Default: the model's."
+            help="A scenario: commuter, commuter-restless, commuter-nmea, pid-day, day, or a file (TOML)."
+            " Default: the model's."
         ),
     ] = None,
     board: Annotated[str | None, typer.Option(help="esp32s3, pico_w or nrf52840. Default: the model's.")] = None,
