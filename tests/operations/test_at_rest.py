@@ -227,6 +227,32 @@ def test_a_vault_opens_with_its_secret_alone(tmp_path: Path, monkeypatch: pytest
         open_vault(state)
 
 
+DUMPABLE = """
+import asyncio, ctypes, os, sys
+from pathlib import Path
+from emgate import config, key_source
+from emgate.daemon import Gateway
+
+async def main():
+    for passphrase in (None, sys.argv[2]):
+        if passphrase:
+            os.environ[key_source.PASSPHRASE] = passphrase
+        Gateway(config.load(Path(sys.argv[1])), Path(sys.argv[1]))
+        print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))  # PR_GET_DUMPABLE
+
+asyncio.run(main())
+"""
+
+
+def test_a_gateway_with_a_secret_leaves_no_core(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.toml"
+    uplink = "[uplink]\nguarded_disk = true"
+    path.write_text(toml(links='[[serial]]\nport = "/dev/null"', uplink=uplink))
+    started = [sys.executable, "-c", DUMPABLE, str(path), PASSPHRASE]
+    done = subprocess.run(started, capture_output=True, text=True, timeout=60)
+    assert [line for line in done.stdout.splitlines() if line.isdigit()] == ["1", "0"], done.stderr
+
+
 def test_a_registry_with_sealed_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(key_source.PASSPHRASE, PASSPHRASE)
     vault = open_vault(tmp_path / "state", create=True)

@@ -317,10 +317,10 @@ Answer = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 @contextlib.asynccontextmanager
-async def serving(authority: Authority, answer: Answer, name: str = "localhost") -> AsyncIterator[int]:
+async def serving(authority: Authority, answer: Answer, host: str = "localhost") -> AsyncIterator[int]:
     """An HTTPS server that answers so."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*authority.issue(name))
+    context.load_cert_chain(*authority.issue("server", host))
     runner = web.ServerRunner(web.Server(answer, access_log=None), shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "localhost", 0, ssl_context=context)
@@ -386,7 +386,8 @@ async def without_end(request: web.BaseRequest) -> web.StreamResponse:
 async def test_a_server_that_answers_wrongly_is_named(
     authority: Authority, answer: Answer, words: str, counter: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("emgate.uplinks.https.SILENCE_S", 0.5)
+    if answer is nothing_ever:
+        monkeypatch.setattr("emgate.uplinks.https.SILENCE_S", 0.5)
     async with asyncio.timeout(30), serving(authority, answer) as port:
         uplink = HttpsUplink(target(port, authority), "gw")
         with pytest.raises(OSError, match=words):
@@ -396,11 +397,22 @@ async def test_a_server_that_answers_wrongly_is_named(
         assert not uplink.up.is_set()
 
 
-async def test_a_certificate_that_is_not_trusted_is_named(tmp_path: Path, authority: Authority) -> None:
-    other = Authority(tmp_path / "other", "other")
-    async with asyncio.timeout(30), serving(other, status_500) as port:
+@pytest.mark.parametrize(("ours", "host"), [(False, "localhost"), (True, "elsewhere.example")])
+async def test_a_certificate_that_is_not_trusted_is_named(
+    tmp_path: Path, authority: Authority, ours: bool, host: str
+) -> None:
+    """Another authority's, or another host's: whoever has it is told nothing, not even the token."""
+    told: list[web.BaseRequest] = []
+
+    async def listening(request: web.BaseRequest) -> web.StreamResponse:
+        told.append(request)
+        return web.Response()
+
+    other = authority if ours else Authority(tmp_path / "other", "other")
+    async with asyncio.timeout(30), serving(other, listening, host) as port:
         with pytest.raises(OSError, match="certificate is not trusted"):
             await HttpsUplink(target(port, authority), "gw").run()
+    assert told == []
 
 
 async def test_a_batch_that_is_too_large_is_said_to_be(authority: Authority) -> None:
