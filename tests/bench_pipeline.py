@@ -4,7 +4,8 @@ The gateway's own sessions and store take frames of 50 devices from a link that 
 the acknowledgement that names it has been sealed and handed to that link. Sealing the frames is not timed. Two rates:
 of wall time, which waits for the disk and for whoever else uses the core, and of processor time of all threads, which
 is what a frame costs. Rivals of the same run, on the same disk and core: the rows alone by sqlite3's executemany, a
-hundred a commit (the floor under any store), and the same store given one frame at a time. Once more, sealed at rest.
+hundred a commit (the floor under any store), and the same store given one frame at a time. Once more, sealed at rest,
+as it is by default. Exit status 1 when the median of either is below the target, by processor time.
 """
 
 import argparse
@@ -34,7 +35,8 @@ KEY = bytes(range(16))
 ROUNDS = 3
 WINDOW = 2000  # frames handed in before the loop is let run: what a burst on several links leaves in their buffers
 SINGLE_FRAMES = 400
-TARGET = 20_000
+TARGET = 20_000  # of processor time, in both ways
+OPEN, SEALED = "emtag: verified, committed, acknowledged", "emtag, and sealed at rest"
 
 
 Rates = tuple[float, float]
@@ -169,10 +171,8 @@ async def measure(folder: Path, count: int) -> dict[str, Rates]:
     rates: dict[str, list[Rates]] = {}
     for _ in range(ROUNDS):
         rates.setdefault("sqlite3 alone: rows, 100 a commit", []).append(floor(folder / "floor.sqlite", count))
-        rates.setdefault("emtag: verified, committed, acknowledged", []).append(
-            await bench.together(bench.frames(count))
-        )
-        rates.setdefault("emtag, and sealed at rest", []).append(await sealing.together(sealing.frames(count)))
+        rates.setdefault(OPEN, []).append(await bench.together(bench.frames(count)))
+        rates.setdefault(SEALED, []).append(await sealing.together(sealing.frames(count)))
         rates.setdefault("emtag, one frame at a time", []).append(await bench.singly(bench.frames(SINGLE_FRAMES)))
     for each in (bench, sealing):
         await each.sessions.close()
@@ -203,6 +203,9 @@ def main() -> None:
     Console(width=None if sys.stdout.isatty() else 120).print(table)
     load = ", ".join(f"{each:.1f}" for each in os.getloadavg())
     print(f"target {TARGET:,} a second of one core; load average {load} on {os.cpu_count()} cores")
+    missed = [name for name in (OPEN, SEALED) if rates[name][1] < TARGET]
+    if missed:
+        sys.exit(f"below the target: {'; '.join(missed)}")
 
 
 if __name__ == "__main__":

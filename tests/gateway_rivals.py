@@ -16,6 +16,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from emgate.key_source import CREDENTIAL
 from emgate.sealing import Ccm
 from emwire import codec, constants, envelope, topics
 from mqtt_line import Line
@@ -74,13 +75,16 @@ def make_records(count: int) -> list[Record]:
 class Measured:
     """A process whose use of the machine is read from /proc."""
 
-    def __init__(self, name: str, command: list[str], folder: Path, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, name: str, command: list[str], folder: Path, environment: dict[str, str], *, tells: bool = True
+    ) -> None:
+        """`tells`: it prints a line when it is ready."""
         self.name = name
         self.log = folder / f"{name}.log"
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                command, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE if environment is None else log,
-                stderr=log, env={**os.environ, **(environment or {})},
+                command, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE if tells else log,
+                stderr=log, env={**os.environ, **environment},
             )  # fmt: skip
 
     def await_line(self) -> None:
@@ -111,12 +115,16 @@ class Emtag:
     """The gateway with an MQTT link and an MQTT uplink, and the backend, each a process; every commit is FULL."""
 
     name, exactly_once = "emtag", True
+    at_rest = "auto"  # sealed as by default: a secret is given
 
     def __init__(self, folder: Path, port: int) -> None:
         self.folder, self._port = folder, port
         folder.mkdir()
+        (folder / CREDENTIAL).write_bytes(bytes(range(32)))
+        self._environment = {"CREDENTIALS_DIRECTORY": str(folder)}
         broker = f'host = "127.0.0.1"\nport = {port}\n'
-        text = f'[gateway]\nid = "bench"\nstate_directory = "state"\n[protection]\nat_rest = "off"\n[mqtt]\n{broker}'
+        text = f'[gateway]\nid = "bench"\nstate_directory = "state"\n[mqtt]\n{broker}'
+        text += f'[protection]\nat_rest = "{self.at_rest}"\n'
         # More in a batch than usual: routine records sooner, an alarm behind one later.
         text += f'[uplink]\nkind = "mqtt"\nbatch_records = 2000\n{broker}'
         for number in range(DEVICES):
@@ -132,7 +140,7 @@ class Emtag:
             "backend",
             [sys.executable, "-c", app, "backend", "run", "--database", str(self.database), "--host", "127.0.0.1",
              "--port", str(self._port)],
-            self.folder,
+            self.folder, {},
         )  # fmt: skip
         self.backend.await_line()
         self.start_gateway()
@@ -142,6 +150,7 @@ class Emtag:
             "gateway",
             [sys.executable, "-c", "from emgate.cli import app; app()", "gateway", "run", "--config", "gateway.toml"],
             self.folder,
+            self._environment,
         )
         self.gateway.await_line()
 
@@ -168,6 +177,12 @@ class Emtag:
         for each in self.processes():
             each.kill()
         self.gateway = self.backend = None
+
+
+class OpenEmtag(Emtag):
+    """What is kept lies open, as in ThingsBoard."""
+
+    name, at_rest = "emtag, at_rest off", "off"
 
 
 def install_thingsboard() -> Path:
@@ -288,7 +303,7 @@ class ThingsBoard:
     def start_gateway(self) -> None:
         environment = {"TB_GW_CONFIG_DIR": str(self.folder), "PYTHONUNBUFFERED": "1"}
         before = self._subscriptions()
-        self.gateway = Measured("thingsboard", [str(self._program)], self.folder, environment)
+        self.gateway = Measured("thingsboard", [str(self._program)], self.folder, environment, tells=False)
         deadline = time.monotonic() + START_S
         while (
             self._subscriptions() == before or "Gateway started." not in self.gateway.log.read_text()[self._log_read :]
