@@ -74,12 +74,13 @@ async def frames_both_ways(broker, protocol: str) -> None:
         assert link.counters == Counter(bad_topic=1, too_long=1)
 
 
-async def test_what_was_not_dealt_with_comes_again_after_a_kill() -> None:
+@pytest.mark.parametrize("protocol", ["3.1.1", "5"])
+async def test_what_was_not_dealt_with_comes_again_after_a_kill(protocol) -> None:
     """The broker hears only of what has been dealt with, so its persistent session brings the rest back."""
     if "mosquitto" not in brokers.available():
         pytest.skip("needs mosquitto")
     with brokers.start_broker("mosquitto") as broker:
-        settings = Broker(host=broker.host, port=broker.port)
+        settings = Broker(host=broker.host, port=broker.port, protocol=protocol)
         holding, taker = Taker(holding=True), Taker()
         first = MqttLink(settings, "gw", holding)
         async with aiomqtt.Client(broker.host, broker.port) as device:

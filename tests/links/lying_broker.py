@@ -1,4 +1,4 @@
-"""An MQTT 3.1.1 broker of a few lines that lies in the ways it is told to. Bytes on a socket, no library.
+"""An MQTT broker of a few lines that lies in the ways it is told to, by 3.1.1 or 5 as each client wants. No library.
 
 Honest it does what the gateway's link and one device need: CONNECT, SUBSCRIBE, PUBLISH of QoS 0 and 1 to exact topics
 and a trailing +, PING.
@@ -10,6 +10,8 @@ import struct
 from collections.abc import AsyncIterator
 
 CONNECT, CONNACK, PUBLISH, PUBACK, SUBSCRIBE, SUBACK, PINGREQ, PINGRESP = 1, 2, 3, 4, 8, 9, 12, 13
+PROPERTIES = {"3.1.1": b"", "5": b"\0"}
+"""What MQTT 5 has where this broker says nothing more (MQTT 5 §2.2.2)."""
 
 
 def packet(kind: int, body: bytes, flags: int = 0) -> bytes:
@@ -21,10 +23,10 @@ def packet(kind: int, body: bytes, flags: int = 0) -> bytes:
             return bytes([kind << 4 | flags]) + size + body
 
 
-def publish(topic: str, payload: bytes, identifier: int = 0, retain: bool = False) -> bytes:
+def publish(topic: str, payload: bytes, identifier: int = 0, retain: bool = False, protocol: str = "3.1.1") -> bytes:
     name = topic.encode()
-    body = struct.pack(">H", len(name)) + name + (struct.pack(">H", identifier) if identifier else b"") + payload
-    return packet(PUBLISH, body, (2 if identifier else 0) | retain)
+    head = struct.pack(">H", len(name)) + name + (struct.pack(">H", identifier) if identifier else b"")
+    return packet(PUBLISH, head + PROPERTIES[protocol] + payload, (2 if identifier else 0) | retain)
 
 
 class LyingBroker:
@@ -41,6 +43,7 @@ class LyingBroker:
         self.connections = 0
         self.acknowledged: list[int] = []
         self._subscribers: list[tuple[str, asyncio.StreamWriter]] = []
+        self._protocols: dict[asyncio.StreamWriter, str] = {}
         self._identifier = 0
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -49,6 +52,7 @@ class LyingBroker:
             while True:
                 await self._packet(*await self._read(reader), writer)
         self._subscribers = [each for each in self._subscribers if each[1] is not writer]
+        self._protocols.pop(writer, None)
         writer.close()
 
     @staticmethod
@@ -64,26 +68,32 @@ class LyingBroker:
 
     async def _packet(self, kind: int, flags: int, body: bytes, writer: asyncio.StreamWriter) -> None:
         if kind == CONNECT:
-            writer.write(packet(CONNACK, b"\0\0"))
+            self._protocols[writer] = "5" if body[6] == 5 else "3.1.1"
+        properties = PROPERTIES[self._protocols[writer]]
+        if kind == CONNECT:
+            writer.write(packet(CONNACK, b"\0\0" + properties))
         elif kind == PINGREQ:
             writer.write(packet(PINGRESP, b""))
         elif kind == SUBSCRIBE:
-            topic = body[4 : 4 + struct.unpack_from(">H", body, 2)[0]].decode()
+            at = 2 + (1 + body[2] if properties else 0)
+            topic = body[at + 2 : at + 2 + struct.unpack_from(">H", body, at)[0]].decode()
             if self.silent_subscribe:
                 return
             self._subscribers.append((topic, writer))
-            writer.write(packet(SUBACK, body[:2] + b"\1"))
+            writer.write(packet(SUBACK, body[:2] + properties + b"\1"))
             if topic.startswith("emtag/v1/up/"):
                 for each in self.on_subscribe:
                     writer.write(each)
         elif kind == PUBACK:
-            self.acknowledged.append(struct.unpack(">H", body)[0])
+            self.acknowledged.append(struct.unpack_from(">H", body)[0])
         elif kind == PUBLISH:
             length = struct.unpack_from(">H", body)[0]
             topic, rest = body[2 : 2 + length].decode(), body[2 + length :]
             if flags & 6:
                 writer.write(packet(PUBACK, rest[:2]))
                 rest = rest[2:]
+            if properties:
+                rest = rest[1 + rest[0] :]
             self.give(topic, rest)
 
     def give(self, topic: str, payload: bytes) -> None:
@@ -98,7 +108,7 @@ class LyingBroker:
             if wanted == topic or (wanted.endswith("/+") and topic.rpartition("/")[0] == wanted[:-2]):
                 for _ in range(2 if self.twice else 1):
                     self._identifier = self._identifier % 65_535 + 1
-                    data = publish(topic, payload, self._identifier)
+                    data = publish(topic, payload, self._identifier, protocol=self._protocols[writer])
                     if up and self.cuts:
                         self.cuts -= 1
                         writer.write(data[: len(data) // 2])

@@ -21,8 +21,11 @@ async def liar():
         yield broker
 
 
-def link_to(liar, taker) -> MqttLink:
-    return MqttLink(Broker(host="127.0.0.1", port=liar.port), "gw", taker)
+both_protocols = pytest.mark.parametrize("protocol", ["3.1.1", "5"])
+
+
+def link_to(liar, taker, protocol="3.1.1") -> MqttLink:
+    return MqttLink(Broker(host="127.0.0.1", port=liar.port, protocol=protocol), "gw", taker)
 
 
 async def test_one_that_takes_subscriptions_and_delivers_nothing_is_found_out(liar, monkeypatch) -> None:
@@ -52,9 +55,10 @@ async def test_a_broker_that_stops_delivering_later_is_found_out_too(liar, monke
 
 
 @contextlib.asynccontextmanager
-async def gateway_and_tag(folder: Path, liar):
+async def gateway_and_tag(folder: Path, liar, protocol="3.1.1"):
     tag = Tag(folder / "tag")
-    gateway = GatewayProcess(folder, toml(links=f'[mqtt]\nhost = "127.0.0.1"\nport = {liar.port}'))
+    links = f'[mqtt]\nhost = "127.0.0.1"\nport = {liar.port}\nprotocol = "{protocol}"'
+    gateway = GatewayProcess(folder, toml(links=links))
     await gateway.start()
     async with over_mqtt(tag, "127.0.0.1", liar.port):
         made = [(DEVICE, 1, tag.record(status_record(number))) for number in range(40)]
@@ -80,23 +84,24 @@ async def test_what_comes_twice_is_stored_once(tmp_path: Path, liar) -> None:
 
 async def test_an_end_in_the_middle_of_a_packet_loses_nothing(tmp_path: Path, liar) -> None:
     liar.cuts = 3
-    async with gateway_and_tag(tmp_path, liar):
+    async with gateway_and_tag(tmp_path, liar, "5"):
         pass
     assert liar.cuts == 0
     assert liar.connections >= 5, "device, gateway, and the gateway again three times"
 
 
-async def test_rubbish_of_every_kind_is_counted_acknowledged_and_goes_no_further(liar) -> None:
+@both_protocols
+async def test_rubbish_of_every_kind_is_counted_acknowledged_and_goes_no_further(liar, protocol) -> None:
     taker = Taker()
     liar.on_subscribe = [
-        publish("emtag/v1/up/zz", b"x", 901),
-        publish("other/topic", b"x", 902),
-        publish(topics.down(DEVICE), b"x", 903),
-        publish(topics.up(DEVICE), b"left here by somebody", 904, retain=True),
-        publish(topics.up(DEVICE), bytes(5000), 905),
-        publish(topics.up(DEVICE), b"good", 906),
+        publish("emtag/v1/up/zz", b"x", 901, protocol=protocol),
+        publish("other/topic", b"x", 902, protocol=protocol),
+        publish(topics.down(DEVICE), b"x", 903, protocol=protocol),
+        publish(topics.up(DEVICE), b"left here by somebody", 904, retain=True, protocol=protocol),
+        publish(topics.up(DEVICE), bytes(5000), 905, protocol=protocol),
+        publish(topics.up(DEVICE), b"good", 906, protocol=protocol),
     ]
-    link = link_to(liar, taker)
+    link = link_to(liar, taker, protocol)
     async with supervised(link) as supervisor:
         await taker.until(1)
         assert taker.frames == [(DEVICE, b"good")]
@@ -143,10 +148,11 @@ async def test_one_that_never_answers_a_subscription_is_left(liar, monkeypatch) 
     assert done and isinstance(running.exception(), OSError)
 
 
-async def test_reading_stops_while_too_much_waits_for_its_commit(liar, monkeypatch) -> None:
+@both_protocols
+async def test_reading_stops_while_too_much_waits_for_its_commit(liar, monkeypatch, protocol) -> None:
     monkeypatch.setattr(mqtt, "UNDER_WAY", 50)
     taker = Taker(holding=True)
-    link = link_to(liar, taker)
+    link = link_to(liar, taker, protocol)
     async with supervised(link):
         await until(lambda: link._probes >= 1)
         for number in range(500):
