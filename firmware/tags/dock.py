@@ -1,14 +1,14 @@
 # At home in its dock: on the charger, still, and the dock's authenticated beacon heard. Then no positions are needed.
-import struct
 from binascii import unhexlify
 
-from common.slots import Slots
 from common.wait import Signal
 from cryptolib import aes
 from drivers.beacon_radio import RSSI_UNKNOWN, BeaconScanner
 from emwire import beacon, constants
 from emwire.beacon import BeaconWatch
 from emwire.errors import WireError
+
+from tags.counters import Counters
 
 CAUSE_DOCK = 1  # taken off the charger, or moved
 CAUSE_BEACON = 2  # the beacon is not heard any more
@@ -26,12 +26,8 @@ class Dock:
         """moving(): whether the accelerometer says so: what moves is not in its dock, whatever it hears."""
         self._device = device
         self._moving = moving
-        self._slots = Slots(device.board.storage_path + "/dock.")
-        self._saved = {}
-        value = self._slots.value or b""
-        for at in range(0, len(value), 8):
-            number, counter = struct.unpack("<II", value[at : at + 8])
-            self._saved[number] = counter
+        # What a thief recorded since they were written down is believed after a reset: on the charger, and still.
+        self._counters = Counters(device.board.storage_path + "/dock.", COUNTERS_EVERY)
         self._scanner = None
         self._radio_on = False
         self._beacons = {}  # device id: (key, decrypt, watch)
@@ -95,7 +91,7 @@ class Dock:
                 del self._beacons[number]
         for number, key in wanted.items():
             if number not in self._beacons:
-                watch = BeaconWatch(number, newest_counter=self._saved.get(number, -1))
+                watch = BeaconWatch(number, newest_counter=self._counters.newest(number))
                 self._beacons[number] = key, aes(key, _ECB).decrypt, watch
 
     async def _listen(self):
@@ -114,7 +110,7 @@ class Dock:
             self._scanner.stop()
         if self.docked or self._found:
             self._record(begun, device.ticks_ms())
-        self._save()
+        self._counters.save([entry[2] for entry in self._beacons.values()])
         return self._found is not None
 
     def _on_advertisement(self, address, rssi_dbm, data):
@@ -170,21 +166,6 @@ class Dock:
             self._since_ms = None
             self._misses = 0
             self._device.records.event(constants.EVENT_UNDOCKED, seconds, self._beacon_id, bytes((cause,)))
-
-    def _save(self):
-        """What a thief recorded since the last save would be believed after a reset: on the charger, and still."""
-        newest = {number: entry[2].newest_counter for number, entry in self._beacons.items()}
-        for number, counter in newest.items():
-            if counter >= 0 and (number not in self._saved or counter - self._saved[number] >= COUNTERS_EVERY):
-                break
-        else:
-            return
-        known = {number: counter for number, counter in newest.items() if counter >= 0}
-        try:
-            self._slots.write(b"".join(struct.pack("<II", *item) for item in known.items()))
-            self._saved = known
-        except OSError:
-            pass  # tried again the next time
 
 
 def _is_beacon(data):

@@ -4,11 +4,11 @@ from binascii import unhexlify
 
 from common import transports
 from common.device import Device
-from common.slots import Slots
 from common.wait import Signal
 from cryptolib import aes
 from emwire import beacon, constants
 
+from tags.counters import Counters
 from tags.curfew import Curfews
 from tags.ears import Ears
 from tags.moved import Moved
@@ -53,7 +53,7 @@ class HomeUnit:
         self._battery_low = set()
         self._faulty = set()
         self._windows = {}
-        self._counters = Counters(board.storage_path)
+        self._counters = Counters(board.storage_path + "/heard.", COUNTERS_EVERY)
         self._signal = Signal()
         self._look = Signal()
         self._listening = False
@@ -184,7 +184,7 @@ class HomeUnit:
         device.records.presence(*window.presence.close(window.start_ms, now, start_s, heard_ms, deaf_ms))
         window.begin(now, listened)
         self._look_at_battery(window.presence)
-        self._counters.save(self._windows.values())
+        self._counters.save([window.presence.watch for window in self._windows.values()])
         # Deaf on purpose is in the ledger, and no fault.
         spared_ms, self._spared_ms = self._ears.spared_ms() - self._spared_ms, self._ears.spared_ms()
         if deaf_ms - spared_ms < device.settings.deaf_event_s * 1000:
@@ -219,38 +219,6 @@ class _Window:
         self.start_ms = now
         self.listened_ms = listened_ms
         self.returned = False
-
-
-class Counters:
-    """The newest counter heard of each beacon, over a reset."""
-
-    def __init__(self, storage_path):
-        self._slots = Slots(storage_path + "/heard.")
-        self._saved = {}
-        value = self._slots.value or b""
-        for at in range(0, len(value), 8):
-            beacon_id, counter = struct.unpack("<II", value[at : at + 8])
-            self._saved[beacon_id] = counter
-
-    def newest(self, beacon_id: int) -> int:
-        """-1 if nothing is known."""
-        return self._saved.get(beacon_id, -1)
-
-    def save(self, windows):
-        """Write them down if any is far enough ahead."""
-        ahead = False
-        newest = {}
-        for window in windows:
-            watch = window.presence.watch
-            if watch.newest_counter >= 0:
-                newest[watch.device_id] = watch.newest_counter
-                ahead = ahead or watch.newest_counter - self.newest(watch.device_id) >= COUNTERS_EVERY
-        if ahead:
-            try:
-                self._slots.write(b"".join(struct.pack("<II", *item) for item in newest.items()))
-            except OSError:
-                return  # tried again at the next window
-            self._saved = newest
 
 
 def _is_beacon(data):
