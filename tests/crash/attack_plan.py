@@ -3,8 +3,8 @@ dice are others: the same seed deals the same attacks, whatever the timing."""
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import combinations
+from dataclasses import dataclass, replace
+from itertools import combinations, product
 from typing import Generic, TypeVar
 
 from broken_disk import FAULTS, FSYNC_FAILS, FULL, NO_GROWTH
@@ -12,13 +12,31 @@ from broken_disk import FAULTS, FSYNC_FAILS, FULL, NO_GROWTH
 T = TypeVar("T")
 
 GATEWAY, BROKER, BACKEND = "gateway", "broker", "backend"
+MQTT, HTTPS, LOCAL = "mqtt", "https", "local"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a bench is: whether the gateway seals what it keeps, and by which uplink it delivers."""
+
+    sealed: bool
+    uplink: str
+
+    def __str__(self) -> str:
+        return f"{'sealed' if self.sealed else 'in the clear'}, uplink {self.uplink}"
+
+
+KINDS = [Kind(sealed, uplink) for sealed, uplink in product((True, False), (MQTT, HTTPS, LOCAL))]
 CLOCKS = ("clock stopped", "clock back a day", "clock forward a year")
 DISKS = [(who, what) for who in (GATEWAY, BACKEND) for what in FAULTS]
 ANEW = ("during start", "during catch-up")
 OVERWRITTEN = "last page of the store overwritten"
 LATE = "started on a broken disk"
 KILLED_ANEW = "killed again "
+REGISTRY_CHANGED = "registry changed"
+REGISTRY_CUT_OFF = "registry change cut off by a kill"
 ATTACKS = (
+    *(str(kind) for kind in KINDS),
     *(f"SIGKILL {who}" for who in (GATEWAY, BROKER, BACKEND)),
     *(f"power cut of {who}" for who in (GATEWAY, BACKEND)),
     *(f"{who}: {FAULTS[what]}" for who, what in DISKS),
@@ -30,6 +48,8 @@ ATTACKS = (
     "writes lost before one kept",
     "writes torn",
     "directory changes lost",
+    REGISTRY_CHANGED,
+    REGISTRY_CUT_OFF,
 )
 """All that have to come in a long run."""
 
@@ -68,12 +88,22 @@ class Plan:
     anew_s: float
     chance: random.Random  # for what depends on what is found
 
+    def of_one_process(self) -> "Plan":
+        """Where the backend is inside the gateway, and on its disk."""
+        return replace(
+            self,
+            disk=None if self.disk is None else (GATEWAY, self.disk[1]),
+            victims=list(dict.fromkeys(GATEWAY if each == BACKEND else each for each in self.victims)),
+            cut={GATEWAY: any(self.cut.values())} if self.cut else {},
+        )
+
 
 class Dealer:
     """Deals rounds."""
 
     def __init__(self, seed: int) -> None:
         self._chance = chance = random.Random(f"attacks {seed}")
+        self._kinds = Deck(random.Random(f"benches {seed}"), KINDS)
         everybody = (GATEWAY, BROKER, BACKEND)
         self._clocks: Deck[str | None] = Deck(chance, [*CLOCKS, None, None, None, None])
         self._disks: Deck[tuple[str, int] | None] = Deck(chance, [*DISKS, *[None] * 6])
@@ -83,6 +113,10 @@ class Dealer:
         self._overwrite = Deck(chance, [True, False, False])
         self._late = Deck(chance, [True, False])
         self._anew: Deck[str | None] = Deck(chance, [*ANEW, None, None, None, None])
+
+    def deal_kind(self) -> Kind:
+        """The next bench."""
+        return self._kinds.deal()
 
     def deal(self) -> Plan:
         """The next round."""

@@ -123,7 +123,9 @@ class Disk:
             grave = self._undo / f"{replaced}.grave"
             counts["directory changes lost"] += 1
             if what == "create":
-                Path(before).unlink()
+                Path(before).unlink(missing_ok=True)
+            elif Path(before).exists():
+                continue  # noted, and then the kill came
             elif what == "unlink":
                 os.link(grave, before)
             else:
@@ -142,7 +144,7 @@ class Disk:
 
 def _read(path: Path) -> Pending:
     found: Pending = []
-    data = path.read_bytes()
+    data = path.read_bytes() if path.exists() else b""  # killed before the shim had made it
     at = 0
     while at + _RANGE.size <= len(data):
         offset, length, kind = _RANGE.unpack_from(data, at)

@@ -11,15 +11,28 @@ import sys
 import time
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from attack_plan import BROKER, GATEWAY, KILLED_ANEW, LATE, OVERWRITTEN, Dealer, Plan
+from attack_plan import (
+    BROKER,
+    GATEWAY,
+    KILLED_ANEW,
+    LATE,
+    LOCAL,
+    OVERWRITTEN,
+    REGISTRY_CHANGED,
+    REGISTRY_CUT_OFF,
+    Dealer,
+    Kind,
+    Plan,
+)
+from bench import AUTO, OFF, REQUIRED, Bench
 from broken_disk import FAULTS, PAGE, WORKS, Disk, build_shim
 from emgate import store_salvage as salvage
 from emgate.broker import RunningBroker, start_broker
 from emrig.mortal import mortal
-from fleet import KEY, Fleet, Identity
+from fleet import Fleet, Identity
 
 RATE = 4000  # records a second, so that every device has more than its window lets out
 RATE_WHILE_MENDED = 300
@@ -32,6 +45,11 @@ BROKEN_START_S = 2.5
 """How long a process may try to start on a broken disk before that is mended: a start takes about 1 s."""
 DAY_MS, YEAR_MS = 86_400_000, 365 * 86_400_000
 EXIT_UNUSABLE = 2
+MAKING_KEYS_S = 1.5
+"""Until a gateway that starts has made its keys, on a busy machine."""
+CHANGING_S = 0.03
+"""A change to the registry takes about as long."""
+CHANGES_EACH_S = 0.3
 
 
 class Process:
@@ -97,8 +115,9 @@ class Process:
 class Harness:
     """One bench: start, rounds, stop."""
 
-    def __init__(self, folder: Path, seed: int, dealer: Dealer | None = None) -> None:
+    def __init__(self, folder: Path, seed: int, dealer: Dealer | None = None, kind: Kind | None = None) -> None:
         self._dealer = dealer or Dealer(seed)
+        self.kind = kind or self._dealer.deal_kind()
         self.counts: Counter[str] = Counter()
         self.attacks: Counter[str] = Counter()
         self.faults: list[str] = []
@@ -106,56 +125,66 @@ class Harness:
         self._doubted = False  # a page was overwritten, and not everything has arrived since
         shim = build_shim(folder)
         self.broker: RunningBroker = start_broker("mosquitto")
+        self._chance = random.Random(f"moments {seed}")
         chance = random.Random(f"devices {seed}")
         self.fleet = Fleet(folder / "devices", self.broker.port, chance, CELLULAR, WIRED)
-        gateway = folder / "gateway"
         self.gateway = Process(
-            "gateway", gateway, shim,
+            "gateway", folder / "gateway", shim,
             "import sys, pathlib; from emgate.gateway_commands import run_gateway;"
             " sys.exit(run_gateway(pathlib.Path(sys.argv[1])))",
             [str(folder / "gateway.toml")],
         )  # fmt: skip
         self.backend = Process(
             "backend", folder / "backend", shim, "from emgate.cli import app; app()",
-            ["backend", "run", "--database", str(folder / "backend" / "disk" / "backend.sqlite"),
-             "--host", "127.0.0.1", "--port", str(self.broker.port)],
+            ["backend", "run", "--config", str(folder / "backend.toml")],
         )  # fmt: skip
-        self.processes = {each.name: each for each in (self.gateway, self.backend)}
-        self.store = self.gateway.disk.path / "store.sqlite"
-        self.database = self.backend.disk.path / "backend.sqlite"
-        (folder / "gateway.toml").write_text(self._configuration())
-
-    def _configuration(self) -> str:
-        text = f"""
-[gateway]
-id = "crash"
-state_directory = "{self.gateway.disk.path}"
-status_interval_s = 1
-restart_maximum_s = 0.3
-[protection]
-at_rest = "off"
-[store]
-alarm_reserve_bytes = 1000000
-[mqtt]
-host = "127.0.0.1"
-port = {self.broker.port}
-[uplink]
-kind = "mqtt"
-host = "127.0.0.1"
-port = {self.broker.port}
-"""
-        for line in self.fleet.wired:
-            text += f'[[serial]]\nport = "{line.path}"\nbaud_rate = 921600\n'
-        for device in self.fleet.devices:
-            text += f'[[devices]]\ndevice_id = {device.device_id}\nmodel = "ankle_gps"\nkey = "{KEY.hex()}"\n'
-        return text
+        state = self.gateway.disk.path
+        database = self.backend.disk.path / "backend.sqlite"
+        self.bench = Bench(self.kind, folder, state, database, self.broker.port)
+        self.gateway.disk.environment |= self.bench.environment
+        running = (self.gateway,) if self.kind.uplink == LOCAL else (self.gateway, self.backend)
+        self.processes = {each.name: each for each in running}
+        self.store = state / "store.sqlite"
+        self.database = self.bench.database
+        self.bench.registry.begin(device.device_id for device in self.fleet.devices)
 
     # -- life ---------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> "Harness":
-        self._running = asyncio.create_task(self.fleet.run())
-        await asyncio.gather(self.backend.start(), self.gateway.start())
+        try:
+            await self._begin()
+        except BaseException:
+            await self.__aexit__()
+            raise
         return self
+
+    async def _begin(self) -> None:
+        self._running = asyncio.create_task(self.fleet.run())
+        for process in self.processes.values():
+            if process is not self.gateway:
+                await process.start()
+        self._configure(AUTO if self.kind.sealed else OFF)
+        if self.kind.sealed:
+            await self._seal()
+            self._configure(REQUIRED)
+        await self.gateway.start()
+
+    def _configure(self, at_rest: str) -> None:
+        self.bench.configure(at_rest, [line.path for line in self.fleet.wired])
+
+    async def _seal(self) -> None:
+        """A gateway is given a secret: it makes the keys, and seals the registry. The power goes during both."""
+        await self.gateway.spawn()
+        await asyncio.sleep(self._chance.uniform(0, MAKING_KEYS_S))
+        in_time_s: float | None = self._chance.uniform(0, CHANGING_S)
+        while True:
+            await self._kill([GATEWAY], {GATEWAY: True}, self._chance)
+            if self.bench.registry.sealed:
+                return
+            await self.gateway.start()
+            sealing = asyncio.create_task(self.bench.registry.seal())
+            await asyncio.wait([sealing], timeout=in_time_s)
+            in_time_s = None  # the next time it is waited for
 
     async def __aexit__(self, *_: object) -> None:
         self._running.cancel()
@@ -172,8 +201,12 @@ port = {self.broker.port}
         """Load, break, judge, mend, let everything arrive, judge again: the verdict. AssertionError tells what is
         wrong."""
         plan = self._dealer.deal()
+        if self.kind.uplink == LOCAL:
+            plan = plan.of_one_process()
+        self.attacks[str(self.kind)] += 1
         judged = self.counts["judged_at_kill"]
         self.faults = []
+        changing = asyncio.create_task(self._change_registry())
         await self._load(plan.load_s)
         if plan.clock is not None:
             self._break_clock(plan.clock)
@@ -185,7 +218,15 @@ port = {self.broker.port}
                     self._came(f"{broken.name}: {FAULTS[what]}")
                     broken.disk.fault = what
                     await asyncio.sleep(plan.broken_s)
-        await self._kill(plan, plan.victims, plan.overwrite)
+        changing.cancel()
+        await asyncio.wait([changing])
+        last = None
+        if GATEWAY in plan.victims:
+            last = asyncio.create_task(self.bench.registry.list_another())
+            await asyncio.wait([last], timeout=plan.chance.uniform(0, CHANGING_S))
+        await self._kill(plan.victims, plan.cut, plan.chance, plan.overwrite)
+        if last is not None and await last is None:
+            self._came(REGISTRY_CUT_OFF)
         if broken is not None and not plan.late:
             broken.disk.fault = WORKS
         await asyncio.sleep(plan.silence_s)  # devices go on while nobody hears them
@@ -210,6 +251,11 @@ port = {self.broker.port}
             f" as they were made and in order; judged {judged} times with the gateway dead"
         )
 
+    @property
+    def came(self) -> str:
+        """What was done to it in this round."""
+        return f"[{'; '.join(self.faults)}]"
+
     def _came(self, attack: str) -> None:
         self.faults.append(attack)
         self.attacks[attack] += 1
@@ -221,6 +267,11 @@ port = {self.broker.port}
         self.counts += self.fleet.sent() - before
         self.counts["load_ms"] += int((time.monotonic() - begun) * 1000)
         self.counts["processor_ms"] += self._processor_ms() - processor_ms
+
+    async def _change_registry(self) -> None:
+        while True:
+            await asyncio.sleep(CHANGES_EACH_S)
+            self.attacks[REGISTRY_CHANGED] += await self.bench.registry.list_another() is True
 
     def _processor_ms(self) -> int:
         """Taken so far by everything that a frame passes: fleet, broker, gateway and backend."""
@@ -240,7 +291,9 @@ port = {self.broker.port}
             else:
                 process.disk.jump(-DAY_MS if what == "clock back a day" else YEAR_MS)
 
-    async def _kill(self, plan: Plan, victims: Sequence[str], overwrite: bool = False) -> None:
+    async def _kill(
+        self, victims: Sequence[str], cut: Mapping[str, bool], chance: random.Random, overwrite: bool = False
+    ) -> None:
         for victim in victims:
             self._came(f"SIGKILL {victim}")
             if victim == BROKER:
@@ -253,8 +306,8 @@ port = {self.broker.port}
             if victim == BROKER:
                 continue
             disk = self.processes[victim].disk
-            if plan.cut[victim]:
-                lost = disk.cut_power(plan.chance)
+            if cut[victim]:
+                lost = disk.cut_power(chance)
                 self._came(f"power cut of {victim}")
                 self.faults[-1] += f" ({', '.join(f'{count} {what}' for what, count in lost.items()) or 'no loss'})"
                 self.counts += lost
@@ -265,6 +318,7 @@ port = {self.broker.port}
         assert not missing, f"{len(missing)} told as delivered are not in the backend: {sorted(missing)[:5]}"
         if GATEWAY not in victims:
             return
+        self.bench.registry.judge()
         if not self._doubted:
             missing = told_stored - self._in_backend() - self._in_store()
             assert not missing, f"{len(missing)} told as stored are missing: {sorted(missing)[:5]}"
@@ -273,7 +327,7 @@ port = {self.broker.port}
             self._came(OVERWRITTEN)
             self._doubted = True
             size = self.store.stat().st_size
-            self.gateway.disk.overwrite(self.store, max(0, (size - 1) // PAGE * PAGE), plan.chance.randbytes(PAGE))
+            self.gateway.disk.overwrite(self.store, max(0, (size - 1) // PAGE * PAGE), chance.randbytes(PAGE))
 
     async def _restart(self, plan: Plan, broken: Process | None) -> None:
         """What was killed; once more where the plan says so, and on a disk that is mended only then."""
@@ -313,7 +367,7 @@ port = {self.broker.port}
             if each.ended and each.disk.fault == WORKS:
                 each.complain()
         self._came(KILLED_ANEW + str(plan.anew))
-        await self._kill(plan, [each.name for each in dead if not each.ended])
+        await self._kill([each.name for each in dead if not each.ended], plan.cut, plan.chance)
 
     async def _settle(self) -> None:
         before, since = -1, time.monotonic()
@@ -377,8 +431,15 @@ port = {self.broker.port}
         return self._identities(self.store)
 
     def _in_backend(self) -> set[Identity]:
+        if not self.database.exists():
+            return set()
         with contextlib.closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as connection:
-            return set(connection.execute("SELECT device_id, epoch, sequence FROM records WHERE link <> 'gateway'"))
+            try:
+                return set(connection.execute("SELECT device_id, epoch, sequence FROM records WHERE link <> 'gateway'"))
+            except sqlite3.OperationalError as error:
+                if "no such table" not in str(error):
+                    raise
+                return set()  # killed before it was made
 
     def judge_all(self) -> None:
         """Everything has arrived: the backend has what the journals had, once, whole, and in order."""

@@ -238,13 +238,15 @@ static void note(struct file *file, uint64_t offset, const void *data, uint64_t 
 /* -- directory changes ----------------------------------------------------------------------------------------- */
 
 static void write_changes(void) {
-    char path[PATH_MAX];
+    char path[PATH_MAX], fresh[PATH_MAX]; /* in one step: a kill may come at any moment */
     snprintf(path, sizeof path, "%s/changes", undo);
-    int fd = real_open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    snprintf(fresh, sizeof fresh, "%s/changes.new", undo);
+    int fd = real_open(fresh, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (fd < 0) abort();
     for (int at = 0; at < change_count; at++)
         if (real_write(fd, changes[at].line, strlen(changes[at].line)) < 0) abort();
     close(fd);
+    if (real_rename(fresh, path) != 0) abort();
 }
 
 /* The first so many changes are durable. */
@@ -265,6 +267,14 @@ static void change(const char *what, const char *from, const char *to, ino_t ino
     changes[change_count].replaced = replaced;
     change_count++;
     write_changes();
+}
+
+/* The last change, noted before it was made, was not made. */
+static void take_back(void) {
+    int reason = errno;
+    change_count--;
+    write_changes();
+    errno = reason;
 }
 
 /* Keep a file that is about to lose its name; its inode, or 0. */
@@ -464,8 +474,9 @@ int unlink(const char *path) {
     if (control->fault == READ_ONLY) return errno = EROFS, -1;
     pthread_mutex_lock(&lock);
     ino_t gone = bury(path);
+    if (gone) change("unlink", path, "", 0, gone);
     int done = unlinkat(AT_FDCWD, path, 0);
-    if (done == 0 && gone) change("unlink", path, "", 0, gone);
+    if (done != 0 && gone) take_back();
     pthread_mutex_unlock(&lock);
     return done;
 }
@@ -476,8 +487,10 @@ int rename(const char *from, const char *to) {
     pthread_mutex_lock(&lock);
     struct stat status;
     ino_t replaced = bury(to);
-    int known = lstat(from, &status) == 0, done = real_rename(from, to);
-    if (done == 0 && known) change("rename", from, to, status.st_ino, replaced);
+    int known = lstat(from, &status) == 0;
+    if (known) change("rename", from, to, status.st_ino, replaced);
+    int done = real_rename(from, to);
+    if (done != 0 && known) take_back();
     pthread_mutex_unlock(&lock);
     return done;
 }

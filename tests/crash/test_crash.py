@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from attack_plan import ATTACKS, CLOCKS, DISKS, GATEWAY, Dealer
+from attack_plan import ATTACKS, BACKEND, CLOCKS, DISKS, GATEWAY, HTTPS, KINDS, Dealer, Kind
 from broken_disk import FAULTS, FSYNC_FAILS, FULL, NO_GROWTH, READ_ONLY, WORKS, Disk, build_shim
 from emgate.broker import mosquitto_path
 from harness import Harness
+from run import AFRESH, ROUNDS_FOR_ALL
 
 SHORT_ROUNDS = 2
 SEED = 13
@@ -222,14 +223,28 @@ def test_a_long_run_is_dealt_every_attack_and_the_same_ones_for_a_seed() -> None
     assert len({frozenset(plan.victims) for plan in plans} - {frozenset()}) == 7
     assert {plan.anew for plan in plans} == {"during start", "during catch-up", None}
     assert any(plan.late for plan in plans) and any(plan.overwrite for plan in plans)
-    assert all(f"{who}: {name}" in ATTACKS for who in (GATEWAY, "backend") for name in FAULTS.values())
+    assert all(f"{who}: {name}" in ATTACKS for who in (GATEWAY, BACKEND) for name in FAULTS.values())
+    kinds = [first.deal_kind() for _ in range(ROUNDS_FOR_ALL // AFRESH)]
+    assert set(kinds) == set(KINDS) and {str(kind) for kind in KINDS} <= {*ATTACKS}
+    assert kinds == [second.deal_kind() for _ in kinds]
+
+
+def test_where_the_backend_is_inside_the_gateway_its_attacks_are_the_gateways() -> None:
+    dealer = Dealer(3)
+    for _ in range(50):
+        plan = dealer.deal()
+        inside = plan.of_one_process()
+        wanted = {GATEWAY if who == BACKEND else who for who in plan.victims}
+        assert len(inside.victims) == len(wanted) and set(inside.victims) == wanted
+        assert (inside.disk is None) == (plan.disk is None) and (inside.disk or (GATEWAY,))[0] == GATEWAY
+        assert inside.cut == ({GATEWAY: any(plan.cut.values())} if GATEWAY in wanted else {})
 
 
 async def test_rounds_of_faults_lose_nothing_double_nothing_and_keep_the_order(shim: Path, tmp_path: Path) -> None:
     if mosquitto_path() is None:
         pytest.skip("needs mosquitto")
     rounds = int(os.environ.get("EMTAG_CRASH_ROUNDS", SHORT_ROUNDS))
-    async with Harness(tmp_path, SEED) as harness:
+    async with Harness(tmp_path, SEED, kind=Kind(sealed=True, uplink=HTTPS)) as harness:
         for _ in range(rounds):
             await harness.round()
         assert harness.counts["rounds"] == rounds and harness.counts["records"] > 1000
