@@ -46,6 +46,8 @@ MODE_HOLDS_MS = 10000
 DATE_HOLDS_MS = 600000
 # After so many epochs with a single position sentence the receiver is taken to send no more than one.
 EPOCHS_TO_RELEARN = 5
+# A receiver that sent GSA in so many epochs in a row sends it in all: one that lacks it may have lost its "no fix".
+EPOCHS_WITH_GSA = 2
 ROLLOVER_DAYS = 7 * 1024
 
 _POSITION_KINDS = nmea.GGA | nmea.RMC | nmea.GNS | nmea.GLL
@@ -88,6 +90,8 @@ class Epochs:
         self._not_before_day = not_before_day
         self._usual = 1  # position sentences an epoch has, as far as learned
         self._singles = 0
+        self._with_gsa = 0  # epochs in a row
+        self._without_gsa = 0
         self._given_ms = None  # time of day of the last epoch given out
         self.newest_ms = None  # time of day of the last epoch of all, if it said
         self._dated_ms = self._dated_day = self._jumped_to = None
@@ -238,6 +242,14 @@ class Epochs:
             self._mode_hint = max(self._mode_hint, seen.mode)
 
     def _confirm(self):
+        if self._kinds & nmea.GSA:
+            self._with_gsa = min(self._with_gsa + 1, EPOCHS_WITH_GSA)
+            self._without_gsa = 0
+        elif self._with_gsa == EPOCHS_WITH_GSA and self._without_gsa < EPOCHS_TO_RELEARN:
+            self._without_gsa += 1
+            self._refusal = CAUSE_UNCONFIRMED
+        else:
+            self._with_gsa = 0
         # NMEA's checksum misses one splice in 256. A receiver that sends a position several times per epoch must have
         # said this one at least twice.
         if self._positions > 1:

@@ -44,9 +44,10 @@ FIXES_BEYOND_ORACLE = {
     ("ublox-neo-m8n", "08:50:00.800"): GPSD_SYNCHRONISING,
     ("ublox-neo-m8n", "08:50:05.400"): GPSD_WAITING,
     ("bt451", "15:25:08.500"): GPSD_WAITING,
-    ("neo-m8n", "17:19:48.000"): GPSD_WAITING,
     ("quectel-l76k-nmea", "05:53:04.000"): GPSD_WAITING,
 }
+# The other way round: a recording that ends in the middle of an epoch, before its GSA, which might have said "no fix".
+ENDS_BEFORE_GSA = ("quectel-eg25-g", "19:15:33.980")
 # gpsd moves a date 1024 weeks on where it mistrusts it; the receiver's own date is what the driver gives.
 DATE_1024_WEEKS_LATE_IN_ORACLE = {"neo-m8n", "tcp-torture"}
 
@@ -105,10 +106,15 @@ def test_every_position_of_the_oracle_comes_out(name, replays, shared_data):
                 if near(fix, report.latitude, report.longitude)
                 and (report.time is None or fix["gpsDate"] is None or clock(report.time) == clock(fix["gpsDate"]))
             ]
+            if (name, clock(report.time)) == ENDS_BEFORE_GSA:
+                assert not candidates and group is groups[-1]
+                continue
             assert candidates, f"no fix for {report}"
             matched.update(candidates)
             assert report.time is None or any(fixes[index]["gpsDate"] for index in candidates)
         last = group[-1]
+        if not candidates:
+            continue
         same = [fixes[index] for index in candidates if fixes[index]["mode"] == last.mode]
         assert same, f"no fix of mode {last.mode} for {last}"
         if last.speed is not None:
@@ -167,7 +173,7 @@ def test_dates_are_the_oracles_except_for_its_week_rollover(name, replays, share
     shift = timedelta(weeks=1024 if name in DATE_1024_WEEKS_LATE_IN_ORACLE else 0)
     compared = 0
     for report in oracle.reports(shared_data / "gnss" / f"{name}.log.chk"):
-        if report.latitude is not None and report.time:
+        if report.latitude is not None and report.time and (name, clock(report.time)) != ENDS_BEFORE_GSA:
             ours = datetime.fromisoformat(dates[clock(report.time)])
             assert ours + shift == datetime.fromisoformat(report.time)
             compared += 1
