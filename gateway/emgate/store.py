@@ -424,6 +424,8 @@ class Store:
                 if records and total > maximum_bytes:
                     break
                 records.append(self._record(row))
+            if records:
+                self._log.books.find_late(connection, alarm, records[-1].row_id)
             return self._in_order(connection, alarm, records)
 
         return await self.read(work, alarm=alarm)

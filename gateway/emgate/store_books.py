@@ -25,6 +25,9 @@ BOOKS = 20_000
 LATE = 20_000
 """Rows remembered that came behind a higher sequence of their lane: a link that loses every tenth of 200,000."""
 
+LOOK_AHEAD_ROWS = 50_000
+"""How far behind a row to look for those that came late: 25 s, as long as a hole is waited for, at 2,000 a second."""
+
 Key = tuple[int, int]  # device_id, epoch
 Identity = tuple[int, int, int]  # device_id, epoch, sequence
 
@@ -59,6 +62,10 @@ class Books:
         self.delivered = {False: 0, True: 0}
         self.pruned = 0
         self.late: dict[bool, dict[int, Identity]] = {False: {}, True: {}}  # per lane: rows behind a higher sequence
+        # The checkpoint does not say which rows came late. Those up to its own are looked through, per lane as far as
+        # this says, with the highest sequences there.
+        self._checkpoint_row = 0
+        self._looked_through: dict[bool, tuple[int, dict[Key, int]]] = {}
         self._books: dict[Key, Book] = {}
         self._dirty: set[Key] = set()
         self._changes = 0
@@ -80,7 +87,7 @@ class Books:
             " pruned FROM checkpoint"
         ).fetchone()
         if row is not None:
-            self.row_id = row[0]
+            self.row_id = self._checkpoint_row = row[0]
             self.delivered_row = {False: row[1], True: row[2]}
             self.stored = {False: row[3], True: row[4]}
             self.delivered = {False: row[5], True: row[6]}
@@ -150,6 +157,28 @@ class Books:
             self.row_id = max(self.row_id, records[-1].row_id)
             self._dirty.update([record[:2] for record in records])
             self._changes += len(records)
+
+    def find_late(self, connection: sqlite3.Connection, alarm: bool, row_id: int) -> None:
+        """Know which rows behind this one came late, also those that an earlier run has left. On a lane's reader."""
+        through, highest = self._looked_through.get(alarm) or (self.delivered_row[alarm], {})
+        end = min(row_id + LOOK_AHEAD_ROWS, self._checkpoint_row)
+        if through >= end:
+            return
+        late: dict[int, Identity] = {}
+        for found, *identity in connection.execute(
+            f"SELECT row_id, device_id, epoch, sequence FROM {lane_rows(alarm)} AND row_id > ? AND row_id <= ?",
+            (through, end),
+        ):
+            device_id, epoch, sequence = identity
+            if sequence < highest.get((device_id, epoch), -1):
+                late[found] = (device_id, epoch, sequence)
+            else:
+                highest[device_id, epoch] = sequence
+        self._looked_through[alarm] = (end, highest)
+        if late:
+            with self.lock:
+                known = {**late, **self.late[alarm]}
+                self.late[alarm] = dict(sorted(known.items())[:LATE])
 
     def pass_late(self, alarm: bool) -> None:
         """Forget the late ones that every consumer has."""

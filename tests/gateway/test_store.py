@@ -451,6 +451,25 @@ async def test_what_came_over_a_hole_is_delivered_behind_what_fills_it(store: St
     assert [each.sequence for each in await store.undelivered("uplink", False, 100, 1 << 20)] == [2], "in its place"
 
 
+@pytest.mark.parametrize("alarm", [False, True])
+async def test_what_came_late_in_an_earlier_run_is_known_after_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alarm: bool
+) -> None:
+    path = tmp_path / "store.sqlite"
+    store = await Store.open(path)
+    for number in (0, 3, 4, 1, 5, 2):  # 3 waits for 1 and 2
+        await store.append(record(number, alarm=alarm))
+    await store.close()  # writes the books down: nothing is read again
+    monkeypatch.setitem(HOLD_S, alarm, 0.0)
+    store = await Store.open(path)
+    store.heard(7)
+    for wanted, row_id in (([0], 1), ([1, 2, 3], 2), ([1, 2, 4], 3)):
+        batch = await store.undelivered("uplink", alarm, 1, 1 << 20)
+        assert [each.sequence for each in batch] == wanted
+        assert await store.advance("uplink", alarm, batch[-1].row_id) == (row_id - 1, row_id)
+    await store.close()
+
+
 async def test_a_hole_that_nobody_fills_is_not_waited_for_long(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(HOLD_S, False, 0.05)
     await store.append(record(5))
