@@ -470,6 +470,7 @@ async def test_one_connection_serves_until_the_server_closes_it(authority: Autho
             await uplink.deliver(batch(4))
             assert len(transports) == 2
         assert uplink.counters["resent"] == uplink.counters["connection"] == 0
+        assert uplink._meter.counters["bytes_sent_exempt"] == 1000 + 2 * 5000, "the first poll, and two handshakes"
 
 
 async def test_a_server_that_refuses_a_large_body_before_it_is_there_is_heard(authority: Authority) -> None:

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 from emgate import config
+from emgate.config import Broker
 from emgate.errors import ConfigError
 from emgate.store import Record, Store
 from emgate.uplinks import BatchTooLargeError
 from emgate.uplinks.drain import Drain
 from emgate.uplinks.meter import DAY_MS, HOUR_MS, Meter
+from emgate.uplinks.mqtt import MqttUplink
 from gateway_kit import DEVICE, status_record, toml
 from uplink_kit import MovableClock
 
@@ -167,6 +169,18 @@ async def test_a_routine_budget_holds_and_alarms_are_exempt_but_counted(
                 await target.changed.wait()
         assert meter.counters["bytes_sent"] <= 20_000 + half_hours * 10_000 + 20 * size
     assert sorted(target.got()) == list(range(1020))
+
+
+async def test_an_idle_connection_over_mqtt_costs_what_it_takes_to_keep() -> None:
+    meter = Meter("one", {DAY_MS: 10_000}, None, MovableClock())
+    often = Broker(host="localhost").model_copy(update={"keepalive_s": 0.001})
+    counting = asyncio.create_task(MqttUplink(often, "gw", meter=meter)._count_what_it_takes())
+    async with asyncio.timeout(20):
+        while meter.counters["bytes_sent_exempt"] < 600 + 3 * 204:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.001)
+    counting.cancel()
+    assert (meter.counters["bytes_sent_exempt"] - 600) % 204 == 0
+    assert meter.levels()["bytes_left_day"] == 10_000 - meter.counters["bytes_sent_exempt"]
 
 
 async def test_a_clock_set_back_and_forth_fills_no_bucket_twice(tmp_path: Path) -> None:

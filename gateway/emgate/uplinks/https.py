@@ -22,7 +22,7 @@ from emgate.config import HttpsTarget
 from emgate.errors import ConfigError
 from emgate.uplinks import BatchTooLargeError, TakeDown, is_alarm
 from emgate.uplinks.https_connection import Answer, Connection
-from emgate.uplinks.meter import Meter
+from emgate.uplinks.meter import HANDSHAKE_BYTES, Meter
 
 log = structlog.get_logger(__name__)
 
@@ -39,8 +39,7 @@ CONNECT_S, SILENCE_S, TOTAL_S = 15.0, 30.0, 120.0
 IN_PATHS = "/%!$&'()*+,;=:@~"  # RFC 3986 §3.3, and what is escaped already
 LONGEST_ANSWER = batch_bytes.MAXIMUM_BYTES
 OVERHEAD_BYTES = 900
-"""Of one request besides its body: headers 350 and 200, TLS records 60, TCP and IP headers of four segments; a TLS
-handshake (3 to 5 kB) is shared by the requests of a kept connection."""
+"""Of one request besides its body: headers 350 and 200, TLS records 60, TCP and IP headers of four segments."""
 
 
 class HttpsUplink:
@@ -176,6 +175,7 @@ class HttpsUplink:
                 parts.hostname or "", parts.port or 443, context, self._threads,
                 within_s=CONNECT_S, silence_s=SILENCE_S,
             )  # fmt: skip
+            await self._meter.spend(HANDSHAKE_BYTES, exempt=True)
         self._under_way.add(connection)
         try:
             path = quote(parts.path.rstrip("/") + PATH, safe=IN_PATHS)

@@ -13,6 +13,8 @@ from emgate.clock import Clock
 from emgate.store import Store
 
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
+HANDSHAKE_BYTES = 5000
+"""A TLS handshake: certificates of 2 to 4 kB, keys and signatures 700 B, TCP and IP headers of some ten segments."""
 LOOK_S = 1.0
 """The clock may be moved or shared, so that sleeping exactly as long as needed would be wrong; a look costs nothing."""
 

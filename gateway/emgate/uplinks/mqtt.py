@@ -17,7 +17,7 @@ from emgate import batch_bytes
 from emgate.broker_client import Connection, connected
 from emgate.config import Broker
 from emgate.uplinks import TakeDown, is_alarm
-from emgate.uplinks.meter import Meter
+from emgate.uplinks.meter import HANDSHAKE_BYTES, Meter
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +34,10 @@ FEW = 8
 """Records that are packed at once: some 0.1 ms, less than a thread takes to start on them while others compute."""
 OVERHEAD_BYTES = 250
 """Of one batch besides its payload: topic 40, packets with TLS 100, TCP and IP headers of two segments each way."""
+CONNECTION_BYTES = 600
+"""CONNECT, two SUBSCRIBEs and their answers 200, TCP and IP headers of eight segments."""
+PING_BYTES = 204
+"""PINGREQ and PINGRESP (2 B) in TLS records of 24, TCP and IP headers of 52 in three segments."""
 
 
 class MqttUplink:
@@ -66,11 +70,13 @@ class MqttUplink:
     async def run(self) -> None:
         """Connect and take acknowledgements and requests until the connection is lost (OSError)."""
         down = topics.backend_down(self._gateway_id)
+        keeping: asyncio.Task[None] | None = None
         try:
             async with connected(
                 self._broker, self._client_id, (topics.backend_ack(self._gateway_id), down)
             ) as connection:
                 self._connection = connection
+                keeping = asyncio.create_task(self._count_what_it_takes())
                 self.up.set()
                 async for topic, payload in connection.messages():
                     if topic == down:
@@ -80,9 +86,19 @@ class MqttUplink:
         finally:
             self.up.clear()
             self._connection = None
+            if keeping is not None:
+                keeping.cancel()
             for future in self._waiting.values():
                 if not future.done():
                     future.set_result(None)
+
+    async def _count_what_it_takes(self) -> None:
+        """The connection, and what keeps it while nothing is sent: a ping each time, which is the most it can be."""
+        handshake = 0 if self._broker.ca_file is None else HANDSHAKE_BYTES
+        await self._meter.spend(CONNECTION_BYTES + handshake, exempt=True)
+        while True:
+            await asyncio.sleep(self._broker.keepalive_s)
+            await self._meter.spend(PING_BYTES, exempt=True)
 
     def _asked(self, payload: bytes) -> None:
         try:
