@@ -16,6 +16,7 @@ from emgate.own_records import OwnRecords, evidence_of
 from emgate.store import Outcome, Store
 from emgate.supervisor import Supervisor
 from emwire import codec, constants
+from links_kit import Heard
 
 
 async def records(store: Store) -> list:
@@ -152,26 +153,6 @@ async def test_what_is_refused_until_the_stop_is_told_in_the_reserve(
 def test_evidence_is_cut_between_characters() -> None:
     assert evidence_of("é" * 40) == ("é" * 32).encode()
     assert evidence_of("a" + "é" * 40) == ("a" + "é" * 31).encode()
-
-
-class Heard:
-    """Takes events as OwnRecords does."""
-
-    def __init__(self) -> None:
-        self.events: list[tuple[int, int, bytes]] = []
-        self.alarms: list[bool] = []
-        self.more = asyncio.Event()
-
-    def event(self, event_type, *, subject_id=0, value=0, evidence=b"", alarm=False) -> None:
-        self.events.append((event_type, value, evidence))
-        self.alarms.append(alarm)
-        self.more.set()
-
-    async def until(self, count: int) -> None:
-        async with asyncio.timeout(20):
-            while len(self.events) < count:
-                self.more.clear()
-                await self.more.wait()
 
 
 class Flapping:
