@@ -343,15 +343,14 @@ class Harness:
             with contextlib.suppress(TimeoutError):
                 up = await broken.ready(BROKEN_START_S)
             broken.disk.fault = WORKS
-            if broken.ended:  # a service manager starts it again
+            if up or await broken.ready():  # it may yet end of what it met before
+                dead.remove(broken)
+            else:  # a service manager starts it again
                 assert broken.process is not None
                 if broken.process.returncode != EXIT_UNUSABLE:
                     broken.complain()
                 self.counts["refused_to_start"] += 1
                 await broken.spawn()
-                up = False
-            if up:
-                dead.remove(broken)
         for each in dead:
             if not await each.ready():
                 each.complain()
