@@ -1,6 +1,7 @@
 """An open connection to a broker, as uplink and backend need it: publish, and take what comes. Losses are OSError.
 
-The client library is named in mqtt_client.py and here alone: another takes its place by these few lines.
+The client library is named in mqtt_client.py, here, and for devices' messages in links/mqtt_connection.py, and nowhere
+else: another takes its place by these few lines.
 """
 
 from collections.abc import AsyncIterator, Iterable

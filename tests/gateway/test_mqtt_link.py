@@ -162,6 +162,8 @@ async def test_batches_are_ingested_and_acknowledged(broker, tmp_path: Path) -> 
     service, uplink = BackendService(backend, settings, SystemClock(1)), MqttUplink(settings, "gw")
     async with supervised(service), supervised(uplink):
         await up(service)
+        await up(uplink)
+        assert uplink._meter.counters["bytes_sent"] == 600, "the connection"
         deliverer = Deliverer(store, uplink)
         draining = asyncio.create_task(deliverer.drain.run())
         async with asyncio.timeout(PATIENCE_S):

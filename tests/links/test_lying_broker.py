@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from emgate.config import Broker
-from emgate.links import mqtt
+from emgate.links import mqtt, mqtt_connection
 from emgate.links.mqtt import MqttLink
 from emwire import constants, topics
 from gateway_kit import DEVICE, GatewayProcess, Tag, identities, over_mqtt, status_record, toml
@@ -135,14 +135,14 @@ async def test_malformed_packets_end_the_connection_and_nothing_else(liar, bytes
 async def test_one_that_never_answers_a_subscription_is_left(liar, monkeypatch) -> None:
     liar.silent_subscribe = True
     link = link_to(liar, Taker())
-    make_client = mqtt.make_client
+    make_client = mqtt_connection.make_client
 
     def impatient(*arguments, **options):
         client = make_client(*arguments, **options)
         client.timeout = 0.2
         return client
 
-    monkeypatch.setattr(mqtt, "make_client", impatient)
+    monkeypatch.setattr(mqtt_connection, "make_client", impatient)
     running = asyncio.create_task(link.run())
     done, _ = await asyncio.wait([running], timeout=20)
     assert done and isinstance(running.exception(), OSError)

@@ -11,7 +11,7 @@ from certificates import Authority
 from emgate import broker as brokers
 from emgate import config as configuration
 from emgate.broker_access import access_list, print_access_list
-from emgate.links import mqtt
+from emgate.links import mqtt_connection
 from emgate.links.mqtt import MqttLink
 from emgate.links.mqtt_group import Group
 from emwire import topics
@@ -154,14 +154,14 @@ async def test_a_hostile_client_has_its_own_topics_only(authority, tmp_path: Pat
 
 @pytest.fixture
 def impatient(monkeypatch) -> None:
-    make_client = mqtt.make_client
+    make_client = mqtt_connection.make_client
 
     def make(*arguments, **options):
         client = make_client(*arguments, **options)
         client.timeout = 1.0  # an answer takes milliseconds; there will be none
         return client
 
-    monkeypatch.setattr(mqtt, "make_client", make)
+    monkeypatch.setattr(mqtt_connection, "make_client", make)
 
 
 @pytest.mark.usefixtures("impatient")

@@ -4,36 +4,23 @@ The session is persistent, and a message is acknowledged to the broker only once
 a broker keeps what a killed gateway had not committed. That is a courtesy: what a device relies on is the sealed
 acknowledgement, which no broker can make. A broker is believed in nothing: that it still delivers is proved by a
 message to ourselves.
-
-aiomqtt has no call for manual acknowledgement, queues what it receives without bound, and wakes a task for every
-message; its paho client does none of that, and is reached for here only. paho in turn asks the kernel three times for
-each message and writes each acknowledgement alone: so messages are taken from a buffer here (mqtt_inbound.py), paho is
-given all other packets, and acknowledgements go out together.
 """
 
 import asyncio
 import errno
-import ssl
 from collections import Counter, deque
-from typing import Any
 
-import aiomqtt
 from emwire import topics
 from emwire.errors import WireError
 
 from emgate.config import Broker, MqttSection
 from emgate.links import Received
+from emgate.links.mqtt_connection import Connection
 from emgate.links.mqtt_group import Group
-from emgate.links.mqtt_inbound import Inbound, Message
-from emgate.mqtt_client import make_client
+from emgate.links.mqtt_inbound import Message
 
 MAXIMUM_FRAME_BYTES = 1100  # a sealed frame has at most 1024 B; a little more is kept as evidence of what is wrong
-MAXIMUM_PACKET_BYTES = 65_536
-"""Nobody has reason to send us more; MQTT itself allows 256 MB, which paho would gather in memory."""
 MAXIMUM_TOPICS = 10_000  # remembered; 2 MB
-READ_BYTES = 16_384
-"""Read at a time: some 200 frames, 5 ms of work, between which everything else gets its turn."""
-PUBACK = b"\x40\x02"  # MQTT 3.1.1 §3.4; in MQTT 5 the same, where there is nothing to complain of
 UNDER_WAY = 1000
 """Frames waiting for their commit at which reading stops: ten groups of the store, and 1 MB."""
 PROBE_EACH_S, PROBE_PATIENCE_S = 60.0, 30.0
@@ -53,95 +40,77 @@ class MqttLink:
         self._broker = broker
         self._client_id = f"emtag-gateway-{gateway_id}"
         self._received = received
-        self._client: aiomqtt.Client | None = None
+        self._connection: Connection | None = None
         self._probe_topic = f"emtag/v1/gateway/{gateway_id}/probe"
         self._probe_returned = asyncio.Event()
         self._probes = 0
         shared = isinstance(broker, MqttSection) and broker.shared_group
         self.group = Group(shared, gateway_id) if shared else None
         self._members_known = asyncio.Event()
-        self._inbound = Inbound(True)
         self._dealt_with: deque[tuple[asyncio.Future[bool], int, int]] = deque()
         self._to_acknowledge = asyncio.Event()
         self._devices: dict[str, int] = {}  # by topic: parsing takes longer
-        self._paused = False
         self._handing_on: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Connect, subscribe and pass frames on until the connection is lost (OSError) or the task cancelled."""
         group = self.group
-        will = aiomqtt.Will(group.my_presence, b"", qos=1, retain=True) if group else None
         # In a group others take over at once; what the broker kept for an absent member would only come late.
-        client = make_client(self._broker, self._client_id, persistent=group is None, will=will)
-        paho = client._client
-        paho.manual_ack_set(True)
-        paho.on_message = self._message
-        self._inbound = Inbound(self._broker.protocol == "5")
+        connection = Connection(
+            self._broker, self._client_id, self._message, self.counters,
+            persistent=group is None, will_topic=group.my_presence if group else None,
+        )  # fmt: skip
         self._dealt_with.clear()
         self._to_acknowledge.clear()
-        self._paused = False
         self._members_known.clear()
         try:
-            async with client, asyncio.TaskGroup() as tasks:
-                self._read_on(client)
-                tasks.create_task(self._acknowledge(client))
-                self._client = client
-                await self._subscribe(client, group)
-                _still_wanted()
+            async with connection, asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._acknowledge(connection))
+                self._connection = connection
+                await self._subscribe(connection, group)
                 self.up.set()
-                tasks.create_task(self._probe(client))
+                tasks.create_task(self._probe(connection))
                 try:
-                    await asyncio.wait([client._disconnected])
+                    raise await connection.lost()
                 except asyncio.CancelledError:
-                    if group is not None:  # an orderly goodbye sends no will; in the same stream ahead of it
-                        paho.publish(group.my_presence, b"", qos=1, retain=True)
+                    if group is not None:  # an orderly goodbye sends no will
+                        connection.publish_last(group.my_presence, b"", retain=True)
                     raise
-                reason = client._disconnected.exception() or aiomqtt.MqttError("the broker closed the connection")
-                raise OSError(str(reason))
-        except* aiomqtt.MqttError as lost:
-            raise OSError(str(lost.exceptions[0])) from None
         except* OSError as lost:
             raise lost.exceptions[0] from None
         finally:
             self.up.clear()
-            self._client = None
+            self._connection = None
             for task in self._handing_on:
                 task.cancel()
 
-    async def _subscribe(self, client: aiomqtt.Client, group: Group | None) -> None:
+    async def _subscribe(self, connection: Connection, group: Group | None) -> None:
         try:
-            await self._subscribe_to(client, self._probe_topic)
+            await connection.subscribe(self._probe_topic)
             self._probes = 0
-        except OSError:  # an access list without it: then nothing can be proved
+        except PermissionError:  # an access list without it: then nothing can be proved
             self._probes = -1
             self.counters["probe_refused"] += 1
         if group is None:
-            await self._subscribe_to(client, topics.UP_FILTER)
+            await connection.subscribe(topics.UP_FILTER)
             return
         group.members = {group.me}
-        await self._subscribe_to(client, group.presence_filter)
-        await self._subscribe_to(client, group.my_filter)
-        await client.publish(group.my_presence, b"1", qos=1, retain=True)
+        await connection.subscribe(group.presence_filter)
+        await connection.subscribe(group.my_filter)
+        await connection.publish(group.my_presence, b"1", retain=True)
         # Our own word comes back behind everybody else's, who were there before.
         try:
             async with asyncio.timeout(MEMBERS_S):
                 await self._members_known.wait()
         except TimeoutError:
             raise OSError(errno.EPROTO, f"the broker does not deliver {group.my_presence}") from None
-        await self._subscribe_to(client, group.shared_filter)
+        await connection.subscribe(group.shared_filter)
 
-    async def _subscribe_to(self, client: aiomqtt.Client, topic: str) -> None:
-        for granted in await client.subscribe(topic, qos=1):
-            code = granted if isinstance(granted, int) else granted.value
-            if code >= 0x80:
-                raise OSError(errno.EACCES, f"the broker refused the subscription to {topic}: see its access list")
-
-    async def _probe(self, client: aiomqtt.Client) -> None:
+    async def _probe(self, connection: Connection) -> None:
         """A broker that takes subscriptions and delivers nothing looks like silence; silence must not be believed."""
         while self._probes >= 0:
             self._probe_returned.clear()
-            await client.publish(self._probe_topic, b"%d" % self._probes, qos=1)
-            _still_wanted()
+            await connection.publish(self._probe_topic, b"%d" % self._probes)
             try:
                 async with asyncio.timeout(PROBE_PATIENCE_S):
                     await self._probe_returned.wait()
@@ -156,77 +125,16 @@ class MqttLink:
 
     # -- reading ----------------------------------------------------------------------------------------------
 
-    def _read_on(self, client: aiomqtt.Client) -> None:
-        """Take the socket from aiomqtt, so that reading can stop while too much is under way."""
-        paho = client._client
-        connection = paho.socket()
-        if connection is not None and connection.fileno() >= 0:
-            self._paused = False
-            paho._sock_recv = self._inbound.take  # type: ignore[method-assign]
-            asyncio.get_running_loop().add_reader(connection.fileno(), self._readable, client)
-
-    def _readable(self, client: aiomqtt.Client) -> None:
-        paho = client._client
-        lost = client._disconnected
-        inbound = self._inbound
-        try:
-            self._packets(client)
-            while not lost.done() and not self._paused and inbound.open:
-                connection: Any = paho.socket()
-                if connection is None:
-                    return
-                try:
-                    inbound.put(connection.recv(READ_BYTES))
-                except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                    return
-                except OSError as error:
-                    inbound.broken(error)
-                self._packets(client)
-                # What TLS has decoded already is no event of the socket's: 16 KiB at most.
-                if getattr(connection, "pending", int)() == 0:
-                    return
-        except Exception as error:  # whatever a malformed packet makes paho say
-            connection = paho.socket()
-            if connection is not None and connection.fileno() >= 0:
-                asyncio.get_running_loop().remove_reader(connection.fileno())
-            if not lost.done():
-                lost.set_exception(error)
-
-    def _packets(self, client: aiomqtt.Client) -> None:
-        """All that is whole, until too much is under way."""
-        paho: Any = client._client
-        inbound = self._inbound
-        while not self._paused and not client._disconnected.done():
-            amid = paho._in_packet["command"] != 0  # paho has begun a packet, and needs its rest
-            if not amid:
-                for message in inbound.messages(MAXIMUM_PACKET_BYTES):
-                    self._message(paho, None, message)
-                    if self._paused:
-                        return
-            size = int(paho._in_packet["remaining_length"]) if amid else inbound.announced()
-            if size > MAXIMUM_PACKET_BYTES:
-                self.counters["packet_too_long"] += 1
-                raise OSError(errno.EMSGSIZE, f"the broker announced a packet of {size} bytes")
-            if not amid and inbound.at_message:
-                inbound.message()  # says whether there will be one
-                return
-            if not inbound.ready:
-                return
-            if paho.socket() is None:
-                return
-            paho.loop_read()
-
-    def _message(self, paho: Any, userdata: Any, message: "Message | Any") -> None:
-        """A whole PUBLISH; from paho those that came before its socket was taken."""
+    def _message(self, connection: Connection, message: Message) -> None:
+        """A whole PUBLISH."""
         future = self._take(message.topic, message.payload, message.retain)
         dealt_with = self._dealt_with
         if not dealt_with:
             self._to_acknowledge.set()
         dealt_with.append((future, message.mid, message.qos))
-        if len(dealt_with) >= UNDER_WAY and not self._paused:
+        if len(dealt_with) >= UNDER_WAY and not connection.paused:
             self.counters["paced"] += 1
-            self._paused = True
-            asyncio.get_running_loop().remove_reader(paho.socket().fileno())
+            connection.pause()
 
     def _take(self, topic: str, payload: bytes, retained: bool) -> "asyncio.Future[bool]":
         group = self.group
@@ -297,28 +205,22 @@ class MqttLink:
         task.add_done_callback(ended)
         return future
 
-    async def _acknowledge(self, client: aiomqtt.Client) -> None:
-        """PUBACKs in the order of arrival, as MQTT demands. A frame that found no room is acknowledged too: its device
-        keeps it and repeats it, while withholding would let routine frames fill the window in front of alarms."""
-        paho: Any = client._client
+    async def _acknowledge(self, connection: Connection) -> None:
+        """In the order of arrival. A frame that found no room is acknowledged too: its device keeps it and repeats it,
+        while withholding would let routine frames fill the window in front of alarms."""
         waiting = self._dealt_with
         while True:
             self._to_acknowledge.clear()
             if not waiting:
                 await self._to_acknowledge.wait()
             await asyncio.shield(waiting[0][0])
-            together = bytearray()
+            together = []
             while waiting and waiting[0][0].done():
                 _, message_id, qos = waiting.popleft()
-                if qos == 1:
-                    together += PUBACK + message_id.to_bytes(2, "big")
-                elif qos:
-                    paho.ack(message_id, qos)
-            if together:
-                paho._packet_queue(PUBACK[0], together, 0, 0)
-            if self._paused and len(waiting) < UNDER_WAY // 2:
-                self._read_on(client)
-                self._readable(client)  # what has been read already
+                together.append((message_id, qos))
+            connection.acknowledge(together)
+            if connection.paused and len(waiting) < UNDER_WAY // 2:
+                connection.go_on()
 
     # -- down -------------------------------------------------------------------------------------------------
 
@@ -327,19 +229,12 @@ class MqttLink:
         return await self._publish(topics.down(device_id), frame)
 
     async def _publish(self, topic: str, payload: bytes) -> bool:
-        client = self._client
-        if client is None:
+        connection = self._connection
+        if connection is None:
             return False
         try:
-            await client.publish(topic, payload, qos=1)
-        except aiomqtt.MqttError:
+            await connection.publish(topic, payload)
+        except OSError:
             self.counters["send_failed"] += 1
             return False
         return True
-
-
-def _still_wanted() -> None:
-    """After a call of aiomqtt's: the wait_for of Python 3.11 in it loses a cancellation that comes with the answer."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
