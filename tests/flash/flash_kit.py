@@ -5,11 +5,27 @@ import select
 import subprocess
 import threading
 import tty
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
+import pytest
+from emrig.flash import repl
+
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
+# A cut cable or a board without power answers nothing; a test need not wait a minute for that.
+SHORT_S = 1.0
+
+
+@contextmanager
+def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """For the attempt that is cut; a whole one is given its time, however busy the machine is."""
+    with monkeypatch.context() as patch:
+        patch.setattr(repl, "ANSWER_S", SHORT_S)
+        patch.setattr(repl, "PROMPT_S", SHORT_S)
+        yield
 
 
 class PretendBoard:

@@ -19,11 +19,8 @@ from emrig.flash.errors import FlashError
 from emrig.flash.identity import Identity
 from emrig.flash.install import Wish, install
 from emrig.flash.rack import read as read_rack
-from flash_kit import PretendBoard
+from flash_kit import PretendBoard, impatient
 from typer.testing import CliRunner
-
-# A cut cable or a board without power answers nothing; a test need not wait a minute for that.
-SHORT_S = 1.0
 
 
 @pytest.fixture
@@ -159,13 +156,11 @@ def test_a_cut_anywhere_leaves_a_board_that_can_be_flashed(
 ) -> None:
     install(wish)
     cut = int(board.received * share) + random.Random(share).randrange(100)
-    monkeypatch.setattr(repl, "ANSWER_S", SHORT_S)
-    monkeypatch.setattr(repl, "PROMPT_S", SHORT_S)
     whole = {f"/{path}" for path in firmware_image.installation("pid", "pico_w")}
     with PretendBoard(micropython, tmp_path / "other") as other:
         attempt = replace(wish, port=other.port)
         other.cut_after = cut
-        with pytest.raises(FlashError):
+        with impatient(monkeypatch), pytest.raises(FlashError):
             install(attempt)
         if (other.flash / "main.py").exists():
             assert _installed(other.flash).keys() >= whole, f"half a firmware starts after {cut} bytes"
@@ -226,8 +221,6 @@ def test_a_device_whose_board_was_cut_off_after_its_registration_is_flashed_by_t
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(command, "definition", _here)
-    monkeypatch.setattr(repl, "ANSWER_S", SHORT_S)
-    monkeypatch.setattr(repl, "PROMPT_S", SHORT_S)
     registry = tmp_path / "devices.toml"
     rack = tmp_path / "rack.toml"
     rack.write_text(f"[[boards]]\nboard = 'pico_w'\nmodel = 'pid'\nport = '{board.port}'\ndevice_id = 4097\n")
@@ -241,7 +234,8 @@ def test_a_device_whose_board_was_cut_off_after_its_registration_is_flashed_by_t
         stop(*its)
 
     monkeypatch.setattr(flash_install, "_stop", cut)
-    assert CliRunner().invoke(app, arguments).exit_code == 2
+    with impatient(monkeypatch):
+        assert CliRunner().invoke(app, arguments).exit_code == 2
     (given_up,) = read_device_file(registry)
     board.cut_after = None
     monkeypatch.setattr(flash_install, "_stop", stop)

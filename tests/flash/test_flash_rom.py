@@ -9,15 +9,13 @@ from pathlib import Path
 
 import pytest
 from emrig import firmware_image
-from emrig.flash import repl
 from emrig.flash.boards import definition
 from emrig.flash.errors import FlashError
 from emrig.flash.install import Wish, install
 from emrig.rom_image import ERASED, RomPart
-from flash_kit import PretendBoard
+from flash_kit import PretendBoard, impatient
 
 PART = RomPart(392 * 1024, 4096)
-SHORT_S = 1.0
 
 
 @pytest.fixture
@@ -96,15 +94,12 @@ def test_a_cut_anywhere_leaves_a_board_that_can_be_flashed(
 ) -> None:
     install(wish)
     cut = int(board.received * share) + random.Random(share).randrange(100)
-    monkeypatch.setattr(repl, "ANSWER_S", SHORT_S)
-    monkeypatch.setattr(repl, "PROMPT_S", SHORT_S)
     with PretendBoard(micropython, tmp_path / "other", PART.total_bytes) as other:
         attempt = replace(wish, port=other.port)
         other.cut_after = cut
-        with pytest.raises(FlashError):
+        with impatient(monkeypatch), pytest.raises(FlashError):
             install(attempt)
         assert not starts(other) or content(other)[: len(wanted())] == wanted()
-        monkeypatch.undo()
         install(replace(attempt, device_id=None, new_identity=not (other.flash / "data/identity.json").exists()))
         assert content(other)[: len(wanted())] == wanted()
         assert starts(other)
