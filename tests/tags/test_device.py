@@ -11,4 +11,4 @@ CHECKS = [pytest.param(*check, id="-".join(name[6:] for name in check)) for chec
 @pytest.mark.parametrize(("module", "function"), CHECKS)
 def test_on_micropython(micropython: str, tmp_path: Path, module: str, function: str) -> None:
     module_path = [VIRTUAL, ROOT / "firmware", ROOT / "protocol"]
-    run_check(micropython, module_path, RUN, module, function, tmp_path)
+    print(run_check(micropython, module_path, RUN, module, function, tmp_path))
