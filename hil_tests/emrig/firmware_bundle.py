@@ -243,7 +243,7 @@ class Bundle:
                 if scope is self._all[path]:
                     self._outside_name(path, name, target, taken)
         stock = iter(
-            [name for name in sorted(attributes) if name not in taken and _is_plain(name)]
+            [name for name in sorted(attributes) if name not in taken and is_plain(name)]
             + [name for name in (f"g{number}" for number in range(len(wanted))) if name not in taken]
         )
         for key in wanted:
@@ -451,7 +451,7 @@ class _Rewrite(ast.NodeTransformer):
         return node
 
 
-def _is_plain(name: str) -> bool:
+def is_plain(name: str) -> bool:
     """Not a class, and not a word of the language."""
     return (name.islower() or name[1:].isdecimal()) and not iskeyword(name)
 

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from emrig import firmware_tunables
-from emrig.firmware_bundle import Bundle, eager, handed_on
+from emrig.firmware_bundle import Bundle, eager, handed_on, is_plain
 from emrig.firmware_names import (
     FUNCTIONS,
     Names,
@@ -493,16 +493,18 @@ class _Tree:
         """Functions and variables of a module that only it uses; classes keep their names, which logs tell."""
         fixed = self._strings()
         prefixes = ("__", *self._prefixes())
+        stock: set[str] = set()
         for module in self.modules.values():
             for node in walk(module):
                 if isinstance(node, ast.Attribute):
-                    fixed.add(node.attr)
+                    stock.add(node.attr)
                 elif isinstance(node, ast.ImportFrom):
                     fixed.update(alias.name for alias in node.names)
                 elif isinstance(node, (ast.Import)):
                     fixed.update(alias_of(alias) for alias in node.names)
                 elif isinstance(node, (ast.ClassDef)):
                     fixed.add(node.name)
+        fixed |= stock
         for path, module in self.modules.items():
             if path == _LEFT_ALONE or path not in paths:
                 continue
@@ -513,7 +515,12 @@ class _Tree:
                 for name in bound_by(list(module.body)) | _globals(module)
                 if name not in fixed | aliases and not name.startswith(prefixes)
             )
-            new = {name: f"g{number}" for number, name in enumerate(own)}
+            # Names that some attribute has anyway, as in the bundle.
+            here_too = aliases | set(dir(builtins)) | set(_mentions(module)) | _binds(module)
+            free = iter(
+                [name for name in sorted(stock - here_too) if is_plain(name)] + [f"g{n}" for n in range(len(own))]
+            )
+            new = dict(zip(own, free, strict=False))
             for node, owner in names.owner.items():
                 if owner is module:
                     node.id = new.get(node.id, node.id)
@@ -648,6 +655,21 @@ def _private(name: str) -> bool:
 
 def _globals(module: ast.Module) -> set[str]:
     return {name for node in walk(module) if isinstance(node, ast.Global) for name in node.names}
+
+
+def _binds(root: ast.AST) -> set[str]:
+    """Every name that is bound anywhere in it, but by imports and handlers."""
+    names: set[str] = set()
+    for node in walk(root):
+        if isinstance(node, ast.Name):
+            names.add(node.id)
+        elif isinstance(node, ast.arg):
+            names.add(node.arg)
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        elif isinstance(node, (ast.Global, ast.Nonlocal)):
+            names.update(node.names)
+    return names
 
 
 def _mentions(root: ast.AST) -> Iterator[str]:
