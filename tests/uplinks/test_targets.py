@@ -244,16 +244,13 @@ token_file = "token"
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (TWO.replace('"archive"', '"service"'), "two uplinks are called 'service'"),
-        (TWO.replace('kind = "mqtt"', 'required = false\nkind = "mqtt"'), "no uplink is required"),
-        (TWO.replace('token_file = "token"', ""), r"uplink\[1\]: the backend would not know us"),
-        (TWO.replace("https://archive", "http://archive"), r"uplink\[1\].https.url"),
         (TWO.replace("https://archive.example", "https://user@archive.example"), r"uplink\[1\].https.url"),
         (TWO.replace("bytes_per_day = 1000000", ""), "give bytes_per_hour, bytes_per_day, or both"),
         (TWO.replace("bytes_per_day = 1000000", "bytes_per_day = 5"), "metered.bytes_per_day"),
     ],
 )
 def test_what_is_wrong_with_a_target_is_named(tmp_path: Path, text: str, words: str) -> None:
+    """Besides what tests/operations/test_check.py lists."""
     path = tmp_path / "gateway.toml"
     path.write_text(toml(links='[mqtt]\nhost = "localhost"', uplink=TWO))
     loaded = config.load(path)
