@@ -65,6 +65,10 @@ class Connection:
             await self._client.__aexit__(*reason)
         except aiomqtt.MqttError as error:
             raise OSError(str(error)) from None
+        finally:
+            ended = self._client._disconnected
+            if ended.done() and not ended.cancelled():
+                ended.exception()  # whoever was cancelled did not look, and asyncio would complain
 
     async def lost(self) -> OSError:
         """Why, as soon as it is."""
