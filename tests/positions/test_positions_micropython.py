@@ -15,6 +15,7 @@ from position_fixes import blocks, received_walk
 
 HERE = Path(__file__).resolve().parent
 PROTOCOL = HERE.parent.parent / "protocol"
+VECTORS = json.loads((PROTOCOL / "vectors" / "position_blocks.json").read_text())
 
 Ask = Callable[[list[Any]], Any]
 
@@ -81,6 +82,19 @@ def test_same_answer_to_damage(ask: Ask, case: tuple[list[tuple[int, ...]], int]
     block[at % len(block)] ^= flip
     request = ["decode", block.hex()]
     assert ask(request) == here(request)
+
+
+@pytest.mark.parametrize("vector", VECTORS["blocks"], ids=lambda vector: vector["case"])
+def test_published_blocks(ask: Ask, vector: dict[str, Any]) -> None:
+    for answer in (here, ask):
+        assert answer(["encode", vector["fixes"], vector["columns"]]) == vector["hex"]
+        assert answer(["decode", vector["hex"]]) == vector["fixes"]
+
+
+@pytest.mark.parametrize("vector", VECTORS["refused"], ids=lambda vector: vector["case"])
+def test_published_refusals(ask: Ask, vector: dict[str, Any]) -> None:
+    for answer in (here, ask):
+        assert answer(["decode", vector["hex"]]) == ["error", vector["reason"], vector["offset"]]
 
 
 def test_same_refusals(ask: Ask) -> None:
