@@ -14,6 +14,7 @@ import os
 import re
 import socket
 import sqlite3
+import ssl
 import struct
 import subprocess
 import sys
@@ -105,6 +106,9 @@ class Site:
             (folder / "token").write_text(TOKEN + "\n")
             authority = Authority(folder, "authority")
             certificate, key = authority.issue("localhost")
+            system = ssl.get_default_verify_paths().cafile  # what is trusted without ca_file takes some 2.5 MiB
+            if system is not None:
+                authority.file.write_bytes(authority.file.read_bytes() + Path(system).read_bytes())
             with socket.create_server(("127.0.0.1", 0)) as free:
                 port = free.getsockname()[1]
             way += f'[uplink.https]\nurl = "https://localhost:{port}"\n'
