@@ -231,7 +231,7 @@ class Gateway:
             self._http.cancel()
             self._http = None
         if self._config.http is not None:
-            from emgate.http_server import HttpServer  # only where it is wanted: aiohttp takes some 10 MB
+            from emgate.http_server import HttpServer  # only where it is wanted: with its metrics 1.2 MB
 
             http = HttpServer(self._config.http, self._status, self._health)
             self._http = asyncio.create_task(http.run(), name="http")
