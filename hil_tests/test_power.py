@@ -21,6 +21,8 @@ from emrig.station import Station
 
 SETTLED_MS = 600_000
 MORNING_H = 4.5
+# With all that there is between attempts: a report every 5 min, the network's position where there is no sky.
+WAKES_AN_ATTEMPT = 4.6
 # From 05:00, less a tunnel of 7 min and the office from 08:14.
 UNDER_SKY_MINUTES = 270 - 7 - 76
 
@@ -56,6 +58,9 @@ def test_ankle_tag_lasts_72_h_on_1000_mah(reckon: Callable[..., run.Result]) -> 
         assert result.mah_a_day[consumer] > 0
     assert result.counters["flash_bytes"] > 33 * result.fixes
     assert result.fixes >= 0.9 * UNDER_SKY_MINUTES
+    attempts = result.counters["receiver_attempts"]
+    print(f"{result.wakes} wakes, {result.wakes / attempts:.2f} an attempt at a position of {attempts}")
+    assert result.wakes <= WAKES_AN_ATTEMPT * attempts
 
 
 def test_pid_lasts_three_years_on_a_coin_cell(reckon: Callable[..., run.Result]) -> None:

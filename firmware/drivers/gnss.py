@@ -185,6 +185,13 @@ AWAKE_AFTER_MS = 10000
 GOOD_HDOP_HUNDREDTHS = 250
 # A receiver that only speaks NMEA is read once in so long at most: what a UART has to hold (boards/*/pins.py).
 LONGEST_READ_MS = 6000
+# One that sends what it was told, 100 bytes a second and a word about interference, is read once in so long while it
+# has no position to tell: four fifths of what a UART holds.
+LONGEST_SEARCH_MS = 40000
+# More than that: it has forgotten what it was told, and the line what came last.
+_TALKATIVE = 5500
+# Solutions in a row without a position: one that slept will not have one within a second or two.
+VOID_SOLUTIONS = 4
 # A position may take a second longer now and then: only so many in a row that took less are believed.
 SOONER_AFTER = 4
 # What was told to a receiver may have been lost.
@@ -220,6 +227,10 @@ class Gnss:
         self._sooner = 0  # how often in a row it had settled sooner
         self._until_ms = 0
         self._hurry = False
+        self._vain = False  # one that does as it is told had no position the last time
+        self._patient = False  # so it is read seldom: it will hardly have one at once
+        self._blind_ms = 0  # nothing is read until then
+        self._voids = 0  # solutions without a position before it woke
         self._sentences = 0
         self._signal = Signal()
         self._fresh = []
@@ -276,7 +287,12 @@ class Gnss:
         self._signal.set()
 
     async def fix(
-        self, timeout_ms: int, settle_ms: int = SETTLE_MS, keep_on: bool = False, period_s: int = 0
+        self,
+        timeout_ms: int,
+        settle_ms: int = SETTLE_MS,
+        keep_on: bool = False,
+        period_s: int = 0,
+        patient: bool = False,
     ) -> "fixes.Fix | None":
         """A fix measured after this call, or None (see outcome, cause, fault).
 
@@ -286,8 +302,12 @@ class Gnss:
 
         period_s: the next fix is wanted so much later. A receiver that can then sleeps by itself (self.period_s), and
         the next call waits for what it sends when it has woken: no more than a message a fix.
+
+        patient: a receiver that had no position the last time and does as it is told is read once at the end; a
+        position that it has after all is heard so much later. hurry() ends that, too.
         """
         best = None
+        self._patient = patient and self._vain
         try:
             self.on()
             if self.period_s and self.period_s != period_s:
@@ -296,37 +316,49 @@ class Gnss:
                 # What has been heard so far, the open epoch too, was measured before this call.
                 self._take(self.receiver.pause())
                 self._fresh = []
-            best = await self._wait(timeout_ms, settle_ms)
+            best = await self._wait(timeout_ms, settle_ms, patient)
+            self._vain = best is None and not self.fault and self.receiver.solutions > 0
             if best is not None and period_s and not self.period_s and self.receiver.solutions:
                 self._uart.write(ubx_setup.every(period_s, period_s))
                 self.period_s = period_s
                 self._sentences = self.receiver.sentences
+                self._voids = self.receiver.epochs.no_fix_epochs
                 self._fresh = []
         finally:
             if self.fault or not (keep_on or (best is not None and self.period_s)):
                 self.off()
         return best
 
-    async def _full_power(self):
-        self._uart.write(ubx_setup.WAKE)
-        await asyncio.sleep_ms(ubx_setup.WAKE_MS)
+    async def _full_power(self, asleep=True):
+        if asleep:
+            self._uart.write(ubx_setup.WAKE)
+            await asyncio.sleep_ms(ubx_setup.WAKE_MS)
         self._uart.write(ubx_setup.always())
         self.period_s = 0
         self._settled = 0
 
-    async def _wait(self, timeout_ms, settle_ms):
+    async def _wait(self, timeout_ms, settle_ms, patient):
         best = best_ticks_ms = None
         self.outcome = OUTCOME_NO_FIX
         begun_ms = self._clock.ticks_ms()
         deadline_ms = self._until_ms = begun_ms + timeout_ms + self.period_s * 1000
         while True:
-            if self._hurry:
-                self._hurry = False
+            voids = self.receiver.epochs.no_fix_epochs - self._voids
+            sought = patient and self.period_s and voids >= VOID_SOLUTIONS and not self._fresh
+            if self._hurry or sought:
+                again = self._patient or sought
+                self._patient = not self._hurry
                 if self.period_s:
-                    await self._full_power()
+                    # It goes on searching, and need not say so.
+                    await self._full_power(self._hurry)
                     begun_ms = self._clock.ticks_ms()
-                    deadline_ms = begun_ms + timeout_ms
+                    deadline_ms = self._until_ms = begun_ms + timeout_ms
                     self._fresh = []
+                self._hurry = False
+                if again:
+                    # The line holds what has come.
+                    self._reader.cancel()
+                    self._reader = asyncio.create_task(self._read())
             for fix, ticks_ms in self._fresh:
                 if self.period_s:
                     # It may stay awake for some seconds after a fix and tell each; one a period is wanted.
@@ -347,8 +379,9 @@ class Gnss:
             if limit_ms is not None and limit_ms < deadline_ms:
                 deadline_ms = self._until_ms = limit_ms
             now_ms = self._clock.ticks_ms()
-            fault_ms = max(begun_ms, self._understood_ms) + FAULT_AFTER_MS + self.period_s * 1000
-            if now_ms >= deadline_ms or now_ms >= fault_ms:
+            fault_ms = max(begun_ms, self._understood_ms, self._blind_ms) + FAULT_AFTER_MS + self.period_s * 1000
+            left_ms = deadline_ms - now_ms
+            if left_ms <= 0 or now_ms >= fault_ms or (self._patient and best is None and left_ms <= 1000):
                 break
             until_ms = min(deadline_ms, fault_ms)
             idle = self.receiver.epochs.pending
@@ -383,14 +416,20 @@ class Gnss:
                 return  # silence is then noticed as such
             silent_ms = self._clock.ticks_ms() - self._heard_ms
             self._heard_ms += silent_ms
-            if self.period_s and silent_ms >= AWAKE_AFTER_MS // 2 and self.on_awake:
-                self.on_awake()
+            if self.period_s and silent_ms >= AWAKE_AFTER_MS // 2:
+                self._voids = self.receiver.epochs.no_fix_epochs
+                if self.on_awake:
+                    self.on_awake()
             if self._ask:
                 # Only now is it certainly awake.
                 self._ask = False
                 self._uart.write(ubx_setup.binary())
             if late_ms:
                 self._take_all(data)
+                if self._patient and len(data) > _TALKATIVE:
+                    self._patient = False
+                    self._settled = 0
+                    self._fresh = []
             else:
                 self._take(self.receiver.feed(data))
             if self.period_s and self.receiver.sentences != self._sentences:
@@ -404,10 +443,15 @@ class Gnss:
 
     def _patience_ms(self):
         """How long nothing of what a receiver says can matter: until it may have settled, and half a second less."""
-        if not self._plain:
-            return 0
         now_ms = self._clock.ticks_ms()
         left_ms = self._until_ms - now_ms - 1000
+        if self._patient and not (self._settled or self._fresh):
+            # First it has to be heard, and told.
+            patience_ms = 1 if self._ask else max(1, min(left_ms, LONGEST_SEARCH_MS))
+            self._blind_ms = now_ms + patience_ms
+            return patience_ms
+        if not self._plain:
+            return 0
         since_ms = now_ms - self._on_ms
         if self.receiver.bytes_heard:
             lead_ms = max(1, SETTLED_FIXES - self._settled) * 1000 - 500

@@ -146,15 +146,16 @@ class ModemLink:
             self._dozing = True
             self._doze.value(1)
 
-    async def _command(self, text, timeout_ms=5000, payload=None):
-        """As the channel's, to a modem that may doze."""
+    async def _command(self, text, timeout_ms=5000, payload=None, more=False):
+        """As the channel's, to a modem that may doze. more: who asks will say more, or call rest()."""
         self._talking += 1
         try:
             await self._listens()
             return await self._channel.command(text, timeout_ms, payload)
         finally:
             self._talking -= 1
-            self.rest()
+            if not more:
+                self.rest()
 
     async def _listens(self):
         self.rouse()
@@ -170,12 +171,13 @@ class ModemLink:
         return self._registration in _REGISTERED if self._configured and self._registration is not None else None
 
     async def look(self):
-        """(registered or None, signal in dBm): the module tells changes of the one, and is asked for the other."""
+        """(registered or None, signal in dBm): the module tells changes of the one, and is asked for the other. Then
+        rest(), as after cell_position()."""
         if self.registered is None:
             return None, DBM_UNKNOWN
         dbm = DBM_UNKNOWN
         try:
-            for line in await self._command("AT+CSQ"):
+            for line in await self._command("AT+CSQ", more=True):
                 if line.startswith(b"+CSQ:"):
                     dbm = signal_dbm(line)
         except OSError:
@@ -186,7 +188,7 @@ class ModemLink:
         """(latitude_microdegrees, longitude_microdegrees, precision_m) by the network, or None if it cannot say."""
         if not self._powered or self._registration not in _REGISTERED:
             return None
-        for line in await self._command("AT+CLBS=1,0", CELL_POSITION_TIMEOUT_MS):
+        for line in await self._command("AT+CLBS=1,0", CELL_POSITION_TIMEOUT_MS, more=True):
             if line.startswith(b"+CLBS: 0,"):
                 return cell_position(line)
         return None

@@ -90,6 +90,7 @@ class AnkleGps:
 
     async def _test_modem(self):
         registered, _ = await self.modem.look()
+        self.modem.rest()
         return None if registered is not None else "does not answer, or is off"
 
     async def run(self):
@@ -134,9 +135,8 @@ class AnkleGps:
                 wait_ms = begun + self._pause_s(found) * 1000 - device.ticks_ms()
             device.settings.awake()
             now = device.ticks_ms()
-            if len(self.log.fixes) >= trail.MAXIMUM_FIXES or self._report_due(EARLY_MS):
-                self._report()
-            else:
+            due = len(self.log.fixes) >= trail.MAXIMUM_FIXES or self._report_due(EARLY_MS)
+            if not (due and self._report()):
                 self.modem.rest()
             # Twice the longest of what comes now, and a cold start.
             device.watchdog.expect("trail", 2 * max(wait_ms, 0) + 1000000 + 4000 * self.gnss.period_s)
@@ -198,7 +198,8 @@ class AnkleGps:
         period_s = self._interval_s()
         if not settings.gnss_power_save or not SHORTEST_PERIOD_S <= period_s <= LONGEST_PERIOD_S:
             period_s = 0
-        fix = await self.gnss.fix(timeout_ms, period_s=period_s)
+        patient = not (self.zones.suspected or self._locate.wanted)
+        fix = await self.gnss.fix(timeout_ms, period_s=period_s, patient=patient)
         receiver = self.gnss.receiver
         if receiver is not None and receiver.interference is not None:
             self.rules.interference(receiver.interference)
@@ -285,15 +286,16 @@ class AnkleGps:
         )
 
     def _report(self):
-        """All positions into records."""
+        """All positions into records, for which the modem is roused; False if there are none."""
         device = self.device
         self._reported_ms = device.ticks_ms()
         if not self.log.fixes:
-            return
+            return False
         for count, block in trail.blocks(self.log.fixes):
             self.log.into_record(count, device.journal.next_sequence)
             device.records.position_block(block)
             self.log.recorded(count, not device.journal.waiting)
+        return True
 
     # -- what else happens ----------------------------------------------------------------------------------
 

@@ -35,7 +35,8 @@ class Rules:
     async def failed(self, now_ms: int, cause: int):
         """No fix, and no fault: what about the cell?"""
         self._shielding.failed(now_ms, cause)
-        await self._look(now_ms)
+        if self._shielding.may_begin(now_ms, self._device.settings):
+            await self._look(now_ms)
         self.cell(self._device.ticks_ms())
 
     async def _look(self, now_ms):
@@ -96,7 +97,7 @@ class Rules:
         device = self._device
         now = device.ticks_ms()
         registered = self._modem.registered
-        look_ms = device.settings.modem_look_s * 1000  # and at every attempt without a fix
+        look_ms = device.settings.modem_look_s * 1000  # and when satellites have just been lost
         if registered is False or (registered and (self._looked_ms is None or now - self._looked_ms >= look_ms)):
             await self._look(now)
         self.cell(now)

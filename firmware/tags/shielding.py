@@ -70,6 +70,10 @@ class Shielding:
         wait_s = settings.shielding_travel_s if self._kph > settings.shielding_travel_kph else settings.shielding_s
         return max(self._sky_ms, self._cell_ms) + wait_s * 1000
 
+    def may_begin(self, now_ms: int, settings) -> bool:
+        """Whether it still matters how the cell is: satellites that were lost longer ago were lost alone."""
+        return self._sky_ms is not None and now_ms - self._sky_ms <= settings.shielding_together_s * 1000
+
     def check(self, now_ms: int, settings):
         lost = self._sky_ms is not None and self._cell_ms is not None
         if self._begun_ms is not None:

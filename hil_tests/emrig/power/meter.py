@@ -230,6 +230,8 @@ class Receiver:
             orbits.set(extra if state == "asleep" else 0.0, now)
             if state == "asleep":
                 meter.counters["receiver_sleeps"] += 1
+            if state in ("asleep", "off"):  # it found a position, or is given up
+                meter.counters["receiver_attempts"] += 1
 
         station.receivers[meter.name].on_state = changed
 

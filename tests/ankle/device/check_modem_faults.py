@@ -197,6 +197,8 @@ async def check_dozes_between_reports_and_is_roused_in_time(folder):
     await asyncio.sleep_ms(60000)
     await link.send(FRAME)
     await link.look()
+    assert pin.level == 0, "more may be said to it"
+    link.rest()
     assert pin.level == 1 and len(heard) == 3
     assert [(level, since >= modem.ROUSE_MS) for level, since, _ in heard] == [(0, True)] * 3
     # Roused ahead of time, a report does not wait.

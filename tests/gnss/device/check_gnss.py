@@ -239,6 +239,90 @@ async def check_no_sky_while_it_sleeps_by_itself(folder):
     assert await bench.gnss.fix(40000, period_s=60) is not None
 
 
+async def check_without_sky_it_is_read_once(folder):
+    bench = Ublox()
+    await bench.gnss.fix(40000, period_s=60)
+    read, reads = bench.uart.read, []
+
+    async def counted(after_ms):
+        data = await read(after_ms)
+        reads.append(after_ms)
+        return data
+
+    bench.uart.read = counted
+    bench.sky = False
+
+    async def attempt(timeout_ms=40000, patient=True):
+        await asyncio.sleep_ms(20000)
+        del reads[:]
+        begun = bench.clock.ticks_ms()
+        fix = await bench.gnss.fix(timeout_ms, period_s=60, patient=patient)
+        return fix, bench.clock.ticks_ms() - begun
+
+    await attempt()
+    for timeout_ms in (40000, 120000):
+        fix, took_ms = await attempt(timeout_ms)
+        assert fix is None and timeout_ms - 1100 <= took_ms <= timeout_ms, took_ms
+        assert len(reads) == 1 + timeout_ms // 40000 and not bench.gnss.fault and bench.pin.level == 0, reads
+    # The sky is back in the midst of it: one position, with its own time.
+    waiting = asyncio.create_task(attempt())
+    await asyncio.sleep_ms(40000)
+    bench.sky = True
+    fix, _ = await waiting
+    assert abs(bench.gnss.fix_ticks_ms - 1000 * (fix.time_s % 3600)) <= 1100 and bench.gnss.period_s == 60
+    # Wanted at once: whoever hurries waits for no such read.
+    bench.sky = False
+    await attempt()
+    await attempt()
+    bench.sky = True
+    waiting = asyncio.create_task(attempt())
+    await asyncio.sleep_ms(25000)
+    bench.gnss.hurry()
+    begun = bench.clock.ticks_ms()
+    assert (await waiting)[0] is not None and bench.clock.ticks_ms() - begun < 5000
+    # Not told to be patient, it listens all the time.
+    bench.sky = False
+    await attempt()
+    assert (await attempt(patient=False))[0] is None and len(reads) > 30
+
+
+async def check_one_that_searches_awake_is_put_out_of_its_sleep(folder):
+    bench = Ublox()
+    await bench.gnss.fix(40000, period_s=60)
+    await bench.gnss.fix(40000, period_s=60)
+    really = bench.make
+
+    def searches(since):
+        # As a receiver does that finds nothing when it has woken: it stays awake, and says so every second.
+        if not bench.period_s or bench.clock.ticks_ms() // 1000 % 60 > 50:
+            return really(since)
+        return pvt(bench.clock.ticks_ms() // 1000 + 1, False)
+
+    bench.make = searches
+    bench.sky = False
+    sent = len(bench.written)
+    assert await bench.gnss.fix(40000, period_s=60, patient=True) is None
+    assert ubx_setup.always() in bench.written[sent:] and ubx_setup.WAKE not in bench.written[sent:]
+    assert bench.pin.level == 0 and not bench.gnss.fault
+
+
+async def check_one_that_forgot_in_a_long_read_gives_no_stale_position(folder):
+    bench = Ublox()
+    await bench.gnss.fix(40000, period_s=60)
+    bench.sky = False
+    for _ in range(2):
+        assert await bench.gnss.fix(40000, patient=True) is None and not bench.gnss.fault
+        await asyncio.sleep_ms(20000)
+    waiting = asyncio.create_task(bench.gnss.fix(40000, patient=True))
+    await asyncio.sleep_ms(3000)
+    # It has restarted, and its line holds the first seconds of NMEA only: a position, and long ago.
+    bench.make = lambda since: b""
+    bench.uart.feed(b"".join(epoch(second) for second in range(100, 108)) + bytes(6000))
+    await asyncio.sleep_ms(36500)
+    bench.uart.feed(b"\xff")
+    assert await waiting is None
+
+
 async def check_a_receiver_that_forgets_its_settings_is_told_again(folder):
     bench = Ublox()
     await bench.gnss.fix(40000, period_s=60)
