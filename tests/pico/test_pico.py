@@ -3,6 +3,7 @@
 import io
 import json
 import random
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,9 +14,9 @@ import replay_gnss
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from drivers import ubx
 from emrig.pico import flash_image
 from emrig.pico.target import Pico
-from emwire.positions import ALL, CORE, encode_block
 
 from conftest import Repl
 
@@ -24,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 VECTORS = ROOT / "protocol" / "vectors"
 # Sentences of a receiver: some seconds of the board's time.
 LOG_BYTES = 2000
+SOLUTIONS = 6
 
 
 def test_boots_and_is_what_the_firmware_needs(repl: Repl) -> None:
@@ -95,43 +97,79 @@ def test_refused_frames_are_refused_with_the_same_words(repl: Repl) -> None:
         assert told == f"{case['reason']} {case['offset']}", case["case"]
 
 
-def walk(seed: int, count: int) -> list[tuple[int, ...]]:
-    """Fixes as a walking wearer gives them, with gaps and the largest values that the wire has."""
-    chance = random.Random(seed)
-    time_s, latitude, longitude = 500_000_000, 51_500_000, -120_000
-    fixes = []
-    for _ in range(count):
-        time_s += chance.choice((1, 60, 60, 3600))
-        latitude += chance.randrange(-900, 900)
-        longitude += chance.randrange(-900, 900)
-        fixes.append((time_s, latitude, longitude, 45, 271, 8, 9, 11, 1))
-    fixes.append((2_000_000_000, 90_000_000, -180_000_000, -1, -1, -1, -1, -1, 1))
-    return fixes
-
-
-@pytest.mark.parametrize(("columns", "width"), [(CORE, 3), (ALL, 9)])
-def test_position_blocks_are_the_same_bytes(repl: Repl, columns: int, width: int) -> None:
-    fixes = [fix[:width] for fix in walk(columns, 12)]
-    block = encode_block(fixes, columns)
-    told = repl.run(
-        f"from emwire.positions import encode_block, decode_block\nfixes = {fixes!r}\nblock = {block!r}\n"
-        f"print(encode_block(fixes, {columns}) == block,"
-        f" [tuple(fix)[:{width}] for fix in decode_block(block)] == fixes)"
+def test_position_blocks_are_as_published(repl: Repl) -> None:
+    vectors = json.loads((VECTORS / "position_blocks.json").read_text())
+    repl.run(
+        """
+from binascii import hexlify, unhexlify
+from emwire.errors import WireError
+from emwire.positions import encode_block, decode_block
+def both(columns, block, fixes):
+    print(hexlify(encode_block(fixes, columns)).decode(), decode_block(unhexlify(block)) == fixes)
+def refused(*blocks):
+    for block in blocks:
+        try:
+            print(decode_block(unhexlify(block)))
+        except WireError as error:
+            print(error.args[0], error.args[1])
+"""
     )
-    assert told == "True True"
+    for vector in vectors["blocks"]:
+        fixes = [tuple(fix) for fix in vector["fixes"]]
+        told = repl.run(f"both({vector['columns']}, {vector['hex']!r}, {fixes!r})")
+        assert told == f"{vector['hex']} True", vector["case"]
+    told = repl.run(f"refused{tuple(vector['hex'] for vector in vectors['refused'])!r}")
+    assert told.splitlines() == [f"{vector['reason']} {vector['offset']}" for vector in vectors["refused"]]
+
+
+def solutions(log: bytes, most: int) -> list[bytes]:
+    """NAV-PVT messages of a recording, whole."""
+    found = []
+    at = log.find(ubx.SYNC)
+    while at >= 0 and len(found) < most:
+        end = at + ubx.OVERHEAD + int.from_bytes(log[at + 4 : at + 6], "little")
+        if int.from_bytes(log[at + 2 : at + 4], "big") == ubx.NAV_PVT:
+            found.append(log[at:end])
+        at = log.find(ubx.SYNC, end)
+    return found
+
+
+def elsewhere(solution: bytes, later_ms: int, longitude: int, latitude: int, accuracy_mm: int) -> bytes:
+    """A recorded solution at another place and time of week, its checksum right."""
+    payload = bytearray(solution[ubx.HEADER_SIZE : -2])
+    struct.pack_into("<I", payload, 0, struct.unpack_from("<I", payload)[0] + later_ms)
+    payload[10] += later_ms // 1000
+    struct.pack_into("<ii", payload, 24, longitude, latitude)
+    struct.pack_into("<I", payload, 40, accuracy_mm)
+    return ubx.message(ubx.NAV_PVT, bytes(payload))
 
 
 def test_a_recorded_receiver_gives_the_same_fixes(repl: Repl, shared_data: Path) -> None:
-    log = (shared_data / "gnss" / "quectel-L70.log").read_bytes()
-    piece = log[log.index(b"$") :][:LOG_BYTES]
-    here = replay_gnss.replay(io.BytesIO(piece), 512, lambda line: None)
-    source = (ROOT / "firmware" / "replay_gnss.py").read_text().rpartition("if __name__")[0]
-    repl.run(source)
-    for at in range(0, len(piece), 600):
-        repl.run(f"piece = (piece if {at} else b'') + {piece[at : at + 600]!r}")
-    told = repl.run("import io\nprint(summary(replay(io.BytesIO(piece), 512, lambda line: None)))")
-    assert told == replay_gnss.summary(here)
-    assert "fixes=0" not in told
+    sentences = (shared_data / "gnss" / "quectel-L70.log").read_bytes()
+    messages = solutions((shared_data / "gnss" / "ublox-neo-m8n.log").read_bytes(), SOLUTIONS)
+    assert len(messages) == SOLUTIONS
+    # The recording's own longitude has more than 31 bits; here both ends of each field, which no one place has.
+    messages.append(elsewhere(messages[-1], 1000, -1_800_000_000, 900_000_000, 0xFFFFFFFF))
+    messages.append(elsewhere(messages[-1], 1000, 1_800_000_000, -900_000_000, 0x80000000))
+    repl.run((ROOT / "firmware" / "replay_gnss.py").read_text().rpartition("if __name__")[0])
+    repl.run("import io")
+    # On either side: each fix with what its line leaves out.
+    repl.run("line = lambda fix, line=line: line(fix) + str(fix.precision_m)")
+    with pytest.MonkeyPatch.context() as patch:
+        line = replay_gnss.line
+        patch.setattr(replay_gnss, "line", lambda fix: line(fix) + str(fix.precision_m))
+        for piece in (sentences[sentences.index(b"$") :][:LOG_BYTES], b"".join(messages)):
+            here: list[str] = []
+            receiver = replay_gnss.replay(io.BytesIO(piece), 512, here.append)
+            for at in range(0, len(piece), 600):
+                repl.run(f"piece = (piece if {at} else b'') + {piece[at : at + 600]!r}")
+            told = repl.run("print(summary(replay(io.BytesIO(piece), 512, print)))").splitlines()
+            assert told == [*here, replay_gnss.summary(receiver)]
+            assert here
+    assert len(here) == len(messages)
+    assert '"longitude": 138.60' in here[0]
+    assert '"latitude": 90.000000, "longitude": -180.000000' in here[-2]
+    assert '"latitude": -90.000000, "longitude": 180.000000' in here[-1]
 
 
 def test_signatures_are_verified(repl: Repl) -> None:
