@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 import struct
 import threading
+from collections.abc import Callable
 
 from emrig.micropython import ble_wire
 from emrig.micropython import rig_wire as w
@@ -33,9 +34,11 @@ ADDRESS = bytes((ble_wire.ADDRESS_RANDOM,)) + b"\xc0\x01\x02\x03\x04\x05"
 class Bench(threading.Thread):
     """Serves `wire` until it closes."""
 
-    def __init__(self, wire: socket.socket) -> None:
+    def __init__(self, wire: socket.socket, on_advertising: Callable[[bytes], None] = lambda data: None) -> None:
+        """on_advertising: told of the data, each time that the board begins to advertise some."""
         super().__init__(name="bench", daemon=True)
         self._wire = wire
+        self._on_advertising = on_advertising
         self._now_ms = 0
         self._levels = dict(LEVELS)
         self._inbox: list[bytes] = []
@@ -58,7 +61,7 @@ class Bench(threading.Thread):
             self._wire.sendall(batch + _HEADER.pack(_TIME.size, w.NOW, 0) + _TIME.pack(self._now_ms))
         elif kind == w.CALL:
             self.calls += 1
-            answer = self._read_of(channel, payload[0])
+            answer = self._read_of(channel, payload[0], payload[1:])
             self._wire.sendall(_HEADER.pack(len(answer), w.REPLY, number) + answer)
         elif kind == w.PIN and channel == "alcohol_sample":
             self._levels["alcohol_ready"] = payload[0]
@@ -69,8 +72,10 @@ class Bench(threading.Thread):
         elif kind == w.DATA and channel == "modem" and b"AT" in payload:
             self._feed("modem", w.DATA, b"\r\nOK\r\n")
 
-    def _read_of(self, channel: str, operation: int) -> bytes:
+    def _read_of(self, channel: str, operation: int, argument: bytes) -> bytes:
         if channel == "ble":
+            if operation == ble_wire.CALL_ADVERTISE:
+                self._on_advertising(ble_wire.unpack_advertise(argument)[2])
             if operation == ble_wire.CALL_SCAN:
                 self._feed(channel, w.NOTIFY, bytes((ble_wire.IRQ_SCAN_DONE,)))
             return b"\0" + (ADDRESS if operation in (ble_wire.CALL_ACTIVE, ble_wire.CALL_ADDRESS_MODE) else b"")
