@@ -1,4 +1,4 @@
-"""`python -m emrig.pico.memory [--cycles N] [--json] [MODEL ...]`: what each model allocates on an emulated Pico.
+"""`python -m emrig.pico.memory [--cycles N] [--json] [MODEL[=N] ...]`: what each model allocates on an emulated Pico.
 
 The device lives in a station with a real gateway, its clock stepped by the rig, with intervals as short as it takes
 them (scenarios/memory.toml). `gc.mem_alloc()` is asked at everything the device puts out and each time that all its
@@ -14,12 +14,13 @@ import asyncio
 import json
 import multiprocessing
 import os
+import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty
 from typing import Any
@@ -106,7 +107,10 @@ sys.modules["machine"] = _Machine()
 
 @dataclass(slots=True)
 class Peak:
-    """Largest of what was measured, in bytes; `cycles`: how many ended; `busy_ms`: of the board's time, not waiting."""
+    """Largest of what was measured, in bytes; `cycles`: how many ended; `busy_ms`: of the board's time, not waiting.
+
+    `live_of_cycles`: what is allocated after a collection, largest of each cycle; 0 of one that saw no collection.
+    """
 
     report: int
     allocated: int = 0
@@ -114,7 +118,25 @@ class Peak:
     waits: int = 0
     cycles: int = 0
     busy_ms: int = 0
+    live_of_cycles: list[int] = field(default_factory=list)
     on_cycle: Callable[[int], None] = lambda cycles: None
+    _live_since: int = 0
+
+    @property
+    def growth(self) -> float | None:
+        """Bytes more after a collection from cycle to cycle, least squares; None before three cycles saw one.
+
+        The first is the start, and no cycle like the others.
+        """
+        seen = [(number, live) for number, live in enumerate(self.live_of_cycles) if number and live]
+        return statistics.linear_regression(*zip(*seen, strict=True)).slope if len(seen) >= 3 else None
+
+    def ended(self) -> None:
+        """One cycle more is over."""
+        self.cycles += 1
+        self.live_of_cycles.append(self._live_since)
+        self._live_since = 0
+        self.on_cycle(self.cycles)
 
     def output(self, kind: int, payload: bytes) -> None:
         """The board's word; what else comes on this channel is the rig's book of records."""
@@ -123,11 +145,11 @@ class Peak:
             self.allocated = max(self.allocated, numbers[0])
             if self.waits % COLLECT_EVERY == 0:
                 self.live = max(self.live, numbers[1])
+                self._live_since = max(self._live_since, numbers[1])
             self.busy_ms = sum(numbers[2:])
             self.waits += 1
         elif len(words := payload.split()) == 4 and int(words[3][:2], 16) == self.report:
-            self.cycles += 1
-            self.on_cycle(self.cycles)
+            self.ended()
 
     def call(self, operation: int, argument: bytes) -> bytes:
         """This channel has no calls."""
@@ -153,9 +175,8 @@ async def measure(model: str, cycles: int, folder: Path, on_cycle: Callable[[int
 
         def finished() -> bool:
             tokens = (station.clock.now_ms() - begun_ms) // TOKEN_MS
-            if not report and tokens > peak.cycles:
-                peak.cycles = tokens
-                peak.on_cycle(tokens)
+            while not report and tokens > peak.cycles:
+                peak.ended()
             return peak.cycles >= cycles or station.rig.devices[device].boots > 1
 
         await station.rig.run(until_ms=begun_ms + (cycles + 2) * LONGEST_MS_PER_CYCLE, until=finished)
@@ -184,6 +205,8 @@ def _measured(model: str, cycles: int) -> dict[str, object]:
         "model": model,
         "peak_bytes": peak.allocated,
         "live_bytes": peak.live,
+        "live_bytes_of_cycles": peak.live_of_cycles,
+        "growth_bytes_per_cycle": None if peak.growth is None else round(peak.growth, 1),
         "limit_bytes": LIMIT_BYTES,
         "cycles": peak.cycles,
         "waits": peak.waits,
@@ -192,9 +215,9 @@ def _measured(model: str, cycles: int) -> dict[str, object]:
     }
 
 
-def _show(progress: Any, futures: Sequence[Future[dict[str, object]]], models: Sequence[str], cycles: int) -> None:
+def _show(progress: Any, futures: Sequence[Future[dict[str, object]]], wanted: Mapping[str, int]) -> None:
     """How far each is, until all are done; nothing where no one looks."""
-    done = dict.fromkeys(models, 0)
+    done = dict.fromkeys(wanted, 0)
     looked_at = sys.stderr.isatty()
     while not all(future.done() for future in futures):
         try:
@@ -204,7 +227,8 @@ def _show(progress: Any, futures: Sequence[Future[dict[str, object]]], models: S
         done[model] = number
         if looked_at:
             line = "  ".join(
-                f"{model} {'#' * (10 * number // cycles):.<10} {number}/{cycles}" for model, number in done.items()
+                f"{model} {'#' * (10 * number // wanted[model]):.<10} {number}/{wanted[model]}"
+                for model, number in done.items()
             )
             print(f"\r{line}", end="", file=sys.stderr, flush=True)
     if looked_at:
@@ -214,28 +238,33 @@ def _show(progress: Any, futures: Sequence[Future[dict[str, object]]], models: S
 def main() -> None:
     """Print a line for each model; exit status 1 if one is above the limit."""
     parser = argparse.ArgumentParser(prog="emrig.pico.memory", description="What each model allocates on a Pico.")
-    parser.add_argument("models", nargs="*", default=MODELS, metavar="MODEL")
+    parser.add_argument("models", nargs="*", default=MODELS, metavar="MODEL[=N]")
     parser.add_argument("--cycles", type=int, default=CYCLES, help="reporting cycles of each")
     parser.add_argument("--json", action="store_true", help="an array with an object for each model")
     arguments = parser.parse_args()
-    models = tuple(dict.fromkeys(arguments.models))
-    if unknown := set(models) - set(MODELS):
-        parser.error(f"there is no model {', '.join(sorted(unknown))}; the models are {', '.join(MODELS)}")
-    if arguments.cycles < 1:
-        parser.error("--cycles takes 1 or more")
+    wanted = {}
+    for argument in arguments.models:
+        model, _, number = argument.partition("=")
+        if model not in MODELS:
+            parser.error(f"there is no model {model}; the models are {', '.join(MODELS)}")
+        if not (number or "1").isdecimal() or (cycles := int(number or arguments.cycles)) < 1:
+            parser.error("cycles are a number, 1 or more")
+        wanted[model] = cycles
     context = multiprocessing.get_context("spawn")
     progress = context.Queue()
     with ProcessPoolExecutor(os.cpu_count(), context, _begin, (progress,)) as pool:
-        futures = [pool.submit(_measured, model, arguments.cycles) for model in models]
-        _show(progress, futures, models, arguments.cycles)
+        futures = [pool.submit(_measured, model, cycles) for model, cycles in wanted.items()]
+        _show(progress, futures, wanted)
     told = [future.result() for future in futures]
     if arguments.json:
         print(json.dumps(told, indent=2))
     else:
         for one in told:
             print(
-                "{model}: peak {peak_bytes} bytes of {limit_bytes}, live {live_bytes}, in {cycles} cycles of {waits} "
-                "waits; {board_busy_s} s of the board's time in {took_s} s".format(**one)
+                "{model}: peak {peak_bytes} bytes of {limit_bytes}, live {live_bytes}, {growth_bytes_per_cycle} more a "
+                "cycle, in {cycles} cycles of {waits} waits; {board_busy_s} s of the board's time in {took_s} s".format(
+                    **one
+                )
             )
     raise SystemExit(1 if any(future.result()["peak_bytes"] > LIMIT_BYTES for future in futures) else 0)  # type: ignore[operator]
 
