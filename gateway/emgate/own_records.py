@@ -65,7 +65,6 @@ class OwnRecords:
         states = await self._store.epochs(self.device_id)
         self._known = {state.epoch for state in states}
         self._mark({state.epoch: 1 + state.stored_above[-1][1] for state in states if state.stored_above})
-        self._store.heard(self.device_id)
         self._begin_epoch()
         self.event(constants.EVENT_GATEWAY_STARTED, evidence=evidence_of(self._gateway_id))
 

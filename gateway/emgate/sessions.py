@@ -235,8 +235,6 @@ class Sessions:
             session.status.refused[reason] += 1
             self._refuse(link, device_id, reason, frame)
             return self._done(True)
-        if session.via is None:
-            self._store.heard(device_id)
         session.via = link
         session.status.link = link.kind
         if session.device.next_key is not None:

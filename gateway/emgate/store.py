@@ -169,10 +169,6 @@ class Store:
             return
         self._writer.submit((record, told))
 
-    def heard(self, device_id: int) -> None:
-        """A device has been heard since this opening: it fills its holes soon, or never."""
-        self._holes.heard(device_id)
-
     def appended(self, consumer: str, alarm: bool) -> asyncio.Event:
         """Set when a lane has something new for a consumer, who clears it before it looks."""
         return self._appended[consumer, alarm]
@@ -449,7 +445,7 @@ class Store:
             key, sequence = record[:2], record[2]
             book = found[key]
             over = book is not None and sequence > book.stored.through
-            if over and holes.waits(record.row_id, record.device_id):
+            if over and holes.waits(record.row_id):
                 self._loop.call_soon_threadsafe(self._look_again, alarm)
                 break
             if sequence < highest.get(key, -1):

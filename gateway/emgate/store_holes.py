@@ -2,6 +2,7 @@
 
 import math
 import time
+from typing import NamedTuple
 
 HOLD_S = {False: 5.0, True: 1.0}
 """How long what came over a hole waits for it, per lane (alarm: True). A device sends what was lost again as soon as
@@ -9,30 +10,27 @@ it hears that something later is stored: within a round trip. An alarm before a 
 REFUSED_S = 20.0
 """So much longer waits a routine record whose hole the store itself kept open, because the disk did not take the rest:
 a full one is tried every 5 s, and then the device has to send again. Not so alarms, all over holes on a full disk."""
-UNHEARD_S = {False: 60.0, True: 10.0}
-"""How long a device whose hole an earlier run has left is waited for until it is heard at all. It repeats by its own
-clock, after 20 s and then 40 s more (emwire.device_link.RETRANSMIT_MS); alarms of others do not wait as long."""
+INHERITED_S = {False: 65.0, True: 25.0}
+"""How long from its start a gateway waits for what fills a hole that an earlier run has left. What was on its way was
+lost with that run, and the device need not notice before it repeats by its own clock: after 20 s, and 40 s more
+(emwire.device_link.RETRANSMIT_MS). Alarms wait for the first of these alone, well within the 3 min that NIJ 1004.00
+§5.4.1 gives them."""
 TOGETHER_S = 0.02
 """Commits within this are told apart no further."""
 
 
 class Holes:
-    """Of one opening of a store. Told in the event loop, asked on any thread."""
+    """Of one opening of a store. `committed` in the event loop, `view` on any thread."""
 
     def __init__(self, last_row: int) -> None:
         """`last_row` is the last one that an earlier run has left."""
         self._inherited_row = last_row
         self._opened_s = time.monotonic()
-        self._heard_s: dict[int, float] = {}
         # When what was the last row, for as long as it matters. The inherited ones have their own clock.
         self._commits: tuple[tuple[float, int], ...] = ((-math.inf, last_row),)
         self._settled_row = 0
         self._last_commit_s = self._opened_s
         self._last_row = last_row
-
-    def heard(self, device_id: int) -> None:
-        """A device has been heard, so it hears now what is stored."""
-        self._heard_s.setdefault(device_id, time.monotonic())
 
     def committed(self, last_row: int) -> None:
         """The rows up to this one are there."""
@@ -58,21 +56,16 @@ class Holes:
         last_row = self._last_row  # before the time, which is written first
         if self._last_commit_s <= now - hold_s:
             settled = max(settled, last_row)  # what was committed this moment is not noted yet
-        inherited = self._inherited_row if now < self._opened_s + UNHEARD_S[alarm] else 0
-        return View(settled, inherited, self._heard_s, now - hold_s)
+        inherited = now < self._opened_s + INHERITED_S[alarm]
+        return View(settled, self._inherited_row if inherited else 0)
 
 
-class View:
-    """Which rows wait."""
+class View(NamedTuple):
+    """Which rows wait if they are over a hole."""
 
-    def __init__(self, settled_row: int, inherited_row: int, heard_s: dict[int, float], heard_before_s: float) -> None:
-        self._settled_row = settled_row
-        self._inherited_row = inherited_row
-        self._heard_s = heard_s
-        self._heard_before_s = heard_before_s
+    settled_row: int
+    inherited_row: int
 
-    def waits(self, row_id: int, device_id: int) -> bool:
-        """Whether a row waits if it is over a hole."""
-        if row_id <= self._inherited_row:
-            return self._heard_s.get(device_id, math.inf) > self._heard_before_s
-        return row_id > self._settled_row
+    def waits(self, row_id: int) -> bool:
+        """Whether this one does."""
+        return row_id > self.settled_row or row_id <= self.inherited_row

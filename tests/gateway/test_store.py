@@ -16,7 +16,7 @@ from emgate import store_salvage as salvage
 from emgate import store_writer
 from emgate.errors import StoreError
 from emgate.store import Outcome, Record, Store
-from emgate.store_holes import HOLD_S, UNHEARD_S
+from emgate.store_holes import HOLD_S, INHERITED_S
 
 
 def record(
@@ -462,7 +462,6 @@ async def test_what_came_late_in_an_earlier_run_is_known_after_a_restart(
     await store.close()  # writes the books down: nothing is read again
     monkeypatch.setitem(HOLD_S, alarm, 0.0)
     store = await Store.open(path)
-    store.heard(7)
     for wanted, row_id in (([0], 1), ([1, 2, 3], 2), ([1, 2, 4], 3)):
         batch = await store.undelivered("uplink", alarm, 1, 1 << 20)
         assert [each.sequence for each in batch] == wanted
@@ -482,10 +481,10 @@ async def test_a_hole_that_nobody_fills_is_not_waited_for_long(store: Store, mon
 
 
 @pytest.mark.parametrize("alarm", [False, True])
-async def test_a_hole_that_an_earlier_run_left_is_filled_once_its_device_is_heard(
+async def test_a_hole_that_an_earlier_run_left_is_waited_for_by_the_devices_own_clock(
     tmp_path: Path, alarm: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It repeats by its own clock: nobody has told it yet what is stored."""
+    """It repeats what was lost with that run when its own time has come."""
     path = tmp_path / "store.sqlite"
     store = await Store.open(path)
     await asyncio.gather(*(store.append(record(n, alarm=alarm)) for n in (0, 1, 3)))
@@ -497,17 +496,14 @@ async def test_a_hole_that_an_earlier_run_left_is_filled_once_its_device_is_hear
         return [each.sequence for each in await store.undelivered("uplink", alarm, 100, 1 << 20)]
 
     assert await sequences() == [0, 1], "however short a hole of this run is waited for"
-    store.heard(8)
-    assert await sequences() == [0, 1], "another's"
-    store.heard(7)
-    assert await sequences() == [0, 1, 3]
-    await store.close()
-    monkeypatch.setitem(HOLD_S, alarm, 60.0)
-    monkeypatch.setitem(UNHEARD_S, alarm, 0.0)
-    store = await Store.open(path)
-    assert await sequences() == [0, 1, 3], "nor for ever for one that is never heard"
     await store.append(record(2, alarm=alarm))
     assert await sequences() == [0, 1, 2, 3]
+    await store.append(record(5, alarm=alarm))
+    await store.close()
+    monkeypatch.setitem(HOLD_S, alarm, 60.0)
+    monkeypatch.setitem(INHERITED_S, alarm, 0.0)
+    store = await Store.open(path)
+    assert await sequences() == [0, 1, 2, 3, 5], "but not for ever"
     await store.close()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from emgate import store_limits
 from emgate.store import Outcome, Record, Store
-from emgate.store_holes import HOLD_S, UNHEARD_S
+from emgate.store_holes import HOLD_S, INHERITED_S
 from emwire import constants
 from emwire.ranges import RangeSet
 from hypothesis import given
@@ -27,7 +27,7 @@ def record(sequence: int, *, alarm: bool = False, epoch: int = 1) -> Record:
 def nothing_waits_for_holes(monkeypatch: pytest.MonkeyPatch) -> None:
     for alarm in (False, True):
         monkeypatch.setitem(HOLD_S, alarm, 0.0)
-        monkeypatch.setitem(UNHEARD_S, alarm, 0.0)
+        monkeypatch.setitem(INHERITED_S, alarm, 0.0)
 
 
 @pytest.fixture

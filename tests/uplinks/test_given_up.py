@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from emgate.sqlite_rows import bytes_in_use
-from emgate.store_holes import HOLD_S, UNHEARD_S
+from emgate.store_holes import HOLD_S, INHERITED_S
 from gateway_kit import DEVICE, Tag, event_record, status_record
 from uplink_kit import Site
 
@@ -38,7 +38,7 @@ async def test_a_device_sends_again_what_the_store_gave_up(tmp_path: Path, monke
     monkeypatch.setattr("emgate.store_limits.DROP_ROWS", 20)
     for alarm in (False, True):
         monkeypatch.setitem(HOLD_S, alarm, 0.0)
-        monkeypatch.setitem(UNHEARD_S, alarm, 0.0)
+        monkeypatch.setitem(INHERITED_S, alarm, 0.0)
     site, tag = Site(tmp_path), Tag(tmp_path / "tag")
     await site.start()
     site.store.limit(await site.store.read(bytes_in_use) + ROOM_BYTES)
