@@ -289,8 +289,12 @@ class Station:
             identity["mqtt"] = {"host": self.broker.host, "port": self.broker.port}
         if self.recordings.gnss is not None:
             identity["not_before_day"] = 0  # an old recording is not a receiver whose week count rolled over
-        if scenario_device.settings:
-            identity["settings"] = dict(scenario_device.settings)
+        settings = dict(scenario_device.settings or {})
+        if scenario_device.model == "alcohol" and self.recordings.alcohol is not None:
+            # The recording paces the readings, and has none for whoever asks in between.
+            settings["raised_sample_interval_s"] = 65_535
+        if settings:
+            identity["settings"] = settings
         identity |= self.more_identity.get(scenario_device.name, {})
         AdcChannel(device, "battery", lambda: self._battery_counts(scenario_device))
         for channel, level in (("strap", 1), ("case", 0), ("mains", 1), ("charger", 0), ("motion", 0)):
