@@ -34,6 +34,18 @@ class Runnable(Protocol):
         """Until cancelled; OSError = lost."""
 
 
+def first_of(errors: BaseExceptionGroup[BaseException], *kinds: type[BaseException]) -> BaseException | None:
+    """The first error of a group that holds none but these kinds; None: there is another, a defect.
+
+    For `except BaseExceptionGroup`: what is raised in an `except*` comes out in a group before Python 3.11.4."""
+    if errors.split(kinds)[1] is not None:
+        return None
+    first: BaseException = errors
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first
+
+
 class Supervisor:
     """Runs one Runnable for ever."""
 

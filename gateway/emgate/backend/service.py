@@ -21,7 +21,7 @@ from emgate.backend.worker import Worker
 from emgate.broker_client import Connection, connected
 from emgate.clock import Clock
 from emgate.config import Broker, ReceiveSection
-from emgate.supervisor import Runnable, Supervisor
+from emgate.supervisor import Runnable, Supervisor, first_of
 from emgate.threads import collect_seldom, share_quickly
 
 log = structlog.get_logger(__name__)
@@ -63,8 +63,10 @@ class BackendService:
                     lanes.create_task(self._sort(connection, routine, urgent))
                     lanes.create_task(self._routine(connection, routine))
                     lanes.create_task(self._urgent(connection, urgent))
-        except* OSError as errors:
-            raise OSError(str(errors.exceptions[0])) from None
+        except BaseExceptionGroup as errors:
+            if (lost := first_of(errors, OSError)) is None:
+                raise
+            raise lost from None
         finally:
             self.up.clear()
             self._connection = None

@@ -34,6 +34,7 @@ from emgate.links import Events, Received
 from emgate.links.listening import Ledger
 from emgate.links.silence import Ears
 from emgate.own_records import evidence_of
+from emgate.supervisor import first_of
 
 log = structlog.get_logger(__name__)
 
@@ -240,8 +241,10 @@ class BleLink:
                 group.create_task(self._watch(adapter))
                 group.create_task(self._watch_listening(deaf_s))
                 group.create_task(self._scan(adapter, group, changed))
-        except* (BleakError, OSError, EOFError) as lost:
-            raise OSError(f"{self.name}: {lost.exceptions[0]}") from None
+        except BaseExceptionGroup as errors:
+            if (lost := first_of(errors, BleakError, OSError, EOFError)) is None:
+                raise
+            raise OSError(f"{self.name}: {lost}") from None
         finally:
             self.up.clear()
             self._scanning = False

@@ -18,6 +18,7 @@ from emgate.links import Received
 from emgate.links.mqtt_connection import Connection
 from emgate.links.mqtt_group import Group
 from emgate.links.mqtt_inbound import Message
+from emgate.supervisor import first_of
 
 MAXIMUM_FRAME_BYTES = 1100  # a sealed frame has at most 1024 B; a little more is kept as evidence of what is wrong
 MAXIMUM_TOPICS = 10_000  # remembered; 2 MB
@@ -76,8 +77,10 @@ class MqttLink:
                     if group is not None:  # an orderly goodbye sends no will
                         connection.publish_last(group.my_presence, b"", retain=True)
                     raise
-        except* OSError as lost:
-            raise lost.exceptions[0] from None
+        except BaseExceptionGroup as errors:
+            if (lost := first_of(errors, OSError)) is None:
+                raise
+            raise lost from None
         finally:
             self.up.clear()
             self._connection = None
