@@ -122,13 +122,17 @@ def _parted(line: str, path: Path) -> tuple[str, str, str]:
 
 
 def _exposed(path: Path, what: str, *, secret: bool) -> Iterator[Finding]:
-    """A file that holds secrets and that others may read."""
+    """A file that holds secrets and that others may read. Root may give its files to a service's group to read."""
     try:
-        mode = path.stat().st_mode
+        facts = path.stat()
     except OSError:
         return
-    if secret and mode & (stat.S_IRGRP | stat.S_IROTH | stat.S_IWGRP | stat.S_IWOTH):
-        yield Finding("warning", str(path), f"{what} holds secrets, and others may read it", f"chmod 600 {path}")
+    given = facts.st_uid == 0 != facts.st_gid
+    allowed = 0o640 if given else 0o600
+    if secret and facts.st_mode & 0o066 & ~allowed:
+        yield Finding(
+            "warning", str(path), f"{what} holds secrets, and others may read it", f"chmod {allowed:o} {path}"
+        )
 
 
 def _there(path: Path) -> Path:

@@ -277,6 +277,11 @@ def test_root_looks_with_the_gateways_eyes(capsys: pytest.CaptureFixture[str]) -
         wrong = "\n".join(errors(found(path, capsys)[1]))
         for name in ("devices.toml", "passphrase"):
             assert f"{name} cannot be read by the gateway's user: give it to" in wrong
+        os.chown(secret, 0, GATEWAYS_USER)
+        for mode, remedy in ((0o640, None), (0o644, f"chmod 640 {secret}"), (0o660, f"chmod 640 {secret}")):
+            secret.chmod(mode)
+            remedies = [each["remedy"] for each in found(path, capsys)[1] if "others may read it" in each["problem"]]
+            assert remedies == ([] if remedy is None else [remedy]), oct(mode)
 
 
 @pytest.mark.parametrize("tpm", [True, False])
