@@ -11,7 +11,7 @@ DEMO ?=
 # replaced: pytest-xdist's loadgroup may then wait for ever.
 PYTEST ?= -n auto --dist loadgroup --max-worker-restart 0
 
-.PHONY: pico pico-memory demo test install lint format types generated bench flood crash fuzz asyncapi docs lock clean
+.PHONY: pico pico-memory demo test install lint format types generated bench flood crash systemd fuzz asyncapi docs lock clean
 
 demo: install
 	$(BIN)/emtag demo $(DEMO)
@@ -59,6 +59,10 @@ flood: install
 ROUNDS ?= 200
 crash: install
 	$(BIN)/python tests/crash/run.py --rounds $(ROUNDS)
+
+# Installs the gateway as documented in a machine of its own and boots a real systemd there; root, systemd-nspawn, Debian.
+systemd: install
+	$(BIN)/python tests/operations/real_systemd.py
 
 # Bounded: each target gets its share of FUZZ_SECONDS.
 FUZZ_SECONDS ?= 120
