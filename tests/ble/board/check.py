@@ -14,12 +14,20 @@ class Clock:
         return time.ticks_ms()
 
 
+async def until(holds):
+    """Let the others run until it holds; whoever asserts it afterwards says what did not."""
+    for _ in range(5000):
+        if holds():
+            return
+        await asyncio.sleep_ms(1)
+
+
 async def link():
     ble = bluetooth.BLE()
     link = BleLink(ble, 0x01020304, "board")
     assert isinstance(link._flag._flag, asyncio.ThreadSafeFlag)
     connecting = asyncio.create_task(link.connect())
-    await asyncio.sleep_ms(20)
+    await until(lambda: ble.advertising)
     _, data, response, connectable = ble.advertising
     assert connectable and len(data) == 28
     assert data[5:21] == bytes(reversed(bytes.fromhex(ble_link.SERVICE_UUID.replace("-", ""))))
@@ -68,11 +76,12 @@ async def link():
         assert error.args[0] == 107
     assert link.foreign == 1
     # Cancelled while it advertises: silent.
+    ble.advertising = None
     connecting = asyncio.create_task(link.connect())
-    await asyncio.sleep_ms(20)
+    await until(lambda: ble.advertising)
     assert ble.advertising
     connecting.cancel()
-    await asyncio.sleep_ms(20)
+    await until(lambda: ble.advertising is None)
     assert ble.advertising is None
     # A buffer that never comes free.
     ble_link.SEND_TIMEOUT_MS = 60
@@ -102,21 +111,21 @@ async def scanner():
     heard = []
     scanner = BeaconScanner(ble, Clock())
     scanner.start(lambda *what: heard.append(what), accept=lambda data: data[0] == 1)
-    await asyncio.sleep_ms(20)
+    await until(lambda: ble.scan)
     assert ble.scan == (60000, 100000, 100000, False)
     data = bytearray(b"\x01one")
     ble.interrupt(5, (1, memoryview(b"abcdef"), 3, -50, memoryview(data)))
-    await asyncio.sleep_ms(10)
+    await until(lambda: len(heard) == 1)
     data[:] = b"\x01two"  # the stack takes its buffer back
     ble.interrupt(5, (1, memoryview(b"abcdef"), 3, 42, memoryview(data)))
     ble.interrupt(5, (1, memoryview(b"abcdef"), 3, -50, memoryview(b"\x02not ours")))
-    await asyncio.sleep_ms(10)
+    await until(lambda: len(heard) == 2)
     assert heard == [(b"abcdef", -50, b"\x01one"), (b"abcdef", 127, b"\x01two")], heard
     assert scanner.rssi_rejected == 1
     # The stack ends the scan early: started again.
     ble.scan = None
     ble.interrupt(6, ())
-    await asyncio.sleep_ms(20)
+    await until(lambda: ble.scan)
     assert ble.scan and scanner.restarts == 1
     for _ in range(100):
         ble.handler(5, (1, memoryview(b"abcdef"), 3, -50, memoryview(b"\x01x")))
