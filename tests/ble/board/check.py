@@ -130,7 +130,7 @@ async def scanner():
     for _ in range(100):
         ble.handler(5, (1, memoryview(b"abcdef"), 3, -50, memoryview(b"\x01x")))
     assert scanner.dropped == 100 - 32
-    await asyncio.sleep_ms(10)
+    await asyncio.sleep_ms(60)
     scanner.stop()
     total = scanner.listened_ms() + scanner.deaf_ms()
     assert total >= 60 and scanner.deaf_ms() <= total // 2, (scanner.listened_ms(), scanner.deaf_ms())
