@@ -24,6 +24,7 @@ from emgate.registry import Device, Registry
 from emgate.sealing import Ccm
 from emgate.sessions import Sessions
 from emgate.store import Store
+from emgate.threads import collect_seldom, share_quickly
 from emgate.vault import PayloadCipher
 from emwire import codec, envelope
 from rich.console import Console
@@ -191,6 +192,8 @@ def main() -> None:
     arguments.folder.mkdir(parents=True, exist_ok=True)
     core = min(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {core})
+    share_quickly()  # as the gateway runs
+    collect_seldom()
     with tempfile.TemporaryDirectory(dir=arguments.folder, prefix="bench-pipeline-") as made:
         rates = asyncio.run(measure(Path(made), arguments.frames))
     table = Table(title=f"frames a second on one core; {DEVICES} devices, median of {ROUNDS} rounds")
