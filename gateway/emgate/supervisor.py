@@ -113,6 +113,8 @@ class Supervisor:
         except asyncio.CancelledError:
             run.cancel()
             await asyncio.wait([run])
+            if not run.cancelled() and (error := run.exception()) is not None:
+                log.info("failed while it was stopped", what=self.what.name, reason=repr(error))
             raise
         error = None if run.cancelled() else run.exception()
         if isinstance(error, OSError):
