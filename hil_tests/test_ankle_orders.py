@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from emgate.control_client import short
+from emgate.operation.control_client import short
 from emrig import ledger
 from emrig.scenario import Scenario, Waypoint
 from emrig.station import Station

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from emgate.backend import database, order_dispatch, requests
-from emgate.broker import RunningBroker, available, start_broker
+from emgate.brokers.broker import RunningBroker, available, start_broker
 from emrig.scenario import Scenario
 from emrig.station import Station
 

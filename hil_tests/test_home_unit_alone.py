@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from emgate.control_client import short
+from emgate.operation.control_client import short
 from emrig import ledger
 from emrig.scenario import Scenario
 from emrig.station import Station

@@ -25,11 +25,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from emgate.broker import start_broker
-from emgate.sealing import Ccm
-from emgate.store_books import CHECKPOINT_ROWS
-from emgate.store_log import Log
-from emgate.store_schema import Record, connect, prepare
+from emgate.brokers.broker import start_broker
+from emgate.keys.sealing import Ccm
+from emgate.store.books import CHECKPOINT_ROWS
+from emgate.store.log import Log
+from emgate.store.schema import Record, connect, prepare
 from emwire import codec, constants, envelope
 from emwire.framing import encode_stream
 from rich.console import Console

@@ -20,7 +20,7 @@ from typing import Any
 
 from codec_rivals import Timed, rivals
 from cryptography.hazmat.primitives.ciphers.aead import AESCCM
-from emgate.sealing import Ccm
+from emgate.keys.sealing import Ccm
 from emwire import catalogue, codec, envelope
 from emwire.link import GatewayLink
 from rich.console import Console

@@ -18,7 +18,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from emgate.broker import mosquitto_path, start_broker
+from emgate.brokers.broker import mosquitto_path, start_broker
 from emwire import topics
 from gateway_rivals import DEVICES, ROOT, Emtag, OpenEmtag, Record, RivalError, ThingsBoard, make_records
 from mqtt_line import Line

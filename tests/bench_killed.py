@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from emgate.broker import mosquitto_path, start_broker
+from emgate.brokers.broker import mosquitto_path, start_broker
 from gateway_rivals import ROOT, Emtag, RivalError, ThingsBoard, make_records
 from mqtt_line import Line
 from rich.console import Console

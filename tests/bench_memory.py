@@ -30,9 +30,9 @@ sys.path[:0] = [str(ROOT / "tests" / "links")]
 
 from bluez_mock import Device, World, bluez, private_bus  # noqa: E402
 from certificates import Authority  # noqa: E402
-from emgate import key_source  # noqa: E402
-from emgate.broker import start_broker  # noqa: E402
-from emgate.sealing import Ccm  # noqa: E402
+from emgate.brokers.broker import start_broker  # noqa: E402
+from emgate.keys import key_source  # noqa: E402
+from emgate.keys.sealing import Ccm  # noqa: E402
 from emwire import codec, envelope, topics  # noqa: E402
 from emwire.framing import encode_stream  # noqa: E402
 from mqtt_line import Line  # noqa: E402
@@ -224,7 +224,7 @@ async def measure(folder: Path, uplink: str, world: World, broker_port: int, cou
     with contextlib.ExitStack() as stack:
         if site.has_backend:
             stack.enter_context(emtag(folder / "backend-log", "backend", "run", "--config", str(site.backend_config)))
-        code = "import sys, pathlib; from emgate.gateway_commands import run_gateway;"
+        code = "import sys, pathlib; from emgate.commands.run_commands import run_gateway;"
         code += " sys.exit(run_gateway(pathlib.Path(sys.argv[1])))"
         tag = world.add(1)
         gateway = await asyncio.to_thread(stack.enter_context, started(folder / "log", code, str(site.config)))

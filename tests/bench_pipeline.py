@@ -20,12 +20,12 @@ from collections import Counter
 from pathlib import Path
 
 from emgate.clock import SystemClock
-from emgate.registry import Device, Registry
-from emgate.sealing import Ccm
-from emgate.sessions import Sessions
-from emgate.store import Store
+from emgate.devices.registry import Device, Registry
+from emgate.devices.sessions import Sessions
+from emgate.keys.sealing import Ccm
+from emgate.keys.vault import PayloadCipher
+from emgate.store.store import Store
 from emgate.threads import collect_seldom, share_quickly
-from emgate.vault import PayloadCipher
 from emwire import codec, envelope
 from rich.console import Console
 from rich.table import Table

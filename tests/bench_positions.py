@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "positions"))
 
-from emgate.trails import Segment, read_trail, resample, to_wire
+from emgate.commands.trails import Segment, read_trail, resample, to_wire
 from emwire.positions import ALL, CORE, decode_block, encode_block
 from position_fixes import received_walk
 

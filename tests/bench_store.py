@@ -19,10 +19,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from emgate.store import Outcome, Record, Store
-from emgate.store_books import CHECKPOINT_ROWS
-from emgate.store_log import Log
-from emgate.store_schema import connect, prepare
+from emgate.store.books import CHECKPOINT_ROWS
+from emgate.store.log import Log
+from emgate.store.schema import connect, prepare
+from emgate.store.store import Outcome, Record, Store
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table

@@ -16,8 +16,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from emgate.key_source import CREDENTIAL
-from emgate.sealing import Ccm
+from emgate.keys.key_source import CREDENTIAL
+from emgate.keys.sealing import Ccm
 from emwire import codec, constants, envelope, topics
 from mqtt_line import Line
 

@@ -4,7 +4,7 @@ import struct
 
 try:
     from cryptolib import aes
-except ImportError:  # CPython: the host seals with emgate.sealing
+except ImportError:  # CPython: the host seals with emgate.keys.sealing
     aes = None  # type: ignore[assignment, misc]
 
 from emwire.errors import WireError

@@ -13,7 +13,8 @@ except ImportError:
     # The package emwire stands alone; the command is part of what the extra brings.
     sys.exit("emtag: the command needs the extra gateway, its demo the extra rig: pip install 'emtag[gateway,rig]'")
 
-from emgate import cli_devices, cli_requests
+from emgate.commands import device_options as cli_devices
+from emgate.commands import request_options as cli_requests
 
 app = typer.Typer(
     name="emtag",
@@ -35,7 +36,7 @@ def gateway_run(
     config: Annotated[Path, typer.Option("--config", help="The gateway's TOML file.")],
 ) -> None:
     """Run the gateway until SIGTERM or SIGINT. Exit status 2: the configuration is wrong."""
-    from emgate.gateway_commands import run_gateway
+    from emgate.commands.run_commands import run_gateway
 
     raise typer.Exit(run_gateway(config))
 
@@ -49,7 +50,7 @@ def gateway_check(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Look for everything that would keep the gateway from its work. Exit status 0: nothing does, 2: something does."""
-    from emgate.check import check
+    from emgate.commands.check import check
 
     raise typer.Exit(check(config, as_json=as_json))
 
@@ -57,7 +58,7 @@ def gateway_check(
 @gateway.command("broker-acl")
 def gateway_broker_acl(config: Annotated[Path, CONFIG]) -> None:
     """Print the access list that keeps every device to its own topics (mosquitto's acl_file)."""
-    from emgate.broker_access import print_access_list
+    from emgate.brokers.access import print_access_list
 
     raise typer.Exit(print_access_list(config))
 
@@ -65,7 +66,7 @@ def gateway_broker_acl(config: Annotated[Path, CONFIG]) -> None:
 @gateway.command("reload")
 def gateway_reload(config: Annotated[Path, CONFIG]) -> None:
     """Let the running gateway read its configuration anew. Exit status 0: applied, 2: refused, 3: none runs."""
-    from emgate.running import reload
+    from emgate.operation.running import reload
 
     raise typer.Exit(reload(config))
 
@@ -77,7 +78,7 @@ def gateway_status(
     once: Annotated[bool, typer.Option("--once", help="Print it and end, also on a terminal.")] = False,
 ) -> None:
     """Show what the gateway says of itself, live. Exit status 0: it runs, 2: nothing to be read, 3: it does not run."""
-    from emgate.status_view import show
+    from emgate.commands.status_view import show
 
     raise typer.Exit(show(config, as_json=as_json, once=once))
 
@@ -94,7 +95,7 @@ def gateway_update(
     wait: Annotated[float, typer.Option(min=0, help="Follow it for so many seconds.")] = 0.0,
 ) -> None:
     """Update devices' firmware. Exit status 0: asked, or with --wait done; 1: one is not; 2: refused; 3: none runs."""
-    from emgate.update_command import update
+    from emgate.commands.update_command import update
 
     try:
         numbers = [int(device, 0) for device in devices]
@@ -123,7 +124,7 @@ def backend_run(
     ] = None,
 ) -> None:
     """Ingest the batches that gateways send over MQTT and HTTPS, until SIGTERM or SIGINT."""
-    from emgate.gateway_commands import run_backend, run_backend_with
+    from emgate.commands.run_commands import run_backend, run_backend_with
 
     if config is not None:
         if database is not None or host is not None:
@@ -159,7 +160,7 @@ def decode(
     ] = None,
 ) -> None:
     """Decode frames to JSON lines. Malformed input gives an object with error and offset, and exit status 1."""
-    from emgate.decode import decode_lines, decode_pcap, decode_serial
+    from emgate.commands.decode import decode_lines, decode_pcap, decode_serial
 
     if sum(source is not None for source in (frame, pcap, serial)) != 1:
         raise typer.BadParameter("give one of HEX, - (stdin), --pcap FILE and --serial FILE")
@@ -190,7 +191,7 @@ def trail_size(
     block: Annotated[int, typer.Option("--block", min=1, max=255, help="Fixes in a block.")] = 60,
 ) -> None:
     """Encode trails as position blocks, verify the round trip, and print bytes per fix as JSON lines."""
-    from emgate.trails import trail_size as measure
+    from emgate.commands.trails import trail_size as measure
 
     raise typer.Exit(measure(files, interval, block))
 

@@ -20,14 +20,14 @@ from pydantic import (
     model_validator,
 )
 
-from emgate import held_files
 from emgate.clock import Clock, SharedClock, SystemClock
+from emgate.devices.registry import Device, OpenKey, Registry, read_device_file, refuse_twice, unopened
 from emgate.errors import ConfigError, PlacedError, explain, named, read_toml
-from emgate.registry import Device, OpenKey, Registry, read_device_file, refuse_twice, unopened
+from emgate.keys import held_files
 from emgate.toml_lines import Lines, Location
 
 if TYPE_CHECKING:
-    from emgate.vault import Vault
+    from emgate.keys.vault import Vault
 
 Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
 Flag = Annotated[bool, Field(strict=True)]
@@ -194,7 +194,7 @@ class Broker(WithFiles):
 
 
 SHARES = 4
-"""Gateways that may share a fleet: each takes its quarter of every block of down counters (emgate.sessions)."""
+"""Gateways that may share a fleet: each takes its quarter of every block of down counters (emgate.devices.sessions)."""
 
 
 class MqttSection(Broker):
@@ -386,7 +386,7 @@ class StoreSection(Section):
 
 
 class ProtectionSection(Section):
-    """Keys at rest (see emgate.vault): `required` does not start without a secret, `auto` seals when one is given."""
+    """Keys at rest (see keys/vault.py): `required` does not start without a secret, `auto` seals when one is given."""
 
     at_rest: Literal["auto", "required", "off"] = "required"
     passphrase_file: Path | None = None
@@ -540,7 +540,7 @@ ENVIRONMENT = {
     "EMTAG_UPLINK_TOKEN": ("uplink", "https", "token"),
 }
 """Secrets that the environment may give, and what each is. The name with _FILE names a file that holds it. Of
-several uplinks, EMTAG_UPLINK_NAME_… is for the one of that name. The gateway's own secret is in emgate.key_source."""
+several uplinks, EMTAG_UPLINK_NAME_… is for the one of that name. The gateway's own secret is in keys/key_source.py."""
 
 
 def load(path: Path, *, open_keys: bool = True) -> Config:
@@ -650,6 +650,6 @@ def _opener(open_vault: Callable[[], "Vault | None"]) -> OpenKey:
 
 
 def _open_vault(gateway: GatewaySection, protection: ProtectionSection, create: bool = False) -> "Vault | None":
-    from emgate.vault import open_vault  # only where something is sealed
+    from emgate.keys.vault import open_vault  # only where something is sealed
 
     return open_vault(gateway.state_directory, protection.at_rest, protection.passphrase_file, create=create)

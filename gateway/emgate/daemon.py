@@ -16,27 +16,29 @@ from typing import IO, Any
 import structlog
 from emwire import constants
 
-from emgate import key_source, logs, reload, service_manager, status_facts, unsealed
+from emgate import reload
 from emgate.clock_watch import ClockWatch
 from emgate.config import Config
-from emgate.control_client import SOCKET
-from emgate.control_socket import ControlSocket
-from emgate.down_requests import Requests
-from emgate.downlink import Downlink
+from emgate.devices.registry import Registry
+from emgate.devices.registry_changes import Changes, rows
+from emgate.devices.sessions import Sessions
+from emgate.down.downlink import Downlink
+from emgate.down.requests import Requests
+from emgate.down.updates import Updates
 from emgate.errors import ConfigError, StoreError
 from emgate.gateway_number import device_id_of
-from emgate.link_set import LinkSet
+from emgate.keys import key_source, unsealed
+from emgate.links.link_set import LinkSet
 from emgate.loss_evidence import LostRange
+from emgate.operation import logs, service_manager, status_facts
+from emgate.operation.control_client import SOCKET
+from emgate.operation.control_socket import ControlSocket
+from emgate.operation.running import STATUS
 from emgate.own_records import OwnRecords
-from emgate.registry import Registry
-from emgate.registry_changes import Changes, rows
-from emgate.running import STATUS
-from emgate.sessions import Sessions
-from emgate.store import Store
-from emgate.store_audit import STEP_S
+from emgate.store.audit import STEP_S
+from emgate.store.store import Store
 from emgate.supervisor import Supervisor
-from emgate.target_set import TargetSet, consumers
-from emgate.updates import Updates
+from emgate.uplinks.target_set import TargetSet, consumers
 
 log = structlog.get_logger(__name__)
 
@@ -231,7 +233,7 @@ class Gateway:
             self._http.cancel()
             self._http = None
         if self._config.http is not None:
-            from emgate.http_server import HttpServer  # only where it is wanted: with its metrics 1.2 MB
+            from emgate.operation.http_server import HttpServer  # only where it is wanted: with its metrics 1.2 MB
 
             http = HttpServer(self._config.http, self._status, self._health)
             self._http = asyncio.create_task(http.run(), name="http")

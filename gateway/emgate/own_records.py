@@ -18,7 +18,7 @@ from emwire.errors import WireError
 from emgate.clock import UNKNOWN_UNCERTAINTY_MS, Clock
 from emgate.gateway_number import LINK, device_id_of
 from emgate.loss_evidence import LostRange
-from emgate.store import Outcome, Record, Store
+from emgate.store.store import Outcome, Record, Store
 
 log = structlog.get_logger(__name__)
 

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from emgate import config as configuration
-from emgate import logs, unsealed
 from emgate.config import Config, Section
+from emgate.devices.registry import Registry
 from emgate.errors import ConfigError
-from emgate.registry import Registry
+from emgate.keys import unsealed
+from emgate.operation import logs
 from emgate.toml_lines import Lines
 
 FIXED = ("gateway.id", "gateway.state_directory", "clock", "protection")
@@ -34,7 +35,7 @@ def read(path: Path, present: Config, *, sealed: bool) -> tuple[Config, Registry
         logs.open_file(wanted.gateway.log_file).close()
     for broker in (wanted.mqtt, *(each.mqtt() for each in wanted.uplink if each.kind == "mqtt")):
         if broker is not None:
-            from emgate.mqtt_client import tls_context
+            from emgate.brokers.client import tls_context
 
             broker.read_password()
             tls_context(broker)

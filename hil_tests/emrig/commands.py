@@ -119,7 +119,7 @@ def replay_alcohol(
 
 def guarded(name: str, work: Callable[[], int]) -> int:
     """Run it; what a user can mend ends as one plain message, not as a traceback."""
-    from emgate.broker import BrokerError
+    from emgate.brokers.broker import BrokerError
     from emgate.errors import ConfigError
 
     from emrig.interpreter import InterpreterMissing

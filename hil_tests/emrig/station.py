@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from emgate.broker import RunningBroker, start_broker
-from emgate.sealing import derive_device_key
+from emgate.brokers.broker import RunningBroker, start_broker
+from emgate.keys.sealing import derive_device_key
 
 from emrig.air import GATEWAY, Air
 from emrig.air.hci_server import HciServer

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from emgate.sealing import Ccm
+from emgate.keys.sealing import Ccm
 from emwire import codec, constants, envelope
 from emwire.errors import WireError
 from emwire.fragments import Reassembler

@@ -18,11 +18,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from emgate import key_source
-from emgate.control_client import SOCKET, short
-from emgate.registry import SEALED, read_device_file
-from emgate.registry_edit import render
-from emgate.vault import open_vault
+from emgate.devices.registry import SEALED, read_device_file
+from emgate.devices.registry_edit import render
+from emgate.keys import key_source
+from emgate.keys.vault import open_vault
+from emgate.operation.control_client import SOCKET, short
 from fleet import KEY
 
 GATEWAY_ID = "crash"

@@ -19,7 +19,7 @@ from collections import Counter
 from pathlib import Path
 
 from common.journal import Journal
-from emgate.sealing import Ccm
+from emgate.keys.sealing import Ccm
 from emwire import codec, constants, envelope, topics
 from emwire.framing import StreamDecoder, encode_stream
 from emwire.link import DeviceLink

@@ -29,8 +29,8 @@ from attack_plan import (
 )
 from bench import AUTO, OFF, REQUIRED, Bench
 from broken_disk import FAULTS, PAGE, WORKS, Disk, build_shim
-from emgate import store_salvage as salvage
-from emgate.broker import RunningBroker, start_broker
+from emgate.brokers.broker import RunningBroker, start_broker
+from emgate.store import salvage
 from emrig.mortal import mortal
 from fleet import Fleet, Identity
 
@@ -130,7 +130,7 @@ class Harness:
         self.fleet = Fleet(folder / "devices", self.broker.port, chance, CELLULAR, WIRED)
         self.gateway = Process(
             "gateway", folder / "gateway", shim,
-            "import sys, pathlib; from emgate.gateway_commands import run_gateway;"
+            "import sys, pathlib; from emgate.commands.run_commands import run_gateway;"
             " sys.exit(run_gateway(pathlib.Path(sys.argv[1])))",
             [str(folder / "gateway.toml")],
         )  # fmt: skip

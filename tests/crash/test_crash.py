@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from attack_plan import ATTACKS, BACKEND, CLOCKS, DISKS, GATEWAY, HTTPS, KINDS, Dealer, Kind
 from broken_disk import FAULTS, FSYNC_FAILS, FULL, NO_GROWTH, READ_ONLY, WORKS, Disk, build_shim
-from emgate.broker import mosquitto_path
+from emgate.brokers.broker import mosquitto_path
 from harness import Harness
 from run import AFRESH, ROUNDS_FOR_ALL
 
@@ -36,8 +36,8 @@ for line in sys.stdin:
 # take is answered as soon as that is tried.
 STORE = """
 import asyncio, pathlib, sys
-from emgate import logs
-from emgate.store import Record, Store
+from emgate.operation import logs
+from emgate.store.store import Record, Store
 async def main():
     logs.configure("error", None)
     store = await Store.open(pathlib.Path(sys.argv[1]) / "file")

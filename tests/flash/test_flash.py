@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import typer
-from emgate.registry import read_device_file
+from emgate.devices.registry import read_device_file
 from emrig import firmware_image
 from emrig.flash import command, repl
 from emrig.flash import install as flash_install

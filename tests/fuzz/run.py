@@ -34,7 +34,9 @@ def child(arguments: list[str]) -> None:
     import atheris
 
     sys.path.insert(0, str(HERE))
-    with atheris.instrument_imports(include=["fuzz_targets", "emwire", "emgate.trails", "emgate.captures", "drivers"]):
+    with atheris.instrument_imports(
+        include=["fuzz_targets", "emwire", "emgate.commands.trails", "emgate.captures", "drivers"]
+    ):
         target = importlib.import_module(f"fuzz_targets.{arguments[0]}")
     atheris.Setup(arguments, target.check)
     atheris.Fuzz()

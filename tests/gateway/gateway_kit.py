@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import aiomqtt
 import pytest
 from common.journal import Journal
-from emgate.sealing import Ccm
+from emgate.keys.sealing import Ccm
 from emrig.mortal import mortal
 from emwire import codec, constants, envelope, topics
 from emwire.framing import StreamDecoder, encode_stream
@@ -207,7 +207,7 @@ class GatewayProcess:
                 *mortal(
                     sys.executable,
                     "-c",
-                    "import sys, pathlib; from emgate.gateway_commands import run_gateway;"
+                    "import sys, pathlib; from emgate.commands.run_commands import run_gateway;"
                     " sys.exit(run_gateway(pathlib.Path(sys.argv[1])))",
                     str(self.config),
                 ),

@@ -9,7 +9,7 @@ from collections import Counter
 
 import aiomqtt
 import pytest
-from emgate import broker as brokers
+from emgate.brokers import broker as brokers
 from emgate.supervisor import Supervisor
 
 
@@ -68,7 +68,7 @@ def test_a_broker_ends_with_its_parent_however_that_ends(kind: str) -> None:
     if kind not in brokers.available():
         pytest.skip(f"needs {kind}")
     script = (
-        "import sys, time; from emgate.broker import start_broker; b = start_broker(sys.argv[1]);"
+        "import sys, time; from emgate.brokers.broker import start_broker; b = start_broker(sys.argv[1]);"
         "print(b.process.pid, b.port, flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", script, kind], stdout=subprocess.PIPE, text=True) as parent:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from emgate.backend.ingest import Backend
 from emgate.backend.queries import Reader
-from emgate.sealing import Ccm
+from emgate.keys.sealing import Ccm
 from emgate.uplinks.drain import Drain
 from emwire import codec, constants, envelope
 from gateway_kit import DEVICE, KEY, hello_record, status_record

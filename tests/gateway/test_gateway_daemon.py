@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from emgate import broker as brokers
+from emgate.brokers import broker as brokers
 from emrig.mortal import mortal
 from gateway_kit import (
     DEVICE,

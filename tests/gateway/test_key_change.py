@@ -1,9 +1,9 @@
 """A device is given its next key: sent until it is used, committed, and the old one refused from then on."""
 
 import pytest
+from emgate.devices.registry import Device, Registry, read_device_file
 from emgate.errors import ConfigError
-from emgate.registry import Device, Registry, read_device_file
-from emgate.sealing import Ccm
+from emgate.keys.sealing import Ccm
 from emwire import codec, envelope
 from emwire.errors import WireError
 from gateway_kit import DEVICE, KEY

@@ -6,8 +6,8 @@ import sqlite3
 from pathlib import Path
 
 from emgate.backend.queries import Reader
-from emgate.store import Store
-from emgate.store_limits import note_loss
+from emgate.store.limits import note_loss
+from emgate.store.store import Store
 from emwire import codec, constants
 from gateway_kit import DEVICE, GatewayProcess, Port, toml
 

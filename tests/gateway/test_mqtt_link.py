@@ -9,13 +9,13 @@ from pathlib import Path
 
 import aiomqtt
 import pytest
-from emgate import broker as brokers
 from emgate.backend.ingest import Backend
 from emgate.backend.service import BackendService
+from emgate.brokers import broker as brokers
 from emgate.clock import SystemClock
 from emgate.config import Broker
 from emgate.links.mqtt import MqttLink
-from emgate.store import Record, Store
+from emgate.store.store import Record, Store
 from emgate.supervisor import Supervisor
 from emgate.uplinks.drain import Drain
 from emgate.uplinks.mqtt import MqttUplink

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 from common.journal import Journal
-from emgate.registry import Beacon, Device, Registry, Settings
-from emgate.sealing import Ccm
-from emgate.sessions import Sessions
-from emgate.store import Store
-from emgate.store_writer import Operation, Writer
+from emgate.devices.registry import Beacon, Device, Registry, Settings
+from emgate.devices.sessions import Sessions
+from emgate.keys.sealing import Ccm
+from emgate.store.store import Store
+from emgate.store.writer import Operation, Writer
 from emwire import codec, constants, envelope
 from emwire.errors import WireError
 from emwire.link import DeviceLink
@@ -473,7 +473,7 @@ class Network(RuleBasedStateMachine):
 
 
 def test_sessions_keep_their_promises_over_any_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("emgate.store_writer.GROUP_MS", 0)  # here every commit is one record's
+    monkeypatch.setattr("emgate.store.writer.GROUP_MS", 0)  # here every commit is one record's
     run_state_machine_as_test(
         Network,
         settings=settings(

@@ -12,11 +12,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from emgate import store_salvage as salvage
-from emgate import store_writer
 from emgate.errors import StoreError
-from emgate.store import Outcome, Record, Store
-from emgate.store_holes import HOLD_S, INHERITED_S
+from emgate.store import writer as store_writer
+from emgate.store.holes import HOLD_S, INHERITED_S
+from emgate.store.store import Outcome, Record, Store, salvage
 
 
 def record(
@@ -35,7 +34,7 @@ async def store(tmp_path: Path):
 # A child that appends without pause and writes the number of every record it was told is stored.
 CHILD = """
 import asyncio, os, pathlib, sys
-from emgate.store import Outcome, Record, Store
+from emgate.store.store import Outcome, Record, Store
 async def main(path, first):
     store = await Store.open(pathlib.Path(path))
     def told(number):
@@ -218,7 +217,7 @@ async def test_a_store_that_grew_too_large_prunes_whatever_is_delivered(tmp_path
 
 
 async def test_quarantine_is_bounded_and_keeps_conflicts(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("emgate.store.QUARANTINE_ROWS", 20)
+    monkeypatch.setattr("emgate.store.store.QUARANTINE_ROWS", 20)
     await store.append(record(1))
     await store.append(record(1, payload=b"\x06other"))
     for number in range(100):
@@ -412,7 +411,7 @@ async def test_stopping_with_a_full_disk_says_what_was_not_stored(small_disk: Pa
 
 
 async def test_the_queue_is_bounded(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("emgate.store.QUEUE_FRAMES", 5)
+    monkeypatch.setattr("emgate.store.store.QUEUE_FRAMES", 5)
     outcomes = await asyncio.gather(*(store.append(record(n)) for n in range(500)))
     assert Outcome.REFUSED in outcomes
     assert store.counters["queue_full"] == outcomes.count(Outcome.REFUSED)
@@ -422,7 +421,7 @@ def test_a_file_size_limit_is_survived(tmp_path: Path) -> None:
     """Where no tmpfs can be mounted: the kernel's file size limit fails writes as a full disk does."""
     script = """
 import asyncio, pathlib, resource, signal, sys
-from emgate.store import Outcome, Record, Store
+from emgate.store.store import Outcome, Record, Store
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 async def main():
     store = await Store.open(pathlib.Path(sys.argv[1]))

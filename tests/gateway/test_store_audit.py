@@ -6,8 +6,8 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from emgate.store import Record, Store
-from emgate.store_audit import STEP_ROWS
+from emgate.store.audit import STEP_ROWS
+from emgate.store.store import Record, Store
 
 ROWS = 3000
 

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from emgate import store_limits
-from emgate.store import Outcome, Record, Store
-from emgate.store_holes import HOLD_S, INHERITED_S
+from emgate.store import limits as store_limits
+from emgate.store.holes import HOLD_S, INHERITED_S
+from emgate.store.store import Outcome, Record, Store
 from emwire import constants
 from emwire.ranges import RangeSet
 from hypothesis import given
@@ -32,8 +32,8 @@ def nothing_waits_for_holes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Store]:
-    monkeypatch.setattr("emgate.store_log.WEIGH_EACH", 1)
-    monkeypatch.setattr("emgate.store_limits.DROP_ROWS", 50)
+    monkeypatch.setattr("emgate.store.log.WEIGH_EACH", 1)
+    monkeypatch.setattr("emgate.store.limits.DROP_ROWS", 50)
     store = await Store.open(tmp_path / "store.sqlite", maximum_bytes=MAXIMUM_BYTES)
     yield store
     await store.close()
@@ -141,7 +141,7 @@ async def test_a_batch_under_way_delivers_nothing_that_was_given_up_meanwhile(tm
 async def test_age_counts_the_time_that_the_gateway_ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     passed = [0.0]
     began = float(int(time.monotonic()))  # whole: an hour more is then exactly an hour
-    monkeypatch.setattr("emgate.store.time.monotonic", lambda: began + passed[0])
+    monkeypatch.setattr("emgate.store.store.time.monotonic", lambda: began + passed[0])
     store = await Store.open(tmp_path / "store.sqlite")
     await asyncio.gather(*(store.append(record(n)) for n in range(10)))
     await store.append(record(10, alarm=True))

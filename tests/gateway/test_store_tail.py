@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from emgate.store_schema import Record
-from emgate.store_tail import MOST_BYTES, MOST_RECORDS, Tail
+from emgate.store.schema import Record
+from emgate.store.tail import MOST_BYTES, MOST_RECORDS, Tail
 from hypothesis import given
 from hypothesis import strategies as st
 

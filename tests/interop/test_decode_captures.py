@@ -14,7 +14,7 @@ import pytest
 from captures_kit import Conversation, block, connect, length, pcap, pcapng, publish, tcp
 from emgate.captures.frames import FrameReader
 from emgate.captures.sessions import read_pcap, read_serial
-from emgate.sealing import Ccm
+from emgate.keys.sealing import Ccm
 from emwire import codec, envelope, framing, topics
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

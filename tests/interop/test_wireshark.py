@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 from captures_kit import Conversation, Tap, connect, pcap, publish
-from emgate import broker as brokers
+from emgate.brokers import broker as brokers
 from emwire import catalogue, envelope, framing
 from emwire.errors import WireError
 from emwire.fields import FixedBytes, Integer, ItemList, Message, PrefixedText

@@ -16,7 +16,7 @@ from common.epoch import begin_epoch
 from common.journal import Journal
 from common.keys import Keys
 from common.segment import file_name, frame, records
-from emgate.sealing import Ccm
+from emgate.keys.sealing import Ccm
 from emwire import constants, device_codec, envelope
 from emwire.errors import WireError
 from emwire.gateway_link import first_counter

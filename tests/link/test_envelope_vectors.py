@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 from cryptography.hazmat.primitives.ciphers.aead import AESCCM
-from emgate.sealing import Ccm, derive_device_key
+from emgate.keys.sealing import Ccm, derive_device_key
 from emwire import envelope
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -4,7 +4,7 @@ import subprocess
 from pathlib import Path
 
 from common.keys import Keys
-from emgate.sealing import Ccm
+from emgate.keys.sealing import Ccm
 
 ROOT = Path(__file__).resolve().parents[2]
 OLD, NEW = bytes(range(16)), bytes(range(50, 66))

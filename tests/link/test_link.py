@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from common.epoch import begin_epoch
 from common.journal import Journal
-from emgate.sealing import Ccm
+from emgate.keys.sealing import Ccm
 from emwire import constants, device_codec, envelope
 from emwire.device_link import RETRANSMIT_LIMIT_MS, RETRANSMIT_MS, WINDOW
 from emwire.errors import WireError

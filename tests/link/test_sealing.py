@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from emgate.sealing import Ccm, derive_device_key
+from emgate.keys.sealing import Ccm, derive_device_key
 from emwire import envelope
 from emwire.errors import WireError
 from hypothesis import given, settings

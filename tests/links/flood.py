@@ -29,7 +29,7 @@ if __name__ == "__main__":
     sys.path[:0] = [str(root / "tests" / "gateway"), str(root / "firmware")]
 
 from bluez_mock import Device, bluez, private_bus
-from emgate import broker as brokers
+from emgate.brokers import broker as brokers
 from emrig.mortal import mortal
 from emwire import fragments, topics
 from emwire.framing import encode_stream

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from emgate import broker as brokers
+from emgate.brokers import broker as brokers
 
 if shutil.which("dbus-daemon") is None or "mosquitto" not in brokers.available():
     pytest.skip("needs dbus-daemon and mosquitto", allow_module_level=True)

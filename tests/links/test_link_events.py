@@ -8,8 +8,8 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from emgate import broker as brokers
 from emgate import supervisor
+from emgate.brokers import broker as brokers
 from emgate.gateway_number import device_id_of
 from emgate.supervisor import first_of
 from gateway_kit import DEVICE, GatewayProcess, Port, Tag, identities, over_mqtt, over_serial, status_record, toml

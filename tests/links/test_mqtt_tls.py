@@ -8,9 +8,9 @@ from pathlib import Path
 import aiomqtt
 import pytest
 from certificates import Authority
-from emgate import broker as brokers
 from emgate import config as configuration
-from emgate.broker_access import access_list, print_access_list
+from emgate.brokers import broker as brokers
+from emgate.brokers.access import access_list, print_access_list
 from emgate.links import mqtt_connection
 from emgate.links.mqtt import MqttLink
 from emgate.links.mqtt_group import Group

@@ -13,7 +13,7 @@ from emgate.backend.projection import Header, decode, rows
 from emgate.clock import SystemClock
 from emgate.gateway_number import device_id_of
 from emgate.own_records import OwnRecords, evidence_of
-from emgate.store import Outcome, Store
+from emgate.store.store import Outcome, Store
 from emgate.supervisor import Supervisor
 from emwire import codec, constants
 from links_kit import Heard

@@ -15,18 +15,21 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from emgate import config, device_commands, key_source, running, status_view, systemd, unsealed
-from emgate.check import check
+from emgate import config, systemd
 from emgate.clock import SystemClock
-from emgate.control_client import short
-from emgate.down_kinds import Asked, Made
-from emgate.down_requests import Requests
-from emgate.downlink import Downlink
+from emgate.commands import device_commands, status_view
+from emgate.commands.check import check
+from emgate.commands.run_commands import run_gateway
+from emgate.devices.registry import read_device_file
+from emgate.down.downlink import Downlink
+from emgate.down.kinds import Asked, Made
+from emgate.down.requests import Requests
 from emgate.errors import ConfigError
-from emgate.gateway_commands import run_gateway
-from emgate.registry import read_device_file
-from emgate.store import Outcome, Record, Store
-from emgate.vault import DAY_MS, PayloadCipher, open_vault
+from emgate.keys import key_source, unsealed
+from emgate.keys.vault import DAY_MS, PayloadCipher, open_vault
+from emgate.operation import running
+from emgate.operation.control_client import short
+from emgate.store.store import Outcome, Record, Store
 from emwire import codec, constants
 from emwire.positions import CORE, encode_block
 from gateway_kit import (
@@ -134,9 +137,9 @@ def test_guessing_a_passphrase_costs_scrypt_at_owasps_cost(tmp_path: Path, monke
 KEYRING = """
 import ctypes, errno, os, sys
 from pathlib import Path
-from emgate import key_source
+from emgate.keys import key_source
 from emgate.errors import ConfigError
-from emgate.vault import open_vault
+from emgate.keys.vault import open_vault
 keyctl, add_key = {"x86_64": (250, 248), "aarch64": (219, 217)}[os.uname().machine]
 library = ctypes.CDLL(None, use_errno=True)
 joined = library.syscall(keyctl, 1, 0)  # KEYCTL_JOIN_SESSION_KEYRING, anonymous
@@ -230,7 +233,8 @@ def test_a_vault_opens_with_its_secret_alone(tmp_path: Path, monkeypatch: pytest
 DUMPABLE = """
 import asyncio, ctypes, os, sys
 from pathlib import Path
-from emgate import config, key_source
+from emgate import config
+from emgate.keys import key_source
 from emgate.daemon import Gateway
 
 async def main():

@@ -10,10 +10,12 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from emgate import config, device_commands, key_source, secret_place, vault
-from emgate.check import check
+from emgate import config
+from emgate.commands import device_commands
+from emgate.commands.check import check
+from emgate.commands.run_commands import run_gateway
 from emgate.errors import ConfigError
-from emgate.gateway_commands import run_gateway
+from emgate.keys import key_source, secret_place, vault
 from emgate.toml_lines import Lines
 from gateway_kit import DEVICE, KEY, GatewayProcess, Port, toml
 from hypothesis import given

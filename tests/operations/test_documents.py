@@ -4,7 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
-from emgate import config, key_source
+from emgate import config
+from emgate.keys import key_source
 from emgate.links.listening import NAMES
 from emgate.links.serial_port import LINE_ERRORS
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import aiohttp
 import pytest
-from emgate import http_server
 from emgate.config import HttpSection
+from emgate.operation import http_server
 from gateway_kit import PATIENCE_S, GatewayProcess, Port, Tag, event_record, over_serial, status_record, toml
 from prometheus_client.parser import text_string_to_metric_families
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from emgate import broker as brokers
-from emgate import running
+from emgate.brokers import broker as brokers
+from emgate.operation import running
 from gateway_kit import (
     DEVICE,
     KEY,

@@ -9,7 +9,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from emgate import device_commands, key_source
+from emgate.commands import device_commands
+from emgate.keys import key_source
 from gateway_kit import DEVICE, KEY, GatewayProcess, Port, Tag, identities, over_serial, status_record, toml
 
 ROOT = Path(__file__).parents[2]

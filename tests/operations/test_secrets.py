@@ -7,9 +7,11 @@ import signal
 from pathlib import Path
 
 import pytest
-from emgate import key_source, running, status_view
-from emgate.check import check
-from emgate.gateway_commands import run_gateway
+from emgate.commands import status_view
+from emgate.commands.check import check
+from emgate.commands.run_commands import run_gateway
+from emgate.keys import key_source
+from emgate.operation import running
 from gateway_kit import (
     DEVICE,
     PATIENCE_S,

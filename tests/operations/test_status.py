@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from emgate import metrics, status_view
 from emgate.clock_watch import ClockWatch
-from emgate.histogram import BOUNDS_S, Histogram
+from emgate.commands import status_view
+from emgate.operation import metrics
+from emgate.operation.histogram import BOUNDS_S, Histogram
 from gateway_kit import GatewayProcess, Port, Tag, over_serial, status_record, toml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -178,7 +179,7 @@ async def test_a_stepped_clock_is_logged_and_reported(tmp_path: Path, monkeypatc
     """In a gateway of this process, whose clock a test can set."""
     from emgate import config as configuration
     from emgate import daemon
-    from emgate.store import Store
+    from emgate.store.store import Store
     from emwire import codec, constants
 
     path = tmp_path / "gateway.toml"

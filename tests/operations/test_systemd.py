@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from emgate import logs, service_manager, systemd
-from emgate.store import Record, Store
+from emgate import systemd
+from emgate.operation import logs, service_manager
+from emgate.store.store import Record, Store
 from gateway_kit import DEVICE, PATIENCE_S, GatewayProcess, Port, status_record, toml
 
 UNIT = Path(systemd.__file__).parent / "emtag-gateway.service"

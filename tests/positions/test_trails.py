@@ -5,7 +5,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from emgate.trails import TrailError, measure, measure_file, read_trail, resample, to_wire, trail_size
+from emgate.commands.trails import TrailError, measure, measure_file, read_trail, resample, to_wire, trail_size
 from emwire import positions
 
 PLT_HEADER = "Geolife trajectory\nWGS 84\nAltitude is in Feet\nReserved 3\n0,2,255,My Track,0,0,2,8421376\n0\n"
@@ -166,7 +166,7 @@ def test_a_wrong_round_trip_is_loud(
     def off_by_one(data: bytes) -> list[tuple[int, ...]]:
         return [(fix[0], fix[1] + 1, fix[2]) for fix in positions.decode_block(data)]
 
-    monkeypatch.setattr("emgate.trails.decode_block", off_by_one)
+    monkeypatch.setattr("emgate.commands.trails.decode_block", off_by_one)
     assert trail_size([write(tmp_path, "a.plt", PLT_HEADER + PLT_LINE)]) == 1
     printed = capsys.readouterr()
     assert printed.out == ""

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from emgate import updates
 from emgate.clock import SystemClock
-from emgate.down_kinds import RequestError
-from emgate.down_requests import Requests
-from emgate.downlink import Downlink
-from emgate.store import Store
-from emgate.updates import CHUNKS_PER_REPORT, HEARD_S, WINDOW, Budget, Transfer, Updates
+from emgate.down import updates
+from emgate.down.downlink import Downlink
+from emgate.down.kinds import RequestError
+from emgate.down.requests import Requests
+from emgate.down.updates import CHUNKS_PER_REPORT, HEARD_S, WINDOW, Budget, Transfer, Updates
+from emgate.store.store import Store
 from emrig import firmware_image, firmware_signing
 from emwire import codec, constants
 from update_kit import KEY, Tag, install_whole, manifest, small_image

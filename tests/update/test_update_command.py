@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from emgate import update_command
 from emgate.clock import SystemClock
-from emgate.control_client import SOCKET
-from emgate.control_socket import ControlSocket
-from emgate.down_requests import Requests
-from emgate.downlink import Downlink
-from emgate.store import Store
-from emgate.updates import Updates
+from emgate.commands import update_command
+from emgate.down.downlink import Downlink
+from emgate.down.requests import Requests
+from emgate.down.updates import Updates
+from emgate.operation.control_client import SOCKET
+from emgate.operation.control_socket import ControlSocket
+from emgate.store.store import Store
 from emrig import firmware_signing
 from update_kit import KEY, small_image
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from emgate import control_socket
-from emgate.control_client import ControlClient
-from emgate.control_socket import MOST_CLIENTS, ControlSocket
-from emgate.request_commands import submit_to_gateway
+from emgate.commands.request_commands import submit_to_gateway
+from emgate.operation import control_socket
+from emgate.operation.control_client import ControlClient
+from emgate.operation.control_socket import MOST_CLIENTS, ControlSocket
 from gateway_kit import DEVICE, Tag, toml
 from uplink_kit import Site, commands_of, result_record
 

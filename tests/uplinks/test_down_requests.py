@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import structlog
-from emgate import batch_bytes, down_requests
 from emgate.config import Broker
-from emgate.down_kinds import RequestError
-from emgate.down_requests import CONTROL, OPEN_PER_DEVICE, Request
+from emgate.down import requests as down_requests
+from emgate.down.kinds import RequestError
+from emgate.down.requests import CONTROL, OPEN_PER_DEVICE, Request
+from emgate.uplinks import batch_bytes
 from emgate.uplinks.asked import MOST_REFUSALS, MOST_WAITING, AskedDown
 from emgate.uplinks.mqtt import MqttUplink
 from emwire import codec, constants

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from emgate.clock import SystemClock
-from emgate.store import Record, Store
+from emgate.store.store import Record, Store
 from emgate.uplinks.drain import Drain, split
 from hypothesis import given
 from hypothesis import strategies as st

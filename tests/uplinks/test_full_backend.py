@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 
 import aiohttp
-from emgate import running
 from emgate.backend.ingest import Backend
 from emgate.clock import SystemClock
+from emgate.operation import running
 from gateway_kit import (
     DEVICE,
     PATIENCE_S,

@@ -4,8 +4,8 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from emgate.sqlite_rows import bytes_in_use
-from emgate.store_holes import HOLD_S, INHERITED_S
+from emgate.store.holes import HOLD_S, INHERITED_S
+from emgate.store.sqlite_rows import bytes_in_use
 from gateway_kit import DEVICE, Tag, event_record, status_record
 from uplink_kit import Site
 
@@ -34,8 +34,8 @@ async def deliver(site: Site) -> set[int]:
 
 
 async def test_a_device_sends_again_what_the_store_gave_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("emgate.store_log.WEIGH_EACH", 1)
-    monkeypatch.setattr("emgate.store_limits.DROP_ROWS", 20)
+    monkeypatch.setattr("emgate.store.log.WEIGH_EACH", 1)
+    monkeypatch.setattr("emgate.store.limits.DROP_ROWS", 20)
     for alarm in (False, True):
         monkeypatch.setitem(HOLD_S, alarm, 0.0)
         monkeypatch.setitem(INHERITED_S, alarm, 0.0)

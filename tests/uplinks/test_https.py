@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 from certificates import Authority
-from emgate import batch_bytes, running
-from emgate import broker as brokers
 from emgate.backend.ingest import Backend
 from emgate.backend.receive_https import HttpsReceiver
 from emgate.backend.service import Housekeeping
+from emgate.brokers import broker as brokers
 from emgate.clock import SystemClock
 from emgate.config import HttpsTarget, ReceiveGateway, ReceiveSection
+from emgate.operation import running
 from emgate.supervisor import Supervisor
-from emgate.uplinks import BatchTooLargeError
+from emgate.uplinks import BatchTooLargeError, batch_bytes
 from emgate.uplinks.https import HttpsUplink
 from gateway_kit import GatewayProcess, toml
 

@@ -10,7 +10,7 @@ from emgate.backend import order_messages, requests
 from emgate.backend.ingest import Backend
 from emgate.backend.order_dispatch import OrderDispatch, listed
 from emgate.backend.orders import OrderFile
-from emgate.down_kinds import Asked, OrderKind
+from emgate.down.kinds import Asked, OrderKind
 from emwire import codec, constants
 from hypothesis import given
 from hypothesis import strategies as st

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from emgate import broker as brokers
+from emgate.brokers import broker as brokers
 from emwire import constants
 from gateway_kit import DEVICE, GatewayProcess, Tag, over_mqtt, status_record, toml
 from uplink_kit import BackendProcess, Done, commands_of, emtag, result_record

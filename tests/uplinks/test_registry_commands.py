@@ -5,11 +5,11 @@ import stat
 from pathlib import Path
 
 import pytest
-from emgate import device_commands
+from emgate.commands import device_commands
+from emgate.devices.registry import Device, Registry, read_device_file
+from emgate.devices.registry_edit import edit
 from emgate.errors import ConfigError
-from emgate.registry import Device, Registry, read_device_file
-from emgate.registry_edit import edit
-from emgate.sealing import Ccm
+from emgate.keys.sealing import Ccm
 from emwire import codec, envelope
 from gateway_kit import DEVICE, KEY, GatewayProcess, Port, Tag, over_serial, status_record, toml
 from uplink_kit import Site, emtag

@@ -11,7 +11,7 @@ import pytest
 from emgate import config
 from emgate.config import Broker
 from emgate.errors import ConfigError
-from emgate.store import Record, Store
+from emgate.store.store import Record, Store
 from emgate.uplinks import BatchTooLargeError
 from emgate.uplinks.drain import Drain
 from emgate.uplinks.meter import DAY_MS, HOUR_MS, Meter

@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from emgate.down_requests import Requests
-from emgate.downlink import Downlink
-from emgate.registry import Device, Registry
-from emgate.sessions import Sessions
-from emgate.store import Store
+from emgate.devices.registry import Device, Registry
+from emgate.devices.sessions import Sessions
+from emgate.down.downlink import Downlink
+from emgate.down.requests import Requests
+from emgate.store.store import Store
 from emrig.mortal import mortal
 from emwire import codec, constants
 from gateway_kit import DEVICE, KEY, GatewayProcess, Tag

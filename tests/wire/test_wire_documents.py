@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from emgate.decode import decode_lines, decode_serial
+from emgate.commands.decode import decode_lines, decode_serial
 from emwire import catalogue, codec, constants, framing, positions, topics
 from emwire.fields import Integer, ItemList, Message
 from emwire.generators.vectors import from_json
@@ -162,7 +162,7 @@ def test_other_output_is_invalid() -> None:
 
 
 def test_a_batch_as_the_gateway_makes_it_is_valid() -> None:
-    from emgate.store import Record
+    from emgate.store.store import Record
     from emgate.uplinks.drain import Drain
 
     class Clock:

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from emgate.sealing import Ccm
+from emgate.keys.sealing import Ccm
 from emwire import codec, envelope, framing, positions
 from emwire.inspect import inspect_hex
 from hypothesis import HealthCheck, given, settings

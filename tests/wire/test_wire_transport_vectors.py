@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from emgate.sealing import Ccm
+from emgate.keys.sealing import Ccm
 from emwire import codec, envelope, fragments, topics
 from wire_kit import VECTORS, Peer, outcome
 

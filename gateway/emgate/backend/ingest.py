@@ -23,7 +23,7 @@ from emgate.backend.conditions.evidence import BESIDE, LONGEST_WINDOW_MS, SILENC
 from emgate.backend.projection import Decoded, Header, Row
 from emgate.backend.vocabulary import unix_ms
 from emgate.gateway_number import LINK
-from emgate.sqlite_rows import ROWS_AT_ONCE, bytes_in_use, insert, insert_by
+from emgate.store.sqlite_rows import ROWS_AT_ONCE, bytes_in_use, insert, insert_by
 
 log = structlog.get_logger(__name__)
 

@@ -19,7 +19,7 @@ from emgate.backend import order_messages, requests
 from emgate.backend.ingest import Backend
 from emgate.backend.orders import order_from_json
 from emgate.clock import Clock
-from emgate.down_kinds import RequestError
+from emgate.down.kinds import RequestError
 
 log = structlog.get_logger(__name__)
 

@@ -16,7 +16,7 @@ from emwire import codec, constants
 
 from emgate.backend.conditions.exclusion_zone import POINTS_INSIDE
 from emgate.backend.orders import DAYS, FOR_EVER_MS, Activation, EnforcementZone, Order, OrderFile
-from emgate.down_kinds import RequestError, names
+from emgate.down.kinds import RequestError, names
 
 MOST_ENTRIES, MOST_ZONES, MOST_PARTS, PART_VERTICES = 42, 32, 4, 64
 """As emwire.orders declares them."""

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from aiohttp import web
 
-from emgate import batch_bytes
 from emgate.backend.intake import is_urgent
 from emgate.config import ReceiveSection, read_token
 from emgate.errors import ConfigError
+from emgate.uplinks import batch_bytes
 from emgate.uplinks.https import LANE, LANE_ALARM, PATH
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Any
 from emwire import codec, constants
 from emwire.errors import WireError
 
-from emgate.down_kinds import KINDS, Asked, RequestError
+from emgate.down.kinds import KINDS, Asked, RequestError
 
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS requests (

@@ -13,16 +13,16 @@ from typing import Any
 import structlog
 from emwire import topics
 
-from emgate import batch_bytes
 from emgate.backend.ingest import Backend
 from emgate.backend.intake import Intake, is_urgent
 from emgate.backend.order_dispatch import OrderDispatch
 from emgate.backend.worker import Worker
-from emgate.broker_client import Connection, connected
+from emgate.brokers.connection import Connection, connected
 from emgate.clock import Clock
 from emgate.config import Broker, ReceiveSection
 from emgate.supervisor import Runnable, Supervisor, first_of
 from emgate.threads import collect_seldom, share_quickly
+from emgate.uplinks import batch_bytes
 
 log = structlog.get_logger(__name__)
 

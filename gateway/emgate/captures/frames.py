@@ -10,7 +10,7 @@ from emwire import catalogue, envelope
 from emwire.errors import WireError
 from emwire.inspect import inspect_hex
 
-from emgate.sealing import Ccm
+from emgate.keys.sealing import Ccm
 
 # Form byte of an opened capture: what follows it after device id and frame header.
 OPENED = 0

@@ -16,9 +16,9 @@ from typing import Any, Self
 
 import aiomqtt
 
+from emgate.brokers.client import make_client
 from emgate.config import Broker
 from emgate.links.mqtt_inbound import Inbound, Message
-from emgate.mqtt_client import make_client
 
 MAXIMUM_PACKET_BYTES = 65_536
 """Nobody has reason to send us more; MQTT itself allows 256 MB, which paho would gather in memory."""

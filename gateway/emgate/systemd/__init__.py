@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from emgate.key_source import CREDENTIAL
-from emgate.secret_place import ELSEWHERE, HOST_KEY, has_tpm
+from emgate.keys.key_source import CREDENTIAL
+from emgate.keys.secret_place import ELSEWHERE, HOST_KEY, has_tpm
 
 HERE = Path(__file__).parent
 FILES = {

@@ -4,8 +4,8 @@ import asyncio
 from collections import Counter
 from typing import Any
 
-from emgate.down_kinds import RequestError
-from emgate.down_requests import Requests
+from emgate.down.kinds import RequestError
+from emgate.down.requests import Requests
 
 MOST_WAITING = 64
 """Taken from the target and not yet looked at; the backend gives again what is dropped here."""

@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 
 from emgate.clock import Clock
-from emgate.store import Record, Store
+from emgate.store.store import Record, Store
 from emgate.uplinks import BatchTooLargeError, Uplink
 from emgate.uplinks.asked import AskedDown
 

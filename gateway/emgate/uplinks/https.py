@@ -17,10 +17,9 @@ from urllib.parse import quote, urlsplit
 
 import structlog
 
-from emgate import batch_bytes
 from emgate.config import HttpsTarget
 from emgate.errors import ConfigError
-from emgate.uplinks import BatchTooLargeError, TakeDown, is_alarm
+from emgate.uplinks import BatchTooLargeError, TakeDown, batch_bytes, is_alarm
 from emgate.uplinks.https_connection import Answer, Connection
 from emgate.uplinks.meter import HANDSHAKE_BYTES, Meter
 

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from emgate.clock import Clock
-from emgate.store import Store
+from emgate.store.store import Store
 
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 HANDSHAKE_BYTES = 5000

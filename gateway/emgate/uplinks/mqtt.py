@@ -13,10 +13,9 @@ from typing import Any
 import structlog
 from emwire import topics
 
-from emgate import batch_bytes
-from emgate.broker_client import Connection, connected
+from emgate.brokers.connection import Connection, connected
 from emgate.config import Broker
-from emgate.uplinks import TakeDown, is_alarm
+from emgate.uplinks import TakeDown, batch_bytes, is_alarm
 from emgate.uplinks.meter import HANDSHAKE_BYTES, Meter
 
 log = structlog.get_logger(__name__)

@@ -178,8 +178,8 @@ def _show(record: dict[str, Any], kept: Path, console: Console) -> None:
 
 
 def _register(who: Identity, common: _Common) -> None:
+    from emgate.devices.registry_edit import Table, edit
     from emgate.errors import ConfigError
-    from emgate.registry_edit import Table, edit
 
     assert who.key is not None, "only new identities are registered"
     entry: Table = {"device_id": who.device_id, "model": who.model, "key": who.key.hex()}

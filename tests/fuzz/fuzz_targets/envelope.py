@@ -1,6 +1,6 @@
 """Sealed frames: header and opening, with a cipher that lets everything through and with the real one."""
 
-from emgate.sealing import Ccm
+from emgate.keys.sealing import Ccm
 from emwire import envelope
 from emwire.errors import WireError
 

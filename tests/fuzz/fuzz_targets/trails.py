@@ -4,7 +4,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from emgate.trails import TrailError, encode_trail, read_trail
+from emgate.commands.trails import TrailError, encode_trail, read_trail
 
 KINDS = (".plt", ".gpx", ".csv")
 _FOLDER = tempfile.TemporaryDirectory(prefix="emtag-fuzz-")

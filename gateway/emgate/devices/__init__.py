@@ -1,0 +1,1 @@
+"""The devices a gateway answers to: their registry, and one session per device."""

@@ -1,0 +1,1 @@
+"""What goes down to devices: requests, firmware updates, and what is sent of them when."""

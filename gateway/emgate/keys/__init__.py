@@ -1,0 +1,1 @@
+"""Keys and secrets: where the gateway's own comes from, and what it seals."""

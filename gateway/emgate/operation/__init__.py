@@ -1,0 +1,1 @@
+"""How a running gateway is seen and reached: logs, status, metrics, HTTP, control socket, service manager."""
