@@ -12,8 +12,10 @@ from typing import Any
 import books
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from emrig import firmware_image, firmware_signing, ledger, target
-from emrig.firmware_image import Image
+from emrig import ledger, target
+from emrig.images import firmware_image
+from emrig.images import signing as firmware_signing
+from emrig.images.firmware_image import Image
 from emrig.scenario import Scenario
 from emrig.station import Station
 from emwire import codec, constants

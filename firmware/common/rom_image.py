@@ -5,7 +5,7 @@ from hashlib import sha256
 
 from common.image import BadImage, digest_of, entry, read_header
 
-# The one file's name (emrig/firmware_image.py).
+# The one file's name (emrig/images/firmware_image.py).
 NAME = "firmware.romfs"
 _ENOSPC = 28
 

@@ -109,7 +109,7 @@ LATE_PART = 5
 
 
 # A row costs RAM: the image builder puts two functions in the place of these that read the table from flash
-# (emrig/firmware_tunables.py).
+# (emrig/images/tunables.py).
 def _named(name):
     """Row of TABLE, or None."""
     for row in TABLE:

@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from emrig import interpreter as interpreters
-from emrig.alcohol_cell import read_recording
 from emrig.ledger import account
+from emrig.models.alcohol_cell import read_recording
 from emrig.scenario import SCENARIOS, DeviceScenario, Scenario
 from emrig.station import Recordings, Station
 

@@ -22,8 +22,8 @@ replay = typer.Typer(help="Put recordings through the firmware.", no_args_is_hel
 
 def register(app: typer.Typer) -> None:
     """Add this package's commands to the emtag command."""
-    from emrig.firmware_commands import firmware
     from emrig.flash.command import flash
+    from emrig.images.commands import firmware
     from emrig.power.command import power
 
     app.command("demo")(demo)

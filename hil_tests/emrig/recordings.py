@@ -9,7 +9,7 @@ from pathlib import Path
 
 from emrig import gnss_replay
 from emrig.air.recording import BeaconRecording
-from emrig.alcohol_cell import read_recording
+from emrig.models.alcohol_cell import read_recording
 from emrig.scenario import Scenario
 from emrig.station import Recordings
 

@@ -18,17 +18,17 @@ from emgate.keys.sealing import derive_device_key
 from emrig.air import GATEWAY, Air
 from emrig.air.hci_server import HciServer
 from emrig.air.part import BlePart, hold_while_busy
-from emrig.alcohol_cell import AlcoholCell, RecordedReading, RecordedSchedule, Skin
 from emrig.clock import VirtualClock
 from emrig.interpreter import Interpreter
-from emrig.modem import Modem
+from emrig.models.alcohol_cell import AlcoholCell, RecordedReading, RecordedSchedule, Skin
+from emrig.models.modem import Modem
+from emrig.models.parts import AdcChannel, FibreStrap, InputPin, OutputPin, SerialCable
+from emrig.models.receiver import RecordedReceiver, SyntheticReceiver
+from emrig.models.ublox import Sky
 from emrig.mortal import mortal
-from emrig.parts import AdcChannel, FibreStrap, InputPin, OutputPin, SerialCable
-from emrig.receiver import RecordedReceiver, SyntheticReceiver
 from emrig.rig import Rig
 from emrig.scenario import METRES_PER_DEGREE, DeviceScenario, Scenario, position, tac_ug_per_l
 from emrig.target import Device
-from emrig.ublox import Sky
 
 GATEWAY_ID = "demo"
 # The gateway's start includes attaching to broker and air; a slow machine takes seconds.

@@ -17,8 +17,8 @@ from emwire.constants import RESET_SOFT, RESET_WATCHDOG
 
 from emrig.clock import VirtualClock
 from emrig.interpreter import Spawner
-from emrig.line import Line
 from emrig.micropython import rig_wire as w
+from emrig.models.line import Line
 
 # A step is microseconds to milliseconds of work; a device that computes for longer than this hangs.
 STEP_LIMIT_S = 60.0

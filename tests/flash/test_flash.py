@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import typer
 from emgate.devices.registry import read_device_file
-from emrig import firmware_image
 from emrig.flash import command, repl
 from emrig.flash import install as flash_install
 from emrig.flash.boards import BoardDefinition, definition
@@ -19,6 +18,7 @@ from emrig.flash.errors import FlashError
 from emrig.flash.identity import Identity
 from emrig.flash.install import Wish, install
 from emrig.flash.rack import read as read_rack
+from emrig.images import firmware_image
 from flash_kit import PretendBoard, impatient
 from typer.testing import CliRunner
 

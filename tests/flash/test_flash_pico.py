@@ -10,12 +10,12 @@ from queue import Queue
 
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from emrig import firmware_image
 from emrig.flash.boards import definition
+from emrig.images import firmware_image
+from emrig.images.rom_image import ERASED
 from emrig.pico import flash_image
 from emrig.pico.bench import Bench
 from emrig.pico.target import ImageMissing, Pico, find_image
-from emrig.rom_image import ERASED
 from emwire import beacon
 
 BOARD = "pico_emulated"

@@ -8,11 +8,11 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from emrig import firmware_image
 from emrig.flash.boards import definition
 from emrig.flash.errors import FlashError
 from emrig.flash.install import Wish, install
-from emrig.rom_image import ERASED, RomPart
+from emrig.images import firmware_image
+from emrig.images.rom_image import ERASED, RomPart
 from flash_kit import PretendBoard, impatient
 
 PART = RomPart(392 * 1024, 4096)

@@ -11,7 +11,7 @@ import replay_gnss
 from drivers.fixes import AGREEMENT_MICRODEGREES, EPOCHS_TO_RELEARN
 from drivers.gnss import Receiver
 from emrig.gnss_replay import recorded_bytes
-from emrig.receiver import split_epochs
+from emrig.models.receiver import split_epochs
 from gnss_streams import epoch, pvt, run
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -5,7 +5,7 @@ import random
 import pytest
 from drivers import ubx, ubx_setup
 from drivers.gnss import Receiver
-from emrig.ublox import Commands, message
+from emrig.models.ublox import Commands, message
 from gnss_streams import epoch, pvt, run
 
 GENERATIONS = ("m8", "m10")

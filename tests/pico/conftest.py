@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from emrig import firmware_image
+from emrig.images import firmware_image
+from emrig.images.rom_image import romfs
 from emrig.pico import flash_image
 from emrig.pico.spawner import BOARD
 from emrig.pico.target import ImageMissing, Pico, find_image
-from emrig.rom_image import romfs
 from mpremote.transport_serial import SerialTransport
 
 # A second of the board is half a minute here, more on a busy machine.

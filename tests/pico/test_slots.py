@@ -6,12 +6,12 @@ import select
 from pathlib import Path
 
 import pytest
-from emrig import firmware_image
-from emrig.firmware_image import ROM_NAME, Image
+from emrig.images import firmware_image
+from emrig.images.firmware_image import ROM_NAME, Image
+from emrig.images.rom_image import romfs
 from emrig.pico import flash_image
 from emrig.pico.spawner import BOARD
 from emrig.pico.target import Pico
-from emrig.rom_image import romfs
 
 from conftest import LONGEST_S
 

@@ -13,15 +13,15 @@ import pytest
 from emrig.clock import VirtualClock
 from emrig.micropython import ble_wire
 from emrig.micropython import rig_wire as w
-from emrig.parts import AdcChannel, OutputPin
+from emrig.models.parts import AdcChannel, OutputPin
+from emrig.models.receiver import SyntheticReceiver
+from emrig.models.ublox import Sky
 from emrig.paths import firmware_folder
 from emrig.power import processor
 from emrig.power import table as tables
 from emrig.power.charge import HOUR_MS
 from emrig.power.meter import Meter
 from emrig.power.table import Figure, Table
-from emrig.receiver import SyntheticReceiver
-from emrig.ublox import Sky
 
 MAH = HOUR_MS  # mA for ms in a mAh
 BOARD = {

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 from device_checks import ROOT, RUN, VIRTUAL, checks_of, run_check
-from emrig import firmware_image
-from emrig.firmware_names import names_of
-from emrig.firmware_squeeze import squeeze
+from emrig.images import firmware_image
+from emrig.images.names import names_of
+from emrig.images.squeeze import squeeze
 
 MODELS = ("ankle", "home_unit", "alcohol", "pid", "curfew", "strap", "settings", "commands")
 

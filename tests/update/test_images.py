@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from common import image as device_image
 from emgate.cli import app
-from emrig import firmware_commands, firmware_image, firmware_signing
-from emrig.firmware_image import ImageError
+from emrig.images import commands as firmware_commands
+from emrig.images import firmware_image
+from emrig.images import signing as firmware_signing
+from emrig.images.firmware_image import ImageError
 from emwire import codec
 from typer.testing import CliRunner
 from update_kit import FIRMWARE, KEY, run, small_image, whole

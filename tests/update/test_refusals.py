@@ -13,7 +13,8 @@ import selector
 from common import space
 from common.slots import Slots
 from cryptography.hazmat.primitives.asymmetric import ec
-from emrig import firmware_image, firmware_signing
+from emrig.images import firmware_image
+from emrig.images import signing as firmware_signing
 from emwire import constants, device_codec
 from emwire.errors import WireError
 from hypothesis import given, settings

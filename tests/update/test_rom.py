@@ -14,9 +14,9 @@ import rom_slots
 import selector
 from common import rom_image, space
 from common.image import BadImage
-from emrig import firmware_image
-from emrig.firmware_image import ROM_NAME, ImageError
-from emrig.rom_image import RomPart, romfs
+from emrig.images import firmware_image
+from emrig.images.firmware_image import ROM_NAME, ImageError
+from emrig.images.rom_image import RomPart, romfs
 from emwire import constants
 from update_kit import FIRMWARE, Flash, Rom, Tag, manifest, run, small_image, small_rom_image
 

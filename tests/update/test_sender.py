@@ -16,7 +16,8 @@ from emgate.down.kinds import RequestError
 from emgate.down.requests import Requests
 from emgate.down.updates import CHUNKS_PER_REPORT, HEARD_S, WINDOW, Budget, Transfer, Updates
 from emgate.store.store import Store
-from emrig import firmware_image, firmware_signing
+from emrig.images import firmware_image
+from emrig.images import signing as firmware_signing
 from emwire import codec, constants
 from update_kit import KEY, Tag, install_whole, manifest, small_image
 

@@ -18,7 +18,7 @@ from emgate.down.updates import Updates
 from emgate.operation.control_client import SOCKET
 from emgate.operation.control_socket import ControlSocket
 from emgate.store.store import Store
-from emrig import firmware_signing
+from emrig.images import signing as firmware_signing
 from update_kit import KEY, small_image
 
 CONFIG = """

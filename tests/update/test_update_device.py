@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 from device_checks import RUN, VIRTUAL, checks_of, run_check
-from emrig import firmware_image, firmware_signing
+from emrig.images import firmware_image
+from emrig.images import signing as firmware_signing
 from update_kit import FIRMWARE, KEY, PROTOCOL, PUBLIC_KEY, install_whole, small_image
 
 HERE = Path(__file__).parent

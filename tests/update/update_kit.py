@@ -19,10 +19,11 @@ from common.epoch import begin_epoch
 from common.installer import Installer, Target
 from common.journal import Journal
 from cryptography.hazmat.primitives.asymmetric import ec
-from emrig import firmware_image, firmware_signing
-from emrig.firmware_image import ROM_NAME
+from emrig.images import firmware_image
+from emrig.images import signing as firmware_signing
+from emrig.images.firmware_image import ROM_NAME
+from emrig.images.rom_image import RomPart
 from emrig.paths import firmware_folder, protocol_folder
-from emrig.rom_image import RomPart
 from emwire import constants, device_codec
 
 FIRMWARE = firmware_folder()

@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from emrig import firmware_image
 from emrig.flash import base_image, identity, rom
 from emrig.flash.boards import BoardDefinition
 from emrig.flash.errors import FlashError
 from emrig.flash.repl import RECONNECT_S, STARTING_S, Repl, sha256
+from emrig.images import firmware_image
 
 START = "/main.py"
 DATA = "/data"

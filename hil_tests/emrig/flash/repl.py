@@ -17,8 +17,8 @@ from mpremote import transport_serial
 from mpremote.transport import TransportError, TransportExecError
 from mpremote.transport_serial import SerialTransport
 
-from emrig import syntax_trees
 from emrig.flash.errors import FlashError
+from emrig.images import syntax_trees
 
 # The transport prints what it did not expect. Redirecting stdout would take from it what other boards' threads print.
 vars(transport_serial)["print"] = lambda *_, **__: None

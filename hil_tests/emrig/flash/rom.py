@@ -11,11 +11,11 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from emrig import firmware_image
-from emrig.firmware_image import ImageError
 from emrig.flash.errors import FlashError
 from emrig.flash.repl import CHUNK_BYTES, Repl, literal
-from emrig.rom_image import ERASED, RomPart
+from emrig.images import firmware_image
+from emrig.images.firmware_image import ImageError
+from emrig.images.rom_image import ERASED, RomPart
 
 ATTEMPTS = 3
 """To write one block so that it reads back right."""

@@ -1,7 +1,7 @@
 """The emulated flash as a whole: MicroPython from its image and the littlefs behind it, written and read here.
 
 The layout is build.sh's: 1280 KiB of littlefs at the end of 2 MiB; before it the 392 KiB that code runs from in place
-(emrig/rom_image.py); before that MicroPython.
+(emrig/images/rom_image.py); before that MicroPython.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 from littlefs import LittleFS
 from littlefs.context import UserContext
 
+from emrig.images.rom_image import RomPart
 from emrig.pico.chip import FLASH_BYTES, blank_flash
-from emrig.rom_image import RomPart
 
 BLOCK_BYTES = 4096
 BLOCKS = 320

@@ -27,7 +27,8 @@ from typing import Any
 
 from emwire import constants
 
-from emrig import firmware_image, interpreter, scenario
+from emrig import interpreter, scenario
+from emrig.images import firmware_image
 from emrig.pico.spawner import BOARD, PicoSpawner
 from emrig.station import Station
 

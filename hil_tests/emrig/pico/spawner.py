@@ -16,7 +16,7 @@ import tty
 from collections.abc import Mapping
 from pathlib import Path
 
-from emrig import firmware_image
+from emrig.images import firmware_image
 from emrig.interpreter import Spawner
 from emrig.pico import faster, flash_image
 from emrig.pico.target import find_image

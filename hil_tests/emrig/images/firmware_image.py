@@ -20,9 +20,9 @@ from pathlib import Path
 
 from emwire import constants
 
-from emrig import syntax_trees
-from emrig.firmware_names import names_of
-from emrig.firmware_squeeze import Squeezed, squeeze
+from emrig.images import syntax_trees
+from emrig.images.names import names_of
+from emrig.images.squeeze import Squeezed, squeeze
 from emrig.paths import firmware_folder, protocol_folder
 
 MAGIC = b"emI1"
@@ -48,7 +48,7 @@ ARCHITECTURES = {
     "nrf52840": "armv7emsp",
 }
 ROM_BOARDS = ("pico_w", "pico_emulated")
-"""Their images over the air are for a slot that code runs from in place (emrig/rom_image.py), not for a folder: what
+"""Their images over the air are for a slot that code runs from in place (rom_image.py), not for a folder: what
 runs from a folder is copied to RAM, of which these have too little."""
 ROM_NAME = "firmware.romfs"
 """The one file of such an image (firmware/common/rom_image.py)."""
@@ -128,7 +128,7 @@ def build(
         raise ImageError("a version's parts go to 255, a security version to 65535")
     files = tree(model, board, version, security_version)
     if board in ROM_BOARDS if in_rom is None else in_rom:
-        from emrig.rom_image import romfs
+        from emrig.images.rom_image import romfs
 
         files = {ROM_NAME: romfs(dict(sorted(files.items())))}
     return pack(model, board, version, security_version, files)

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from emwire import codec
 from emwire.errors import WireError
 
-from emrig.firmware_image import MODELS, Image, ImageError
+from emrig.images.firmware_image import MODELS, Image, ImageError
 
 SIGNATURE_BYTES = 64
 CHUNK_BYTES = {"ankle_gps": 480}

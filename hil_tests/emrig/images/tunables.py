@@ -6,7 +6,7 @@ import ast
 import struct
 from collections.abc import Mapping
 
-from emrig.firmware_names import assigned
+from emrig.images.names import assigned
 
 PATH = "common/settings.py"
 _TABLE = "TABLE"

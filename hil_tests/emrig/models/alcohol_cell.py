@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from emrig.clock import Timer
-from emrig.parts import AdcChannel, InputPin, OutputPin
+from emrig.models.parts import AdcChannel, InputPin, OutputPin
 from emrig.rig import Rig
 from emrig.target import Device
 

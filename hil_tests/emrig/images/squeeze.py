@@ -2,7 +2,7 @@
 
 A name costs RAM, a module's constant an entry of its dictionary, a module some 250 bytes. So, in the tree that is
 compiled for a board (never in the sources): constants become literals, what nobody uses is left out, parameters and
-attributes share a small common stock of names, and what a start imports is put into one module (firmware_bundle.py).
+attributes share a small common stock of names, and what a start imports is put into one module (bundle.py).
 A name that is anywhere a string, that MicroPython uses itself, or that is used from outside the tree (`kept`), stays.
 """
 
@@ -16,9 +16,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from emrig import firmware_tunables
-from emrig.firmware_bundle import Bundle, eager, handed_on, is_plain
-from emrig.firmware_names import (
+from emrig.images import tunables
+from emrig.images.bundle import Bundle, eager, handed_on, is_plain
+from emrig.images.names import (
     FUNCTIONS,
     Names,
     Scope,
@@ -30,7 +30,7 @@ from emrig.firmware_names import (
     parameters_of,
     walk,
 )
-from emrig.firmware_reserved import RESERVED
+from emrig.images.reserved import RESERVED
 
 _OPERATORS: dict[type[ast.operator], Any] = {
     ast.Add: operator.add,
@@ -173,10 +173,10 @@ class _Tree:
 
     def pack_tunables(self) -> None:
         """The table of settings."""
-        settings, catalogue = self.modules.get(firmware_tunables.PATH), self._paths.get("emwire.constants")
+        settings, catalogue = self.modules.get(tunables.PATH), self._paths.get("emwire.constants")
         if settings is not None and catalogue is not None and "TABLE" not in self._kept:
             # Asked for by names that will be in no string.
-            self._kept |= firmware_tunables.names(settings)
+            self._kept |= tunables.names(settings)
             integers = {
                 name: node.value.value
                 for node in self.modules[catalogue].body
@@ -185,7 +185,7 @@ class _Tree:
                 and (name := assigned(node)) is not None
                 and isinstance(node.value.value, int)
             }
-            firmware_tunables.pack(settings, integers)
+            tunables.pack(settings, integers)
 
     def fill(self) -> None:
         """Bodies that have become empty."""
@@ -200,7 +200,7 @@ class _Tree:
         return eager(self.modules, roots, self._handed)
 
     def bundle(self, inside: list[str], roots: Iterable[str]) -> None:
-        """All that a start imports as one module (firmware_bundle.py)."""
+        """All that a start imports as one module (bundle.py)."""
         exported = {("main.py", name) for name in self._kept & bound_by(list(self.modules["main.py"].body))}
         exported |= {(_LEFT_ALONE, name) for name in ("VERSION", "SECURITY_VERSION")}
         made = Bundle(self.modules, inside, roots, exported, self._kept)

@@ -10,10 +10,10 @@ from pathlib import Path
 from emrig.clock import Timer
 from emrig.gnss_replay import recorded_bytes
 from emrig.micropython import rig_wire as w
-from emrig.parts import OutputPin
+from emrig.models.parts import OutputPin
+from emrig.models.ublox import Commands, Sky, ubx_epoch
 from emrig.rig import Rig
 from emrig.target import Device
-from emrig.ublox import Commands, Sky, ubx_epoch
 
 # Time to first fix after power-on: u-blox M8 data sheet, hot 1 s, cold 26 s (a start after more than 4 h off).
 HOT_START_MS = 2_000

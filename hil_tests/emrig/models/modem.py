@@ -16,7 +16,7 @@ import aiomqtt
 
 from emrig.clock import Timer
 from emrig.micropython import rig_wire as w
-from emrig.parts import OutputPin
+from emrig.models.parts import OutputPin
 from emrig.rig import Rig
 from emrig.target import Device
 

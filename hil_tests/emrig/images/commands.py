@@ -13,8 +13,8 @@ import typer
 from emwire import codec, constants
 from emwire.errors import WireError
 
-from emrig import firmware_image, firmware_signing
-from emrig.firmware_image import ImageError, Version
+from emrig.images import firmware_image, signing
+from emrig.images.firmware_image import ImageError, Version
 
 UNUSABLE = 2
 
@@ -66,7 +66,7 @@ def keygen(file: Annotated[Path, typer.Argument(metavar="PEM", help="Where to wr
     """Make a key that signs images, and print its public half: update_key in the devices' identity.json."""
 
     def work() -> None:
-        print(firmware_signing.public_bytes(firmware_signing.generate(file)).hex())
+        print(signing.public_bytes(signing.generate(file)).hex())
 
     _guarded(work)
 
@@ -116,7 +116,7 @@ def sign(
 
     def work() -> None:
         parsed = firmware_image.parse(image.read_bytes())
-        manifest = firmware_signing.sign(parsed, firmware_signing.load(key), update_id, revisions, from_s, chunk_bytes)
+        manifest = signing.sign(parsed, signing.load(key), update_id, revisions, from_s, chunk_bytes)
         target = out or image.with_suffix(".manifest")
         target.write_bytes(manifest)
         print(f"{target}: update {update_id}, {parsed.model} {'.'.join(map(str, parsed.version))} for {parsed.board}")
@@ -136,7 +136,7 @@ def show(
     def work() -> None:
         data = file.read_bytes()
         if data.startswith(b"-----BEGIN"):
-            print(json.dumps({"updateKey": firmware_signing.public_bytes(firmware_signing.load(file)).hex()}))
+            print(json.dumps({"updateKey": signing.public_bytes(signing.load(file)).hex()}))
         elif data.startswith(firmware_image.MAGIC):
             print(firmware_image.describe(firmware_image.parse(data)))
         else:
@@ -156,7 +156,7 @@ def _show_manifest(file: Path, data: bytes, public_key: str | None) -> None:
     print(json.dumps({name: value.hex() if isinstance(value, bytes) else value for name, value in facts.items()}))
     if public_key is not None:
         try:
-            good = firmware_signing.verified(data, bytes.fromhex(public_key))
+            good = signing.verified(data, bytes.fromhex(public_key))
         except ValueError:
             raise ImageError("--public-key must be 128 hexadecimal digits of a point of P-256") from None
         if not good:

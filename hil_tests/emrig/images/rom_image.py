@@ -14,7 +14,7 @@ from typing import Any
 
 from mpremote.romfs import VfsRomWriter
 
-from emrig.firmware_image import ROM_NAME, Image, ImageError
+from emrig.images.firmware_image import ROM_NAME, Image, ImageError
 from emrig.paths import firmware_folder
 
 SLOTS = 2

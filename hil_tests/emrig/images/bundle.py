@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from keyword import iskeyword
 
-from emrig.firmware_names import Names, Scope, alias_of, bound_by, here, module_name, walk
+from emrig.images.names import Names, Scope, alias_of, bound_by, here, module_name, walk
 
 ROOT = "main.py"
 APART = ("boards/sim/wire.py",)

@@ -1,0 +1,1 @@
+"""Firmware images: a model's modules made small, compiled, packed for a board, signed."""

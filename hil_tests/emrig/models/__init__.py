@@ -1,0 +1,1 @@
+"""Models of the parts that are wired to a device: what a real one sends, answers and gets wrong."""
