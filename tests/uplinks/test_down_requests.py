@@ -230,7 +230,7 @@ async def test_a_flood_through_an_mqtt_uplink_stays_within_memory_and_log(
     assert asked.counters["requests_dropped"] and asked.counters["requests_refused"] > 100
     assert uplink.counters["bad_request"] > 100
     assert len(asked._refusals) <= MOST_REFUSALS
-    assert after - before < 50_000, "of 500 kB that were asked"
+    assert after - before < 150_000, "of 500 kB that were asked"
 
 
 async def test_parameters_and_an_order_are_answered_by_their_events(site: Site, tmp_path: Path) -> None:
