@@ -101,14 +101,18 @@ class ModemLink:
     async def connect(self):
         if self._reader is None:
             self._reader = asyncio.create_task(self._read())
+        # One talk from beginning to end: it takes minutes, and others call rest() in them.
+        self._talking += 1
         try:
             await self._connect()
         except OSError:
             self._failures += 1
             if self._failures % ATTEMPTS_BEFORE_POWER_CYCLE == 0:
                 self._power_off()
-            self.rest()
             raise
+        finally:
+            self._talking -= 1
+            self.rest()
         self._failures = 0
 
     async def send(self, frame):
@@ -256,7 +260,6 @@ class ModemLink:
         if not self._configured:
             self._session = False
             raise ModemError("modem restarted")
-        self.rest()
 
     async def _set_access_point(self):
         options = self.options

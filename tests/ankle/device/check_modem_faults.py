@@ -9,6 +9,7 @@ from virtual import Board, now_ms
 
 DEVICE_ID = 0x1001
 FRAME = bytes(range(60))
+DEAF_MS = 50  # after DTR fell: hardware design
 
 
 def _link(sleeps=False, chunk=0):
@@ -161,7 +162,10 @@ async def check_garbage_between_and_within_answers(folder):
 
 
 def _dozing_link(sleeps=False):
-    """A link whose modem's DTR is wired; `heard`: (ms since DTR fell, command) of every command."""
+    """A link whose modem's DTR is wired: deaf while that is high and for a moment after, once it may doze.
+
+    `heard`: (level of DTR, ms since it fell, command) of every command, those to deaf ears too.
+    """
     board = Board(".", {})
     model = ModemModel(board)
     pin = board.pin_out("modem_doze")
@@ -172,7 +176,8 @@ def _dozing_link(sleeps=False):
 
     def hear(data):
         heard.append((pin.level, now_ms() - fell_ms[-1], data))
-        take(data)
+        if b"AT+CSCLK=1" not in model.commands or (not pin.level and now_ms() - fell_ms[-1] >= DEAF_MS):
+            take(data)
 
     board.uarts["modem"].on_write = hear
     link = modem.ModemLink(
@@ -214,6 +219,33 @@ async def check_dozes_between_reports_and_is_roused_in_time(folder):
     # What comes down is heard all the same.
     model.deliver("emtag/v1/down/00001001", FRAME)
     assert await link.receive() == FRAME
+
+
+async def check_what_others_do_meanwhile_interrupts_no_connecting(folder):
+    link, model, pin, heard = _dozing_link()
+    model.registers_after_ms = 100000
+    model.delays_ms[b"AT+SMCONN"] = 20000
+
+    async def positions():
+        while True:
+            await asyncio.sleep_ms(5000)
+            await link.look()
+            # One that need not be reported yet.
+            link.rest()
+
+    others = asyncio.create_task(positions())
+    await link.connect()
+    others.cancel()
+    assert all(level == 0 for level, _, _ in heard), "said to deaf ears"
+    assert model.power_cycles == 1 and model.session and pin.level == 1
+    # Given up in the middle it may doze again.
+    await link.close()
+    connecting = asyncio.create_task(link.connect())
+    await asyncio.sleep_ms(10000)
+    assert pin.level == 0
+    connecting.cancel()
+    await asyncio.sleep_ms(1)
+    assert pin.level == 1
 
 
 async def check_a_modem_that_will_not_doze_is_left_awake(folder):
