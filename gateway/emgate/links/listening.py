@@ -26,6 +26,8 @@ NAMES = {
 NOTHING_HEARD: it says that it listens, and what it hears says otherwise."""
 BELIEVED_MS = 86_400_000
 """The books are brought up to date every second while the link runs; an outage of days needs no ledger to be known."""
+STEP_MS = 500
+"""As clock_watch.py's: what both clocks may differ by between two looks, and a thousandth of the time between them."""
 
 
 class Ledger:
@@ -43,6 +45,7 @@ class Ledger:
         self._events = events
         self._receiver = receiver
         self._since_ms = self._began_ms = clock.now_ms()
+        self._since_elapsed_ms = clock.elapsed_ms()
         self._spent_ms: Counter[int] = Counter()
 
     def now(self, state: int) -> None:
@@ -55,9 +58,10 @@ class Ledger:
         self._account()
 
     def _account(self) -> None:
-        now_ms = self._clock.now_ms()
-        spent_ms = now_ms - self._since_ms
-        if not 0 <= spent_ms <= BELIEVED_MS:
+        now_ms, elapsed_ms = self._clock.now_ms(), self._clock.elapsed_ms()
+        spent_ms, passed_ms = now_ms - self._since_ms, elapsed_ms - self._since_elapsed_ms
+        self._since_elapsed_ms = elapsed_ms
+        if not 0 <= spent_ms <= BELIEVED_MS or abs(spent_ms - passed_ms) >= STEP_MS + passed_ms // 1000:
             # The clock was set. What was before is told; the time between is left out: nothing is known of it.
             self._tell()
             self._since_ms = self._began_ms = now_ms
