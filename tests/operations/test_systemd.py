@@ -90,6 +90,17 @@ def test_the_installed_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
     assert "emtag-gateway" not in done.stderr
 
 
+def test_the_drivers_of_adapters_are_loaded_before_the_list_of_devices_is_made() -> None:
+    """systemd leaves a group of devices out of DeviceAllow= whose driver is not there at the start."""
+    lines = UNIT.read_text().splitlines()
+    for group, driver in (("char-ttyUSB", "usbserial"), ("char-ttyACM", "cdc_acm")):
+        assert f"DeviceAllow={group} rw" in lines
+        for word in ("Wants=", "After="):
+            assert any(
+                line.startswith(word) and f"modprobe@{driver}.service" in line.split("=")[1].split() for line in lines
+            )
+
+
 def machine(folder: Path, monkeypatch: pytest.MonkeyPatch, said: str, status: int) -> Path:
     """Stand in front of systemd-creds on the path: say whether there is a TPM, and seal by the host's key instead of
     it; what it was called with is in the file returned."""

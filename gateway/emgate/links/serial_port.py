@@ -144,8 +144,11 @@ class SerialLink:
             if error.errno in (errno.EWOULDBLOCK, errno.EBUSY):
                 who = holder(path)
                 raise OSError(error.errno, f"{path} is in use by another program{who}: stop it") from None
-            if error.errno in (errno.EACCES, errno.EPERM):
+            if error.errno == errno.EACCES:
                 raise OSError(error.errno, f"no permission for {path}: let this user into the port's group") from None
+            if error.errno == errno.EPERM:  # systemd's device list, which is made when the service starts
+                said = f"{path} is not in the DeviceAllow= of this service's unit, or was not known when it started"
+                raise OSError(error.errno, f"{said}: add it there, and restart the service") from None
             raise OSError(error.errno or 0, os.strerror(error.errno) if error.errno else str(error)) from None
         facts = os.fstat(port.fileno())
         if os.major(facts.st_rdev) in PTY_MAJORS:
