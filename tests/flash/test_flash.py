@@ -19,6 +19,7 @@ from emrig.flash.identity import Identity
 from emrig.flash.install import Wish, install
 from emrig.flash.rack import read as read_rack
 from emrig.images import firmware_image
+from emrig.images.commands import firmware
 from flash_kit import PretendBoard, impatient
 from typer.testing import CliRunner
 
@@ -189,13 +190,38 @@ def test_a_wrong_rack_is_told_what_is_wrong(tmp_path: Path, text: str, said: str
         read_rack(rack)
 
 
+@pytest.fixture
+def update_key(tmp_path: Path) -> str:
+    """The public bytes of update-key.pem, made by command."""
+    done = CliRunner().invoke(firmware, ["keygen", str(tmp_path / "update-key.pem")])
+    assert done.exit_code == 0, done.output
+    return done.stdout.strip()
+
+
+def test_the_update_key_is_whatever_its_making_left(tmp_path: Path, update_key: str) -> None:
+    for source in (update_key, tmp_path / "update-key.pem", tmp_path / "update-key.pub.pem"):
+        assert command._public_key(str(source)) == bytes.fromhex(update_key)
+    (tmp_path / "text").write_text("no key")
+    for source in ("00" * 64, update_key[:-2], tmp_path / "text"):
+        with pytest.raises(FlashError, match=r"--update-key: .*emtag firmware keygen"):
+            command._public_key(str(source))
+
+
+@pytest.mark.parametrize("text", ["", "h:", ":1883", "h:0", "h:99999", "h:²", " host", "h:1883 ", "ho st", "mqtt://h"])
+def test_what_cannot_be_a_broker_is_refused(text: str) -> None:
+    with pytest.raises(FlashError, match="is no broker"):
+        command._broker(text)
+    assert [command._broker(good) for good in ("h", "h:65535")] == [("h", 1883), ("h", 65535)]
+
+
 def test_the_command_registers_a_new_device_and_keeps_a_record(
-    board: PretendBoard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    board: PretendBoard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, update_key: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(command, "definition", _here)
     registry = tmp_path / "devices.toml"
     arguments = ["--board", "pico_w", "--model", "pid", "--port", board.port, "--registry", str(registry), "--json"]
+    arguments += ["--update-key", "update-key.pub.pem"]
     app = typer.Typer()
     app.command()(command.flash)
     done = CliRunner().invoke(app, arguments)
@@ -204,7 +230,8 @@ def test_the_command_registers_a_new_device_and_keeps_a_record(
     (device,) = read_device_file(registry)
     assert (device.device_id, device.model) == (record["device_id"], "pid")
     assert registry.stat().st_mode & 0o777 == 0o600
-    assert device.key.hex() == json.loads((board.flash / "data" / "identity.json").read_text())["key"]
+    identity = json.loads((board.flash / "data" / "identity.json").read_text())
+    assert (identity["key"], identity["update_key"]) == (device.key.hex(), update_key)
     (kept,) = (tmp_path / "var" / "flash").glob("*.json")
     assert json.loads(kept.read_text()) == record
     (board.flash / "data" / "journal").write_bytes(b"unsent")

@@ -110,7 +110,12 @@ def test_from_key_to_manifest_by_command(tmp_path: Path) -> None:
     update_key = output.strip()
     assert (status, len(update_key), key.stat().st_mode & 0o777) == (0, 128, 0o600)
     assert call("keygen", key)[0] == firmware_commands.UNUSABLE, "a key was overwritten"
-    assert json.loads(call("show", key)[1]) == {"updateKey": update_key}
+    public = key.with_name("key.pub.pem")
+    for shown in (key, public):
+        assert json.loads(call("show", shown)[1]) == {"updateKey": update_key}
+    assert "PRIVATE" not in public.read_text()
+    assert call("keygen", tmp_path / "key.x")[0] == firmware_commands.UNUSABLE, "its public half was overwritten"
+    assert not (tmp_path / "key.x").exists()
     assert call("build", "--model", "pid", "--board", "sim", "--version", "1.2.3", "--out", image)[0] == 0
     assert json.loads(call("show", image)[1])["version"] == "1.2.3"
     signing = ("sign", image, "--key", key, "--update-id", 5, "--hardware", "1-4")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 # Exit statuses: every board installed and passed; one failed its self-test; one could not be flashed.
 PASSED, FAILED_TEST, NOT_FLASHED = 0, 1, 2
 RECORDS = Path("var/flash")
+BROKER = re.compile(r"([A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
 
 
 def flash(
@@ -44,7 +46,10 @@ def flash(
     broker: Annotated[
         str | None, typer.Option(metavar="HOST[:PORT]", help="The devices' MQTT broker (ankle_gps).")
     ] = None,
-    update_key: Annotated[Path | None, typer.Option(help="Public key (PEM) whose signed updates it takes.")] = None,
+    update_key: Annotated[
+        str | None,
+        typer.Option(metavar="PEM|HEX", help="Whose signed updates it takes: update-key.pub.pem of firmware keygen."),
+    ] = None,
     fibre: Annotated[
         bool | None, typer.Option("--fibre/--no-fibre", help="Whether its strap has an optical fibre.")
     ] = None,
@@ -217,23 +222,20 @@ def _unfinished(device_id: int) -> Path:
 def _broker(text: str | None) -> tuple[str, int] | None:
     if text is None:
         return None
-    host, _, port = text.partition(":")
-    if not host or (port and not port.isdigit()):
-        raise FlashError(f"{text!r} is no broker: give HOST or HOST:PORT")
-    return host, int(port or 1883)
+    found = BROKER.fullmatch(text)
+    port = int(found[2] or 1883) if found else 0
+    if not found or not 0 < port < 1 << 16:
+        raise FlashError(f"{text!r} is no broker: give HOST or HOST:PORT, the port from 1 to 65535")
+    return found[1], port
 
 
-def _public_key(path: Path | None) -> bytes | None:
-    if path is None:
+def _public_key(source: str | None) -> bytes | None:
+    if source is None:
         return None
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
+    from emrig.images import signing
+    from emrig.images.firmware_image import ImageError
 
     try:
-        key = serialization.load_pem_public_key(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise FlashError(f"{path}: no public key in PEM: {error}; `emtag firmware keygen` makes one") from None
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise FlashError(f"{path}: not a P-256 key: `emtag firmware keygen` makes one")
-    point = key.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint)
-    return point[1:]
+        return signing.read_public(source)
+    except ImageError as error:
+        raise FlashError(f"--update-key: {error}") from None

@@ -63,7 +63,10 @@ def parse_time(text: str) -> int:
 
 @firmware.command("keygen")
 def keygen(file: Annotated[Path, typer.Argument(metavar="PEM", help="Where to write it; never overwritten.")]) -> None:
-    """Make a key that signs images, and print its public half: update_key in the devices' identity.json."""
+    """Make a key that signs images. Its public half, for emtag flash --update-key, is printed and put beside it.
+
+    update-key.pem signs, and stays where images are signed; update-key.pub.pem goes to where boards are flashed.
+    """
 
     def work() -> None:
         print(signing.public_bytes(signing.generate(file)).hex())
@@ -126,7 +129,7 @@ def sign(
 
 @firmware.command("show")
 def show(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="An image, a manifest or a private key.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An image, a manifest or a key.")],
     public_key: Annotated[
         str | None, typer.Option("--public-key", metavar="HEX", help="Check a manifest's signature by this update_key.")
     ] = None,
@@ -136,7 +139,7 @@ def show(
     def work() -> None:
         data = file.read_bytes()
         if data.startswith(b"-----BEGIN"):
-            print(json.dumps({"updateKey": signing.public_bytes(signing.load(file)).hex()}))
+            print(json.dumps({"updateKey": signing.read_public(str(file)).hex()}))
         elif data.startswith(firmware_image.MAGIC):
             print(firmware_image.describe(firmware_image.parse(data)))
         else:
