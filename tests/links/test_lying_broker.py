@@ -54,6 +54,26 @@ async def test_a_broker_that_stops_delivering_later_is_found_out_too(liar, monke
         await until(lambda: supervisor.restarts["eproto"] >= 1)
 
 
+async def test_a_backlog_in_front_of_the_message_to_ourselves_is_proof_enough(liar, monkeypatch) -> None:
+    monkeypatch.setattr(mqtt, "PROBE_PATIENCE_S", 0.1)
+    monkeypatch.setattr(mqtt, "PROBE_EACH_S", 0.02)
+    taker = Taker()
+    link, liar.late_probes = link_to(liar, taker), True
+    async with supervised(link) as supervisor:
+        await until(link.up.is_set)
+
+        async def backlog() -> None:
+            while True:
+                liar.give(topics.up(DEVICE), b"one of many")
+                await asyncio.sleep(0.01)
+
+        coming = asyncio.create_task(backlog())
+        await until(lambda: link._probes >= 4)
+        assert taker.frames and not supervisor.restarts
+        coming.cancel()
+        await until(lambda: supervisor.restarts["eproto"] >= 1)
+
+
 @contextlib.asynccontextmanager
 async def gateway_and_tag(folder: Path, liar, protocol="3.1.1"):
     tag = Tag(folder / "tag")
