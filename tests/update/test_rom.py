@@ -172,7 +172,7 @@ def test_micropython_imports_from_a_slot(micropython: str, tmp_path: Path, model
     assert done.stdout.split() == [".".join(map(str, image.version)), "None"], done.stdout + done.stderr
 
 
-RIG_MODULES = Path(firmware_image.__file__).parent / "micropython"
+RIG_MODULES = Path(firmware_image.__file__).parents[1] / "micropython"
 _IMPORTS = """
 import sys, vfs
 vfs.mount(vfs.VfsRom(open('rom', 'rb').read()), '/rom')
