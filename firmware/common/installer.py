@@ -84,7 +84,7 @@ class Installer:
     # -- after a boot -------------------------------------------------------------------------------------
 
     def start(self):
-        """Find out what the boot means for the update under way, and say so."""
+        """Generator: find out what the boot means for the update under way, and say so."""
         state = self._state
         if state is None:
             return
@@ -98,7 +98,9 @@ class Installer:
                 cause = constants.UPDATE_CAUSE_CRASHED if crashed else constants.UPDATE_CAUSE_NOT_CONFIRMED
                 self.last_id = max(self.last_id, self.update_id)
                 self._enter(constants.UPDATE_ROLLED_BACK, cause)
-            self._drop_image()
+            if self.phase != constants.UPDATE_RECEIVING:
+                # Else it was told before, and these are the chunks of the next one.
+                self._drop_image()
             state.rolled_back = 0
             state.save()
         elif self.phase == constants.UPDATE_INSTALLED and state.trial == selector.NONE:
@@ -108,6 +110,14 @@ class Installer:
             else:
                 # Other firmware was written by cable meanwhile, or the selector has lost both of its slots.
                 self._enter(constants.UPDATE_REFUSED, constants.UPDATE_CAUSE_WITHDRAWN)
+        if self.phase in (constants.UPDATE_RECEIVING, constants.UPDATE_VERIFIED):
+            # Newer firmware or another key that was written by cable meanwhile may not allow it any more.
+            allowed = self.manifest[_SECURITY] >= self._target.security_version
+            if allowed:
+                for allowed in self._signature_verdict(self.manifest):
+                    yield
+            if allowed is not True:
+                self.give_up(constants.UPDATE_CAUSE_WITHDRAWN)
 
     @property
     def update_id(self) -> int:
@@ -132,12 +142,11 @@ class Installer:
 
     def offer(self, message):
         """Generator: judge an update_manifest message, and begin. The same one again asks how far it is."""
-        from common import p256
-
         update_id = message[_ID]
-        signed = device_codec.encode_update_manifest(*message[1:])[:-SIGNATURE_BYTES]
-        same = self.manifest is not None and signed == _signed(self.manifest)
-        if self.phase == constants.UPDATE_INSTALLED or (same and self.phase in _UNDER_WAY):
+        same = self.manifest is not None and _signed(message) == _signed(self.manifest)
+        on_trial = self.installed or self.phase == constants.UPDATE_INSTALLED
+        if on_trial or (same and self.phase in _UNDER_WAY):
+            # What is on trial, or will be with the next boot, has its trial before anything else begins.
             self.tell()
             return
         if update_id == self.last_id == self.update_id:
@@ -148,7 +157,7 @@ class Installer:
             self._report(update_id, constants.UPDATE_REFUSED, cause, 0, _ENODEV if self._state is None else 0)
             return
         verdict = False
-        for verdict in p256.verify_in_steps(self._target.public_key, message[_SIGNATURE], sha256(signed).digest()):
+        for verdict in self._signature_verdict(message):
             yield
         if verdict is not True:
             self._report(update_id, constants.UPDATE_REFUSED, constants.UPDATE_CAUSE_SIGNATURE, 0, 0)
@@ -172,6 +181,12 @@ class Installer:
         self._gap_told = -1
         self._report(update_id, constants.UPDATE_OFFERED, constants.UPDATE_CAUSE_NONE, 0, 0)
         self._keep(constants.UPDATE_RECEIVING, constants.UPDATE_CAUSE_NONE)
+
+    def _signature_verdict(self, manifest):
+        from common import p256
+
+        digest = sha256(_signed(manifest)).digest()
+        return p256.verify_in_steps(self._target.public_key, manifest[_SIGNATURE], digest)
 
     def _objection(self, message):
         target = self._target

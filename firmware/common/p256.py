@@ -1,5 +1,5 @@
 # ECDSA signatures over P-256 with SHA-256 (FIPS 186-5), verified only: nothing here is secret, so nothing need be
-# constant in time. About 11 ms on a PC and 1 s on an RP2040, once per update.
+# constant in time. About 11 ms on a PC and 1 s on an RP2040, once per update and at each boot in the middle of one.
 from hashlib import sha256
 
 # The curve y² = x³ - 3x + b over the field of P, its base point and that point's order: SP 800-186, 3.2.1.3.

@@ -80,7 +80,7 @@ class Update:
 
     async def _run(self):
         installer = self.installer
-        installer.start()
+        await self._work(installer.start())
         while True:
             if self._offered is not None:
                 await self._work(installer.offer(self._offered))

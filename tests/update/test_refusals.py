@@ -246,6 +246,70 @@ def test_flashing_by_cable_ends_a_trial(tag: Tag) -> None:
     assert tag.installer.installed
 
 
+@pytest.mark.parametrize("received", [5, None], ids=["receiving", "verified"])
+@pytest.mark.parametrize("flashed", ["newer", "key", "same"])
+def test_flashing_by_cable_judges_what_was_under_way_anew(tag: Tag, received: int | None, flashed: str) -> None:
+    message = manifest(NEW, 7)
+    tag.offer(message)
+    tag.send_chunks(NEW, message, stop_before=received)
+    if tag.installer.complete:
+        run(tag.installer.verify())
+    phase = tag.installer.phase
+    # As `emtag flash` does: the selector's books go, the update's stay.
+    for name in ("boot.0", "boot.1"):
+        (tag.root / name).unlink(missing_ok=True)
+    by_cable = small_image(9, security_version=5) if flashed == "newer" else OLD
+    shutil.rmtree(tag.root / "a")
+    install_whole(tag.root, 0, by_cable)
+    if flashed == "key":
+        tag.public_key = firmware_signing.public_bytes(ec.generate_private_key(ec.SECP256R1()))
+    tag.boot()
+    if flashed == "same":
+        assert tag.installer.phase == phase
+        update(tag, NEW, message)
+        assert tag.installer.installed
+        return
+    assert tag.reports[-1][:3] == (7, REFUSED, constants.UPDATE_CAUSE_WITHDRAWN)
+    assert not (tag.root / "update.image").exists()
+    update(tag, NEW, message)
+    cause = constants.UPDATE_CAUSE_OLDER if flashed == "newer" else constants.UPDATE_CAUSE_SIGNATURE
+    assert tag.reports[-1][:3] == (7, REFUSED, cause)
+    tag.boot()
+    assert tag.folder == tag.root / "a" and whole(tag.folder) == by_cable.tree
+
+
+def test_nothing_replaces_firmware_that_the_next_boot_tries(tag: Tag) -> None:
+    update(tag, NEW, manifest(NEW, 7))
+    newer = small_image(3, 4)
+    tag.offer(manifest(newer, 8))
+    assert tag.reports[-1] == (7, VERIFIED, 0, tag.installer.chunks, 0)
+    tag.boot()
+    assert tag.folder == tag.root / "b" and whole(tag.folder) == NEW.tree
+    assert tag.installer.confirm()
+    update(tag, newer, manifest(newer, 8))
+    tag.boot()
+    assert tag.folder == tag.root / "a" and whole(tag.folder) == newer.tree
+
+
+def test_a_rollback_told_twice_leaves_the_image_under_way(tag: Tag) -> None:
+    update(tag, NEW, manifest(NEW, 7))
+    for _ in range(selector.TRIAL_BOOTS):
+        tag.select()
+    tag.boot()
+    assert tag.phases()[-1][0] == constants.UPDATE_ROLLED_BACK
+    # As if flash had not kept that it was told.
+    tag.state.rolled_back = selector.CRASHED
+    assert tag.state.save()
+    newer = small_image(3, 4)
+    message = manifest(newer, 8)
+    tag.offer(message)
+    tag.send_chunks(newer, message, stop_before=5)
+    tag.boot()
+    assert tag.installer.first_missing == 5 and not tag.state.rolled_back
+    update(tag, newer, message)
+    assert tag.installer.installed
+
+
 def test_nothing_replaces_firmware_on_trial(tag: Tag) -> None:
     update(tag, NEW, manifest(NEW, 1))
     tag.boot()

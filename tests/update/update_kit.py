@@ -261,6 +261,7 @@ class Tag:
         self.reports: list[tuple[int, ...]] = []
         self.made: list[bytes] = []
         self.reserve = 0
+        self.public_key = PUBLIC_KEY
         self.installer: Installer
         self.state: selector.BootState
         self.folder: Path | None = None
@@ -297,9 +298,9 @@ class Tag:
         if self.folder is not None and self.rom is None:
             text = (self.folder / selector.MARKER).read_text()
             security_version = int(text.split('"security_version": ')[1].split(",")[0])
-        target = Target(MODEL, self.board, self.hardware_revision, security_version, PUBLIC_KEY)
+        target = Target(MODEL, self.board, self.hardware_revision, security_version, self.public_key)
         self.installer = Installer(str(self.root), self.state, target, self._report, lambda: self.reserve)
-        self.installer.start()
+        run(self.installer.start())
 
     def _on_append(self, epoch: int, sequence: int, alarm: bool, payload: bytes) -> None:
         self.made.append(payload)
