@@ -302,6 +302,7 @@ static inline int32_t emwire_get_i32(const uint8_t *data)
 #define EMWIRE_EVENT_GATEWAY_RECORDS_LOST 97 /* A gateway lost a device's records; evidence: epoch u16, first, last u24, cause */
 #define EMWIRE_EVENT_GATEWAY_HEARS_NOTHING 98 /* Radio silence where somebody always is heard; value: s; evidence: link, rate */
 #define EMWIRE_EVENT_GATEWAY_HEARS_AGAIN 99 /* That silence is over; value: s it lasted; evidence: link */
+#define EMWIRE_EVENT_GATEWAY_GROUP_CHANGED 100 /* Gateways that share the fleet now; value: how many; evidence: link, their names */
 
 /* cause: Why records are missing. */
 #define EMWIRE_GAP_STORAGE_FULL 1 /* Dropped for want of flash */
@@ -390,7 +391,7 @@ static inline int32_t emwire_get_i32(const uint8_t *data)
 #define EMWIRE_UPDATE_CAUSE_NO_SPACE 5 /* Does not fit the flash */
 #define EMWIRE_UPDATE_CAUSE_BATTERY 6 /* Battery too low to install */
 #define EMWIRE_UPDATE_CAUSE_NOT_CONFIRMED 7 /* The new image did not confirm itself in time */
-#define EMWIRE_UPDATE_CAUSE_WITHDRAWN 8 /* Another manifest took its place */
+#define EMWIRE_UPDATE_CAUSE_WITHDRAWN 8 /* Another manifest, or a flashing by cable, took its place */
 #define EMWIRE_UPDATE_CAUSE_FLASH 9 /* Flash could not be written */
 #define EMWIRE_UPDATE_CAUSE_REPLAYED 10 /* Its number is not above that of the last update */
 #define EMWIRE_UPDATE_CAUSE_OTHER_BOARD 11 /* The image is for another board */

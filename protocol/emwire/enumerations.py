@@ -177,6 +177,7 @@ EVENT_TYPE = Enumeration(
         ("GATEWAY_RECORDS_LOST", 97, "A gateway lost a device's records; evidence: epoch u16, first, last u24, cause"),
         ("GATEWAY_HEARS_NOTHING", 98, "Radio silence where somebody always is heard; value: s; evidence: link, rate"),
         ("GATEWAY_HEARS_AGAIN", 99, "That silence is over; value: s it lasted; evidence: link"),
+        ("GATEWAY_GROUP_CHANGED", 100, "Gateways that share the fleet now; value: how many; evidence: link, their names"),
     ),
 )
 GAP_CAUSE = Enumeration(
@@ -333,7 +334,7 @@ UPDATE_CAUSE = Enumeration(
         ("NO_SPACE", 5, "Does not fit the flash"),
         ("BATTERY", 6, "Battery too low to install"),
         ("NOT_CONFIRMED", 7, "The new image did not confirm itself in time"),
-        ("WITHDRAWN", 8, "Another manifest took its place"),
+        ("WITHDRAWN", 8, "Another manifest, or a flashing by cable, took its place"),
         ("FLASH", 9, "Flash could not be written"),
         ("REPLAYED", 10, "Its number is not above that of the last update"),
         ("OTHER_BOARD", 11, "The image is for another board"),

@@ -29,6 +29,12 @@ def publish(topic: str, payload: bytes, identifier: int = 0, retain: bool = Fals
     return packet(PUBLISH, head + PROPERTIES[protocol] + payload, (2 if identifier else 0) | retain)
 
 
+def matches(wanted: str, topic: str) -> bool:
+    """Exact, or with a + at the end; of a shared subscription to anybody."""
+    wanted = wanted.split("/", 2)[2] if wanted.startswith("$share/") else wanted
+    return wanted == topic or (wanted.endswith("/+") and topic.rpartition("/")[0] == wanted[:-2])
+
+
 class LyingBroker:
     """Everything it should lie about is an attribute."""
 
@@ -41,6 +47,7 @@ class LyingBroker:
         self.cuts = 0  # so many times: ends in the middle of a packet to a subscriber
         self.silent_subscribe = False
         self.on_subscribe: list[bytes] = []  # sent behind a SUBACK of an up filter
+        self.retained: dict[str, bytes] = {}  # what it kept, by topic
         self.connections = 0
         self.acknowledged: list[int] = []
         self._subscribers: list[tuple[str, asyncio.StreamWriter]] = []
@@ -82,6 +89,9 @@ class LyingBroker:
                 return
             self._subscribers.append((topic, writer))
             writer.write(packet(SUBACK, body[:2] + properties + b"\1"))
+            for name, payload in self.retained.items():
+                if matches(topic, name):
+                    writer.write(publish(name, payload, retain=True, protocol=self._protocols[writer]))
             if topic.startswith("emtag/v1/up/"):
                 for each in self.on_subscribe:
                     writer.write(each)
@@ -106,7 +116,7 @@ class LyingBroker:
             self.forgets -= 1
             return
         for wanted, writer in self._subscribers:
-            if wanted == topic or (wanted.endswith("/+") and topic.rpartition("/")[0] == wanted[:-2]):
+            if matches(wanted, topic):
                 for _ in range(2 if self.twice else 1):
                     self._identifier = self._identifier % 65_535 + 1
                     data = publish(topic, payload, self._identifier, protocol=self._protocols[writer])

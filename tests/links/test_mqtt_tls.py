@@ -11,12 +11,14 @@ from certificates import Authority
 from emgate import config as configuration
 from emgate.brokers import broker as brokers
 from emgate.brokers.access import access_list, print_access_list
-from emgate.links import mqtt_connection
+from emgate.config import MqttSection
+from emgate.links import mqtt, mqtt_connection, mqtt_group
 from emgate.links.mqtt import MqttLink
 from emgate.links.mqtt_group import Group
-from emwire import topics
+from emwire import constants, topics
 from gateway_kit import DEVICE, GatewayProcess, Tag, identities, status_record, toml
-from links_kit import PATIENCE_S, supervised, until, up
+from links_kit import PATIENCE_S, Heard, supervised, until, up
+from lying_broker import lying_broker
 from test_serial_link import Taker
 
 if "mosquitto" not in brokers.available():
@@ -278,18 +280,54 @@ async def test_two_gateways_share_a_fleet_and_one_may_die(authority, tmp_path: P
 def test_a_member_that_goes_moves_only_its_own_devices() -> None:
     group = Group("fleet", "gw-a")
     for name in ("gw-b", "gw-c"):
-        assert group.presence(f"emtag/v1/group/fleet/member/{name}", b"1")
+        assert group.presence(f"emtag/v1/group/fleet/member/{name}", b"1", 0)
     before = {device: group.owner(device) for device in range(300)}
     assert set(before.values()) == {"gw-a", "gw-b", "gw-c"}
-    assert group.presence("emtag/v1/group/fleet/member/gw-c", b"")
+    assert group.presence("emtag/v1/group/fleet/member/gw-c", b"", 1)
     after = {device: group.owner(device) for device in range(300)}
     assert all(after[device] == owner for device, owner in before.items() if owner != "gw-c")
     other = Group("fleet", "gw-b")
-    other.presence("emtag/v1/group/fleet/member/gw-a", b"1")
+    other.presence("emtag/v1/group/fleet/member/gw-a", b"1", 0)
     assert all(other.owner(device) == owner for device, owner in after.items()), "everybody works out the same"
     for number in range(100):  # a flood of names
-        group.presence(f"emtag/v1/group/fleet/member/x{number}", b"1")
+        group.presence(f"emtag/v1/group/fleet/member/x{number}", b"1", 2)
     assert len(group.members) <= 16
+
+
+def test_a_member_that_says_nothing_any_more_is_none_whatever_the_broker_keeps() -> None:
+    group = Group("fleet", "gw-a")
+    for second in (0, 30, 60):
+        group.presence("emtag/v1/group/fleet/member/gw-b", b"1", second)
+    group.presence("emtag/v1/group/fleet/member/gw-c", b"1", 60)
+    theirs = [device for device in range(300) if group.owner(device) == "gw-b"]
+    group.forget_silent(149)
+    assert group.members == ("gw-a", "gw-b", "gw-c")
+    group.presence("emtag/v1/group/fleet/member/gw-c", b"1", 149)
+    group.forget_silent(150)
+    assert group.members == ("gw-a", "gw-c")
+    assert theirs and all(group.owner(device) != "gw-b" for device in theirs)
+
+
+async def test_a_fleet_outlives_a_broker_and_a_gateway_killed_together(monkeypatch) -> None:
+    """The broker saved that both were there, and neither will was ever sent."""
+    monkeypatch.setattr(mqtt, "PRESENT_S", 0.03)
+    monkeypatch.setattr(mqtt_group, "SILENT_S", 0.3)
+    async with lying_broker() as broker:
+        broker.retained["emtag/v1/group/fleet/member/gw-a"] = b"1"
+        section = MqttSection(host="127.0.0.1", port=broker.port, shared_group="fleet", shared_place=1)
+        heard, taker = Heard(), Taker()
+        link = MqttLink(section, "gw-b", taker, heard)
+        assert link.group is not None
+        async with supervised(link, events=heard) as supervisor:
+            await until(lambda: link.group.members == ("gw-a", "gw-b"))
+            await until(lambda: link.group.members == ("gw-b",))
+            for device in range(40):
+                broker.give(topics.up(device + 1), b"frame")
+            await taker.until(40)
+            broker.give("emtag/v1/group/fleet/member/gw-a", b"1")  # it is back
+            await until(lambda: len(heard.of(constants.EVENT_GATEWAY_GROUP_CHANGED)) >= 3)
+            assert [value for value, _ in heard.of(constants.EVENT_GATEWAY_GROUP_CHANGED)][:3] == [2, 1, 2]
+            assert not link.counters["handed_on"] and not supervisor.restarts
 
 
 def test_the_command_prints_the_list_or_says_why_not(tmp_path: Path, capsys) -> None:

@@ -76,7 +76,8 @@ class LinkSet:
         if config.mqtt is not None:
             from emgate.links.mqtt import MqttLink
 
-            wanted["mqtt"] = (config.mqtt, partial(MqttLink, config.mqtt, config.gateway.id, self._received))
+            make_mqtt = partial(MqttLink, config.mqtt, config.gateway.id, self._received, self._events)
+            wanted["mqtt"] = (config.mqtt, make_mqtt)
         if config.ble is not None:
             from emgate.links.ble import BleLink
 

@@ -10,15 +10,19 @@ import asyncio
 import errno
 from collections import Counter, deque
 
-from emwire import topics
+import structlog
+from emwire import constants, topics
 from emwire.errors import WireError
 
 from emgate.config import Broker, MqttSection
-from emgate.links import Received
+from emgate.links import Events, Received
 from emgate.links.mqtt_connection import Connection
-from emgate.links.mqtt_group import Group
+from emgate.links.mqtt_group import PRESENT_S, Group
 from emgate.links.mqtt_inbound import Message
+from emgate.own_records import evidence_of
 from emgate.supervisor import first_of
+
+log = structlog.get_logger(__name__)
 
 MAXIMUM_FRAME_BYTES = 1100  # a sealed frame has at most 1024 B; a little more is kept as evidence of what is wrong
 MAXIMUM_TOPICS = 10_000  # remembered; 2 MB
@@ -27,6 +31,8 @@ UNDER_WAY = 1000
 PROBE_EACH_S, PROBE_PATIENCE_S = 60.0, 30.0
 """How often we send ourselves a message, and how long a broker may be silent then: an alarm has to arrive in time."""
 MEMBERS_S = 10.0  # aiomqtt's own time-out for an answer
+PRESENT_LOOKS = 3
+"""So often between two words of our own we look who is there; a change is told at most as often."""
 
 
 class MqttLink:
@@ -34,13 +40,14 @@ class MqttLink:
 
     kind = "mqtt"
 
-    def __init__(self, broker: Broker, gateway_id: str, received: Received) -> None:
+    def __init__(self, broker: Broker, gateway_id: str, received: Received, events: Events | None = None) -> None:
         self.name = f"mqtt:{broker.host}:{broker.port}"
         self.up = asyncio.Event()
         self.counters: Counter[str] = Counter()
         self._broker = broker
         self._client_id = f"emtag-gateway-{gateway_id}"
         self._received = received
+        self._events = events
         self._connection: Connection | None = None
         self._probe_topic = f"emtag/v1/gateway/{gateway_id}/probe"
         self._probe_returned = asyncio.Event()
@@ -49,6 +56,7 @@ class MqttLink:
         shared = isinstance(broker, MqttSection) and broker.shared_group
         self.group = Group(shared, gateway_id) if shared else None
         self._members_known = asyncio.Event()
+        self._members_told: tuple[str, ...] = ()
         self._dealt_with: deque[tuple[asyncio.Future[bool], int, int]] = deque()
         self._to_acknowledge = asyncio.Event()
         self._devices: dict[str, int] = {}  # by topic: parsing takes longer
@@ -72,6 +80,8 @@ class MqttLink:
                 await self._subscribe(connection, group)
                 self.up.set()
                 tasks.create_task(self._probe(connection))
+                if group is not None:
+                    tasks.create_task(self._stay(group))
                 try:
                     raise await connection.lost()
                 except asyncio.CancelledError:
@@ -98,7 +108,7 @@ class MqttLink:
         if group is None:
             await connection.subscribe(topics.UP_FILTER)
             return
-        group.members = {group.me}
+        group.begin()
         await connection.subscribe(group.presence_filter)
         await connection.subscribe(group.my_filter)
         await connection.publish(group.my_presence, b"1", retain=True)
@@ -109,6 +119,26 @@ class MqttLink:
         except TimeoutError:
             raise OSError(errno.EPROTO, f"the broker does not deliver {group.my_presence}") from None
         await connection.subscribe(group.shared_filter)
+
+    async def _stay(self, group: Group) -> None:
+        """Say that we are there, and notice who does not any more."""
+        while True:
+            for _ in range(PRESENT_LOOKS):
+                group.forget_silent(asyncio.get_running_loop().time())
+                self._tell_members(group)
+                await asyncio.sleep(PRESENT_S / PRESENT_LOOKS)
+            await self._publish(group.my_presence, b"1", retain=True)
+
+    def _tell_members(self, group: Group) -> None:
+        members = group.members
+        if members == self._members_told:
+            return
+        self._members_told = members
+        log.info("gateways of the group", link=self.name, members=members)
+        self.counters["group_changed"] += 1
+        if self._events is not None:
+            evidence = evidence_of(self.name, " ".join(members))
+            self._events.event(constants.EVENT_GATEWAY_GROUP_CHANGED, value=len(members), evidence=evidence)
 
     async def _probe(self, connection: Connection) -> None:
         """A broker that takes subscriptions and delivers nothing looks like silence; silence must not be believed."""
@@ -152,7 +182,7 @@ class MqttLink:
                 self._probe_returned.set()
             return self._nothing_to_do()
         if group is not None:
-            if group.presence(topic, payload):
+            if group.presence(topic, payload, asyncio.get_running_loop().time()):
                 if topic == group.my_presence:
                     self._members_known.set()
                 return self._nothing_to_do()
@@ -234,12 +264,12 @@ class MqttLink:
         """Publish to the device's topic; True when the broker has it."""
         return await self._publish(topics.down(device_id), frame)
 
-    async def _publish(self, topic: str, payload: bytes) -> bool:
+    async def _publish(self, topic: str, payload: bytes, *, retain: bool = False) -> bool:
         connection = self._connection
         if connection is None:
             return False
         try:
-            await connection.publish(topic, payload)
+            await connection.publish(topic, payload, retain=retain)
         except OSError:
             self.counters["send_failed"] += 1
             return False

@@ -2,9 +2,9 @@
 
 A shared subscription gives each frame to any gateway of the group, but one device needs one gateway at a time: its
 acknowledgements are prefixes of what that gateway has. So every member says that it is there (a retained message that
-its will takes back), all of them work out the same owner for a device, and a frame that came to another is handed on
-through the broker. When a member goes, its devices get another owner, who asks them for what it lacks (docs/link.md);
-the backend knows what it has already.
+its will takes back, said again every PRESENT_S, because a broker that was killed itself sends no wills), all of them
+work out the same owner for a device, and a frame that came to another is handed on through the broker. When a member
+goes, its devices get another owner, who asks them for what it lacks (docs/link.md); the backend knows what it has.
 """
 
 import hashlib
@@ -14,6 +14,8 @@ from emwire.errors import WireError
 
 MAXIMUM_MEMBERS = 16
 """More than four share no counters safely (`shared_place`); the rest is room for names that have changed."""
+PRESENT_S, SILENT_S = 30.0, 90.0
+"""How often a member says that it is there, and after how long it is none any more: two lost in a row are forgiven."""
 _ROOT = "emtag/v1/group/"
 
 
@@ -22,7 +24,7 @@ class Group:
 
     def __init__(self, name: str, gateway_id: str) -> None:
         self.me = gateway_id
-        self.members: set[str] = {gateway_id}
+        self._heard_s: dict[str, float] = {}
         self.shared_filter = f"$share/{name}/{topics.UP_FILTER}"
         self.my_presence = f"{_ROOT}{name}/member/{gateway_id}"
         self.my_filter = f"{_ROOT}{name}/to/{gateway_id}/+"
@@ -41,19 +43,37 @@ class Group:
             self._owners[device_id] = owner
         return owner
 
-    def presence(self, topic: str, payload: bytes) -> bool:
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Who is there, this one among them, in order."""
+        return tuple(sorted({self.me, *self._heard_s}))
+
+    def begin(self) -> None:
+        """Alone until the broker says who else is there."""
+        self._heard_s.clear()
+        self._owners.clear()
+
+    def presence(self, topic: str, payload: bytes, now_s: float) -> bool:
         """Note who is there; False for another topic."""
         if not topic.startswith(self._presence):
             return False
         name = topic.removeprefix(self._presence)
-        before = len(self.members)
-        if payload and before < MAXIMUM_MEMBERS:
-            self.members.add(name)
-        elif not payload and name != self.me:
-            self.members.discard(name)
-        if len(self.members) != before:
+        before = len(self._heard_s)
+        if payload and name != self.me and (name in self._heard_s or before < MAXIMUM_MEMBERS - 1):
+            self._heard_s[name] = now_s
+        elif not payload:
+            self._heard_s.pop(name, None)
+        if len(self._heard_s) != before:
             self._owners.clear()
         return True
+
+    def forget_silent(self, now_s: float) -> None:
+        """Who has said nothing for SILENT_S is no member, whatever the broker keeps of it."""
+        silent = [name for name, heard_s in self._heard_s.items() if now_s - heard_s >= SILENT_S]
+        for name in silent:
+            del self._heard_s[name]
+        if silent:
+            self._owners.clear()
 
     def handed_on(self, topic: str) -> int | None:
         """The device whose frame another member gives us; None for another topic."""
