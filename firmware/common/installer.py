@@ -103,6 +103,12 @@ class Installer:
                 self._drop_image()
             state.rolled_back = 0
             state.save()
+        elif self.installed:
+            # The selector could not count this boot, and would not count the next. If flash cannot take the trial back
+            # either but counts again at a later boot, that is the trial.
+            state.trial = selector.NONE
+            state.save()
+            self.give_up(constants.UPDATE_CAUSE_FLASH)
         elif self.phase == constants.UPDATE_INSTALLED and state.trial == selector.NONE:
             if self._runs_it():
                 # The power was cut between the confirmation and this record of it.

@@ -291,6 +291,20 @@ def test_nothing_replaces_firmware_that_the_next_boot_tries(tag: Tag) -> None:
     assert tag.folder == tag.root / "a" and whole(tag.folder) == newer.tree
 
 
+def test_a_boot_that_cannot_be_counted_is_not_repeated_for_ever(tag: Tag, monkeypatch: pytest.MonkeyPatch) -> None:
+    update(tag, NEW, manifest(NEW, 7))
+    with monkeypatch.context() as patch:
+        patch.setattr(selector.BootState, "save", lambda state: False)
+        tag.boot()
+        assert tag.folder == tag.root / "a"
+        assert not tag.installer.installed, "it restarts into the same again and again"
+        assert tag.reports[-1][:3] == (7, REFUSED, constants.UPDATE_CAUSE_FLASH)
+    # When flash takes it again after all.
+    tag.boot()
+    assert tag.folder == tag.root / "b" and tag.installer.phase == constants.UPDATE_INSTALLED
+    assert tag.installer.confirm()
+
+
 def test_a_rollback_told_twice_leaves_the_image_under_way(tag: Tag) -> None:
     update(tag, NEW, manifest(NEW, 7))
     for _ in range(selector.TRIAL_BOOTS):
