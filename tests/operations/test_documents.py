@@ -40,7 +40,7 @@ def test_every_counter_is_explained() -> None:
 
 
 def test_every_metric_is_explained_and_every_alarm_is_on_one() -> None:
-    source = (ROOT / "gateway" / "emgate" / "metrics.py").read_text(encoding="utf-8")
+    source = (ROOT / "gateway" / "emgate" / "operation" / "metrics.py").read_text(encoding="utf-8")
     made = set(re.findall(r'"(emtag_[a-z_]+)"', source))
     assert "emtag_store_commit_seconds" in made
     named = set(re.findall(r"emtag_[a-z_]+", OPERATIONS))
