@@ -1,9 +1,11 @@
 """`emtag flash` over a real MicroPython: what it installs, keeps, refuses, and how it survives a cut."""
 
+import errno
 import hashlib
 import json
 import random
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ from typing import Any
 import pytest
 import typer
 from emgate.devices.registry import read_device_file
+from emgate.operation import owner
+from emgate.operation.owner import write_whole
 from emrig.flash import command, repl
 from emrig.flash import install as flash_install
 from emrig.flash.boards import BoardDefinition, definition
@@ -18,6 +22,7 @@ from emrig.flash.errors import FlashError
 from emrig.flash.identity import Identity
 from emrig.flash.install import Wish, install
 from emrig.flash.rack import read as read_rack
+from emrig.flash.registration import Registration
 from emrig.images import firmware_image
 from emrig.images.commands import firmware
 from flash_kit import PretendBoard, impatient
@@ -52,14 +57,15 @@ def _tree(flash: Path) -> dict[str, bytes]:
     return {str(path.relative_to(flash)): path.read_bytes() for path in flash.rglob("*") if path.is_file()}
 
 
-def test_installs_what_the_image_holds_and_says_so(board: PretendBoard, wish: Wish) -> None:
-    known: list[Identity] = []
-    record = install(replace(wish, register=known.append))
+def test_installs_what_the_image_holds_and_says_so(board: PretendBoard, wish: Wish, tmp_path: Path) -> None:
+    registry = tmp_path / "devices.toml"
+    with Registration(registry) as registration:
+        record = install(replace(wish, registration=registration))
     expected = firmware_image.installation("pid", "pico_w")
     assert _installed(board.flash) == {f"/{path}": hashlib.sha256(data).hexdigest() for path, data in expected.items()}
     assert record.files == _installed(board.flash)
     identity = json.loads((board.flash / "data" / "identity.json").read_text())
-    assert [(who.device_id, who.key and who.key.hex()) for who in known] == [(7, identity["key"])]
+    assert [(who.device_id, who.key.hex()) for who in read_device_file(registry)] == [(7, identity["key"])]
     assert (identity["device_id"], identity["model"], identity["board"]) == (7, "pid", "pico_w")
     assert record.self_test["passed"], record.self_test
     assert (record.identity, record.serial) == ("new", "010203")
@@ -175,7 +181,15 @@ def test_a_cut_anywhere_leaves_a_board_that_can_be_flashed(
         ("", r"has no \[\[boards\]\]"),
         ("[[boards]]\nboard = 'pico_w'\nmodel = 'pid'\n", "entry 1: no port"),
         ("[[boards]]\nboard = 'pico_w'\nmodel = 'pid'\nport = 'x'\nspeed = 1\n", "unknown speed"),
-        ("[[boards]]\nboard='a'\nmodel='b'\nport='x'\n[[boards]]\nboard='a'\nmodel='b'\nport='x'\n", "listed twice"),
+        (
+            "[[boards]]\nboard='a'\nmodel='b'\nport='x'\n[[boards]]\nboard='a'\nmodel='b'\nport='x'\n",
+            "port x is listed twice",
+        ),
+        (
+            "[[boards]]\nboard='a'\nmodel='b'\nport='x'\ndevice_id=7\n"
+            "[[boards]]\nboard='a'\nmodel='b'\nport='y'\ndevice_id=7\n",
+            "device_id 7 is listed twice",
+        ),
         ("[[boards", "not valid TOML"),
         ("boards = []\n", r"no list of \[\[boards\]\] entries"),
         ("boards = [1]\n", r"no list of \[\[boards\]\] entries"),
@@ -207,6 +221,15 @@ def test_the_update_key_is_whatever_its_making_left(tmp_path: Path, update_key: 
             command._public_key(str(source))
 
 
+def test_where_no_record_can_be_kept_no_board_is_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "var").write_text("no folder")
+    app = typer.Typer()
+    app.command()(command.flash)
+    done = CliRunner().invoke(app, ["--board", "pico_w", "--model", "pid", "--port", "/dev/absent"])
+    assert (done.exit_code, "cannot keep records there" in done.stderr) == (2, True)
+
+
 @pytest.mark.parametrize("text", ["", "h:", ":1883", "h:0", "h:99999", "h:²", " host", "h:1883 ", "ho st", "mqtt://h"])
 def test_what_cannot_be_a_broker_is_refused(text: str) -> None:
     with pytest.raises(FlashError, match="is no broker"):
@@ -234,6 +257,13 @@ def test_the_command_registers_a_new_device_and_keeps_a_record(
     assert (identity["key"], identity["update_key"]) == (device.key.hex(), update_key)
     (kept,) = (tmp_path / "var" / "flash").glob("*.json")
     assert json.loads(kept.read_text()) == record
+    (tmp_path / "fresh").mkdir()
+    monkeypatch.chdir(tmp_path / "fresh")
+    done = CliRunner().invoke(app, [*arguments[:-1], "../update-key.pub.pem"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["identity"] == "kept"
+    assert len(list((tmp_path / "fresh" / "var" / "flash").glob("*.json"))) == 1
+    monkeypatch.chdir(tmp_path)
     (board.flash / "data" / "journal").write_bytes(b"unsent")
     before = _tree(board.flash)
     for taken in (device.device_id, 0):
@@ -249,14 +279,15 @@ def test_a_device_whose_board_was_cut_off_after_its_registration_is_flashed_by_t
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(command, "definition", _here)
     registry = tmp_path / "devices.toml"
-    rack = tmp_path / "rack.toml"
-    rack.write_text(f"[[boards]]\nboard = 'pico_w'\nmodel = 'pid'\nport = '{board.port}'\ndevice_id = 4097\n")
     app = typer.Typer()
     app.command()(command.flash)
-    arguments = ["--all", str(rack), "--registry", str(registry)]
+    arguments = ["--board", "pico_w", "--model", "pid", "--port", board.port, "--registry", str(registry)]
     stop = flash_install._stop
 
     def cut(*its: Any) -> None:
+        (registered,) = read_device_file(registry)
+        with Registration(registry) as other, pytest.raises(FlashError, match="another board is getting device id"):
+            other.add(Identity(registered.device_id, "pid", bytes(16)), "another")
         board.cut_after = board.received
         stop(*its)
 
@@ -270,12 +301,46 @@ def test_a_device_whose_board_was_cut_off_after_its_registration_is_flashed_by_t
     assert done.exit_code == 0, done.output
     assert "each read back by SHA-256, together" in " ".join(done.output.split())
     (device,) = read_device_file(registry)
+    assert device.device_id == given_up.device_id
     assert device.key.hex() == json.loads((board.flash / "data" / "identity.json").read_text())["key"]
     assert device.key != given_up.key, "whatever became of the board that was given up"
     # Now it is a device like any other.
-    again = CliRunner().invoke(app, [*arguments, "--new-identity"])
+    again = CliRunner().invoke(app, [*arguments, "--new-identity", "--device-id", str(device.device_id)])
     assert again.exit_code == 2
     assert list(read_device_file(registry)) == [device]
+
+
+def test_only_the_id_of_a_board_that_was_given_up_is_taken(tmp_path: Path) -> None:
+    registry, other = tmp_path / "devices.toml", tmp_path / "other.toml"
+
+    @contextmanager
+    def attempt(device_id: int, serial: str, file: Path = registry, model: str = "pid") -> Iterator[Registration]:
+        with Registration(file) as registration:
+            registration.add(Identity(device_id, model, bytes([len(serial)] * 16)), serial)
+            yield registration
+
+    def left(serial: str, file: Path = registry, model: str = "pid") -> int | None:
+        with Registration(file) as asking:
+            return asking.given_up(model, serial)
+
+    with attempt(7, "01"):
+        assert left("01") is None, "it is under way"
+        with pytest.raises(FlashError, match="right now"), attempt(7, "02"):
+            pass
+    assert (left("01"), left("02"), left(""), left("01", other), left("01", model="alcohol")) == (7, *[None] * 4)
+    with pytest.raises(FlashError, match="has device 7 already"), attempt(7, "01", model="alcohol"):
+        pass
+    with Registration(registry) as kept:
+        kept.keep(7)
+        with pytest.raises(FlashError, match="right now"), attempt(7, "0203"):
+            pass
+    with attempt(7, "0203") as replacing:
+        replacing.finish()
+    assert [device.key[0] for device in read_device_file(registry)] == [4]
+    # Done: neither this board's next attempt nor one that another registry has under way gets it.
+    with attempt(7, "0203", other), pytest.raises(FlashError, match="has device 7 already"), attempt(7, "0203"):
+        pass
+    assert [path.name for path in tmp_path.glob(".*unfinished*")] == [".other.toml.unfinished-00000007"]
 
 
 def test_a_rack_is_flashed_at_once_and_one_bad_board_does_not_stop_the_others(
@@ -294,10 +359,19 @@ def test_a_rack_is_flashed_at_once_and_one_bad_board_does_not_stop_the_others(
         app = typer.Typer()
         app.command()(command.flash)
         arguments = ["--all", str(rack), "--registry", str(tmp_path / "devices.toml"), "--json"]
+
+        def full(path: Path, *its: Any) -> None:
+            if path.name.startswith("00000001-"):
+                raise OSError(errno.ENOSPC, "No space left on device")
+            write_whole(path, *its)
+
+        monkeypatch.setattr(owner, "write_whole", full)
         done = CliRunner().invoke(app, arguments, catch_exceptions=False)
         said = {line["port"]: line for line in map(json.loads, done.stdout.splitlines())}
         assert done.exit_code == 2, done.output
         assert "no such port" in said["/dev/absent"]["error"]
+        assert [path.name[:8] for path in Path("var/flash").glob("*.json")] == ["00000003"]
+        assert f"{board.port}: it is flashed, but its record could not be kept" in " ".join(done.stderr.split())
         for each, number in ((board, 1), (other, 3)):
             assert said[each.port]["self_test"]["passed"]
             assert json.loads((each.flash / "data" / "identity.json").read_text())["device_id"] == number

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-    from emrig.flash.identity import Identity
     from emrig.flash.rack import Place
 
-# Exit statuses: every board installed and passed; one failed its self-test; one could not be flashed.
-PASSED, FAILED_TEST, NOT_FLASHED = 0, 1, 2
+# Exit statuses: all boards installed and passed; one failed its self-test, or its record could not be kept; one could
+# not be flashed.
+PASSED, INSTALLED_ONLY, NOT_FLASHED = 0, 1, 2
 RECORDS = Path("var/flash")
 BROKER = re.compile(r"([A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
 
@@ -58,8 +58,8 @@ def flash(
 ) -> None:
     """Install a model's firmware, identity and keys; test it; read it back; say what was installed.
 
-    A board that is already this model keeps identity, keys and unsent records. Exit status 1: a self-test failed;
-    2: a board could not be flashed (it can be flashed again).
+    A board that is already this model keeps identity, keys and unsent records. Exit status 1: a self-test failed, or
+    a record could not be kept; 2: a board could not be flashed (it can be flashed again).
     """
     from emrig.flash.rack import Place, read
 
@@ -72,6 +72,12 @@ def flash(
             places = [Place(board, model, port, device_id)]
         else:
             raise FlashError("give --board, --model and --port, or --all RACK.toml")
+        try:
+            RECORDS.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FlashError(
+                f"{RECORDS}: cannot keep records there: {error.strerror}; run it in a folder of yours"
+            ) from None
         status = _flash_all(
             places,
             _Common(new_identity, registry, _broker(broker), _public_key(update_key), fibre, base_image, as_json),
@@ -121,53 +127,69 @@ def _flash_all(places: list[Place], common: _Common) -> int:
 
 def _flash_one(place: Place, common: _Common, progress: Progress, console: Console) -> int:
     from emrig.flash.install import Wish, install
+    from emrig.flash.registration import Registration
 
     task = progress.add_task("connecting", port=place.port, total=None)
 
     def tell(what: str, done: int, of: int) -> None:
         progress.update(task, description=what, completed=done, total=of)
 
-    try:
-        installed = install(
-            Wish(
-                definition(place.board),
-                place.model,
-                place.port,
-                device_id=place.device_id,
-                new_identity=common.new_identity,
-                mqtt=common.mqtt,
-                update_key=common.update_key,
-                fibre=common.fibre,
-                base_image=common.base_image,
-                backups=RECORDS,
-                register=lambda who: _register(who, common),
-            ),
-            tell,
-        )
-    except Exception as error:  # of one board: the rack's others go on
-        if not isinstance(error, FlashError):
-            error = FlashError(f"{place.port}: {type(error).__name__}: {error}: flash it again")
-        progress.update(task, description="stopped")
+    with Registration(common.registry or RECORDS / "devices.toml") as registration:
+        try:
+            installed = install(
+                Wish(
+                    definition(place.board),
+                    place.model,
+                    place.port,
+                    device_id=place.device_id,
+                    new_identity=common.new_identity,
+                    mqtt=common.mqtt,
+                    update_key=common.update_key,
+                    fibre=common.fibre,
+                    base_image=common.base_image,
+                    backups=RECORDS,
+                    registration=registration,
+                ),
+                tell,
+            )
+        except Exception as error:  # of one board: the rack's others go on
+            if not isinstance(error, FlashError):
+                error = FlashError(f"{place.port}: {type(error).__name__}: {error}: flash it again")
+            progress.update(task, description="stopped")
+            with common.lock:
+                if common.as_json:
+                    print(json.dumps({"port": place.port, "error": str(error)}), flush=True)
+                else:
+                    console.print(f"[red]{error}[/red]", highlight=False)
+            return NOT_FLASHED
+        tell("installed", 1, 1)
+        record = asdict(installed)
         with common.lock:
             if common.as_json:
-                print(json.dumps({"port": place.port, "error": str(error)}), flush=True)
+                print(json.dumps(record), flush=True)
             else:
-                console.print(f"[red]{error}[/red]", highlight=False)
-        return NOT_FLASHED
-    record = asdict(installed)
-    _unfinished(installed.device_id).unlink(missing_ok=True)
-    kept = RECORDS / f"{installed.device_id:08x}-{installed.finished.replace(':', '')}.json"
-    kept.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    tell("installed", 1, 1)
-    with common.lock:
-        if common.as_json:
-            print(json.dumps(record), flush=True)
-        else:
-            _show(record, kept, console)
-    return PASSED if installed.self_test.get("passed") else FAILED_TEST
+                _show(record, console)
+            try:
+                registration.finish()
+                kept = _keep(record)
+            except OSError as error:
+                said = f"{place.port}: it is flashed, but its record could not be kept: {error}: keep what is above"
+                console.print(f"[red]{said}[/red]", highlight=False)
+                return INSTALLED_ONLY
+            if not common.as_json:
+                console.print(f"its record is {kept}", highlight=False)
+    return PASSED if installed.self_test.get("passed") else INSTALLED_ONLY
 
 
-def _show(record: dict[str, Any], kept: Path, console: Console) -> None:
+def _keep(record: dict[str, Any]) -> Path:
+    from emgate.operation.owner import write_whole
+
+    kept = RECORDS / f"{record['device_id']:08x}-{record['finished'].replace(':', '')}.json"
+    write_whole(kept, json.dumps(record, indent=2).encode() + b"\n", None)
+    return kept
+
+
+def _show(record: dict[str, Any], console: Console) -> None:
     from rich.table import Table
 
     table = Table(show_header=False, title=f"{record['model']} {record['device_id']:08x} on {record['port']}")
@@ -178,45 +200,7 @@ def _show(record: dict[str, Any], kept: Path, console: Console) -> None:
     for part, outcome in record["self_test"].get("parts", {}).items():
         failed = part in record["self_test"].get("failed", ())
         table.add_row(f"self-test: {part}", f"[red]{outcome}[/red]" if failed else outcome)
-    table.add_row("record", str(kept))
     console.print(table)
-
-
-def _register(who: Identity, common: _Common) -> None:
-    from emgate.devices.registry_edit import Table, edit
-    from emgate.errors import ConfigError
-
-    assert who.key is not None, "only new identities are registered"
-    entry: Table = {"device_id": who.device_id, "model": who.model, "key": who.key.hex()}
-    path = common.registry or RECORDS / "devices.toml"
-    unfinished = _unfinished(who.device_id)
-
-    def add(devices: list[Table]) -> None:
-        found = [device for device in devices if device.get("device_id") == who.device_id]
-        # A board that an earlier attempt gave up has never run: this one gets a key of its own, and that one loses its.
-        if found and not (before and all(device.get("model") == who.model for device in found)):
-            raise ConfigError(f"{path} has device {who.device_id} already: give another --device-id, or none")
-        devices[:] = [device for device in devices if device not in found]
-        devices.append(entry)
-
-    try:
-        unfinished.parent.mkdir(parents=True, exist_ok=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        before = unfinished.exists()
-        unfinished.touch()
-        try:
-            edit(path, add, None)
-        except ConfigError:
-            if not before:
-                unfinished.unlink()
-            raise
-    except (ConfigError, OSError) as error:
-        raise FlashError(f"the new device's key could not be kept: {error}; nothing was written to the board") from None
-
-
-def _unfinished(device_id: int) -> Path:
-    """Is there from a new device's registration until its board is flashed whole."""
-    return RECORDS / f"unfinished-{device_id:08x}"
 
 
 def _broker(text: str | None) -> tuple[str, int] | None:

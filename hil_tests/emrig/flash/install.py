@@ -13,6 +13,7 @@ from typing import Any
 from emrig.flash import base_image, identity, rom
 from emrig.flash.boards import BoardDefinition
 from emrig.flash.errors import FlashError
+from emrig.flash.registration import Registration
 from emrig.flash.repl import RECONNECT_S, STARTING_S, Repl, sha256
 from emrig.images import firmware_image
 
@@ -62,8 +63,8 @@ class Wish:
     """Whether its strap has an optical fibre; None: as it was, at first not."""
     base_image: Path | None = None
     backups: Path = Path("var/flash")
-    register: Callable[[identity.Identity], None] = lambda _: None
-    """Told of a new identity before the board is; raises FlashError when it cannot keep it."""
+    registration: Registration | None = None
+    """Told of a new identity before the board is."""
 
     def more_identity(self) -> dict[str, Any]:
         """What identity.json says besides who it is."""
@@ -119,7 +120,7 @@ def install(wish: Wish, progress: Progress = lambda *_: None) -> Installed:
         place = _in_rom(repl, wish)
         files = _files(wish, place)
         _check(repl, wish, facts, files, place is None)
-        who = _decide(repl, wish)
+        who = _decide(repl, wish, facts["serial"])
         _stop(repl, in_use)
         backup = _save_data(repl, wish.backups) if who.key is not None else None
         try:
@@ -217,7 +218,7 @@ def _stop(repl: Repl, in_use: bool) -> None:
         rom.leave(repl)
 
 
-def _decide(repl: Repl, wish: Wish) -> identity.Identity:
+def _decide(repl: Repl, wish: Wish, serial: str) -> identity.Identity:
     """Who it is to be, before anything is changed; without a key: who it is."""
     if repl.exists(identity.IDENTITY) and not wish.new_identity:
         device_id, model = identity.read(repl.read(identity.IDENTITY))
@@ -226,11 +227,16 @@ def _decide(repl: Repl, wish: Wish) -> identity.Identity:
                 f"{repl.port} is already {model} {device_id:08x}: give --new-identity to make it another device; its "
                 "records are saved first"
             )
+        if wish.registration is not None:
+            wish.registration.keep(device_id)
         return identity.Identity(device_id, model, None)
     if wish.model == "ankle_gps" and wish.mqtt is None:
         raise FlashError("a new ankle_gps has to know where it reports to: give --broker HOST[:PORT]")
-    who = identity.make(wish.model, wish.device_id)
-    wish.register(who)
+    if wish.registration is None:
+        return identity.make(wish.model, wish.device_id)
+    wanted = wish.registration.given_up(wish.model, serial) if wish.device_id is None else wish.device_id
+    who = identity.make(wish.model, wanted)
+    wish.registration.add(who, serial)
     return who
 
 

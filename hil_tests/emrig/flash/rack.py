@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,8 +47,12 @@ def read(path: Path) -> list[Place]:
                 said = "a number" if kind is int else "text in quotes"
                 raise FlashError(f"{path}: boards entry {number}: {name} is {value!r}; write {said}")
         places.append(Place(**entry))
-    ports = [place.port for place in places]
-    twice = {port for port in ports if ports.count(port) > 1}
-    if twice:
-        raise FlashError(f"{path}: port {', '.join(sorted(twice))} is listed twice: remove one entry")
+    _check_once(path, "port", [place.port for place in places])
+    _check_once(path, "device_id", [place.device_id for place in places if place.device_id is not None])
     return places
+
+
+def _check_once(path: Path, name: str, values: Sequence[object]) -> None:
+    twice = {str(value) for value in values if values.count(value) > 1}
+    if twice:
+        raise FlashError(f"{path}: {name} {', '.join(sorted(twice))} is listed twice: correct or remove one entry")
