@@ -154,6 +154,31 @@ async def test_a_hostile_client_has_its_own_topics_only(authority, tmp_path: Pat
             assert len(bad.messages) == 0, "and nothing of anybody else"
 
 
+async def test_no_other_client_comes_under_the_gateway_s_id(authority, tmp_path: Path, monkeypatch) -> None:
+    """A broker ends a connection when another client takes its id, whatever its certificate."""
+    tag, hostile = Tag(tmp_path / "tag"), DEVICES[1]
+    with guarded(authority, tmp_path, monkeypatch, "gw-a") as broker:
+        links = section(authority, "gw-a", broker.port)
+        gateway = GatewayProcess(tmp_path / "gw-a", toml(links=links).replace("gw-test", "gw-a"))
+        await gateway.start()
+        kept = gateway.folder / "state" / "mqtt-client"
+        name = kept.read_text()
+        async with (
+            over_tls(tag, authority, broker.port),
+            device_client(authority, hostile, broker.port, "emtag-gateway-gw-a") as bad,
+        ):
+            tag.record(status_record(1))
+            await tag.until_delivered()
+            await bad.publish(topics.up(int(hostile, 16)), b"nobody took the connection back", qos=1)
+            assert "reason" not in (gateway.folder / "log").read_text()
+            await gateway.kill()
+            await gateway.start()
+            assert kept.read_text() == name, "or the session would be lost"
+            tag.record(status_record(2))
+            await tag.until_delivered()
+        assert await gateway.stop() == 0
+
+
 @pytest.fixture
 def impatient(monkeypatch) -> None:
     make_client = mqtt_connection.make_client

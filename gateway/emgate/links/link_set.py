@@ -74,10 +74,11 @@ class LinkSet:
                 make_serial = partial(SerialLink, serial, self._received, events=self._events)
                 wanted[f"serial:{serial.name}"] = (serial, make_serial)
         if config.mqtt is not None:
+            from emgate.brokers.client_name import unguessed
             from emgate.links.mqtt import MqttLink
 
-            make_mqtt = partial(MqttLink, config.mqtt, config.gateway.id, self._received, self._events)
-            wanted["mqtt"] = (config.mqtt, make_mqtt)
+            name = config.gateway.id, self._received, self._events, unguessed(config.gateway.state_directory)
+            wanted["mqtt"] = (config.mqtt, partial(MqttLink, config.mqtt, *name))
         if config.ble is not None:
             from emgate.links.ble import BleLink
 

@@ -40,12 +40,15 @@ class MqttLink:
 
     kind = "mqtt"
 
-    def __init__(self, broker: Broker, gateway_id: str, received: Received, events: Events | None = None) -> None:
+    def __init__(
+        self, broker: Broker, gateway_id: str, received: Received, events: Events | None = None, unguessed: str = ""
+    ) -> None:
+        """`unguessed`: what makes the client id one (see emgate.brokers.client_name)."""
         self.name = f"mqtt:{broker.host}:{broker.port}"
         self.up = asyncio.Event()
         self.counters: Counter[str] = Counter()
         self._broker = broker
-        self._client_id = f"emtag-gateway-{gateway_id}"
+        self._client_id = f"emtag-gateway-{gateway_id}" + (f"-{unguessed}" if unguessed else "")
         self._received = received
         self._events = events
         self._connection: Connection | None = None
