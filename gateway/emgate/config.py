@@ -17,6 +17,7 @@ from pydantic import (
     PrivateAttr,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     model_validator,
 )
 
@@ -311,6 +312,8 @@ UPLINK_KINDS = {
     "port": "mqtt", "https": "https",
 }  # fmt: skip
 """Keys of an uplink that are for one kind alone."""
+UNKNOWN = "the backend would not know us"
+UNKNOWN_REMEDY = "give token_file, or certificate_file and key_file"
 
 
 class UplinkSection(Section):
@@ -342,17 +345,23 @@ class UplinkSection(Section):
         return self
 
     @model_validator(mode="after")
-    def _what_the_kind_needs(self) -> Self:
+    def _what_the_kind_needs(self, info: ValidationInfo) -> Self:
         if self.kind == "mqtt" and self.host is None and self.broker is None:
             raise ValueError('kind = "mqtt" needs host; write host = "…" (and port), or a table [uplink.broker]')
         if self.kind == "https":
             if self.https is None:
                 raise ValueError('kind = "https" needs its target; write a table [uplink.https] with url = "https://…"')
-            if self.https.token is None and self.https.token_file is None and self.https.certificate_file is None:
-                raise ValueError("the backend would not know us; give token_file, or certificate_file and key_file")
+            if self.unknown_to_backend and (info.context or {}).get("secrets", True):
+                raise ValueError(f"{UNKNOWN}; {UNKNOWN_REMEDY}")
         if self.kind == "local" and self.metered is not None:
             raise PlacedError(("metered",), 'kind = "local" costs nothing; take metered out')
         return self
+
+    @property
+    def unknown_to_backend(self) -> bool:
+        """Nothing is given here that an HTTPS backend would know us by."""
+        far = self.https
+        return far is not None and far.token is None and far.token_file is None and far.certificate_file is None
 
     def mqtt(self) -> Broker:
         """The broker of an mqtt uplink."""
@@ -478,6 +487,18 @@ class Config(Section):
         return _open_vault(self.gateway, self.protection, create)
 
 
+class PlaceOfGateway(BaseModel):
+    """Of the table [gateway], what a command needs to find the running one."""
+
+    state_directory: Path
+
+
+class Place(BaseModel):
+    """The whole file, for a command that asks the running gateway: whatever else is wrong there is no matter of it."""
+
+    gateway: PlaceOfGateway
+
+
 class BackendSection(Section):
     """Where the backend keeps its database, and how it speaks of itself."""
 
@@ -543,30 +564,48 @@ ENVIRONMENT = {
 several uplinks, EMTAG_UPLINK_NAME_… is for the one of that name. The gateway's own secret is in keys/key_source.py."""
 
 
-def load(path: Path, *, open_keys: bool = True) -> Config:
+def load(path: Path, *, open_keys: bool = True, secrets: bool = True) -> Config:
     """Read and check a gateway's file. Relative paths in it are relative to the file's folder.
 
-    `open_keys`: False for commands that do without the secret: sealed keys are then stood in for by other bytes."""
-    return _load(path, Config, open_keys)
+    `secrets`: False for commands that do without those that the environment may give, which is the service's.
+    `open_keys`: False for commands that do without the gateway's own too: sealed keys are then stood in for by other
+    bytes."""
+    return _load(path, Config, {"open_keys": open_keys, "secrets": secrets and open_keys})
+
+
+def state_directory(path: Path) -> Path:
+    """Where the gateway of this file runs; ConfigError when the file does not say. Nothing else of it is looked at: a
+    gateway that runs by what the file said before can be asked while it is being changed, or wrong."""
+    text, data = _read(path)
+    _resolve_paths(data, path.parent)
+    try:
+        return Place.model_validate(data).gateway.state_directory
+    except ValidationError as error:
+        raise ConfigError(explain(path, error, Place, text)) from None
 
 
 def load_backend(path: Path) -> BackendConfig:
     """Read and check a backend's file, likewise."""
-    return _load(path, BackendConfig)
+    return _load(path, BackendConfig, {})
 
 
-def _load(path: Path, model: type[Model], open_keys: bool = True) -> Model:
+def _read(path: Path) -> tuple[str, dict[str, Any]]:
     try:
-        text, data = read_toml(path)
+        return read_toml(path)
     except OSError as error:
         raise ConfigError(
             f"{path}: cannot read the configuration: {error.strerror or error}; give its path by --config"
         ) from None
+
+
+def _load(path: Path, model: type[Model], context: dict[str, bool]) -> Model:
+    text, data = _read(path)
     _refuse_passwords(path, data, text)
     _resolve_paths(data, path.parent)
     _take_environment(data)
     try:
-        return model.model_validate(data, context={"open_key": _key_opener(data) if open_keys else unopened})
+        open_key = _key_opener(data) if context.get("open_keys", True) else unopened
+        return model.model_validate(data, context={**context, "open_key": open_key})
     except ValidationError as error:
         raise ConfigError(explain(path, error, model, text)) from None
 

@@ -33,7 +33,7 @@ from emgate.loss_evidence import LostRange
 from emgate.operation import logs, service_manager, status_facts
 from emgate.operation.control_client import SOCKET
 from emgate.operation.control_socket import ControlSocket
-from emgate.operation.running import STATUS
+from emgate.operation.running import LOCK, STATUS
 from emgate.own_records import OwnRecords
 from emgate.store.audit import STEP_S
 from emgate.store.store import Store
@@ -85,7 +85,7 @@ class Gateway:
     async def run(self, stop: asyncio.Event, ready: Callable[[dict[str, Any]], None] = lambda _: None) -> None:
         """Until `stop` is set. ConfigError or StoreError when it cannot start at all."""
         _refuse_own_number(self._config, self._registry)
-        lock = _lock(self._state)
+        lock = _lock(self._state, self._status_path)
         try:
             while await self._run_locked(stop, ready):
                 log.error("starting again with what can be read of the store")
@@ -367,10 +367,26 @@ class Gateway:
             return {"reload": self._reloads.facts()}
 
     async def _change_registry(self, asked: dict[str, Any]) -> dict[str, Any]:
-        """Write a change to the registry file; a reload applies it."""
+        """Write a change to the registry file, and go by it. Nothing else that waits in files for a reload is applied,
+        and nothing that a reload would refuse keeps a stolen device from being revoked."""
+        device_id = asked.get("deviceId")
         async with self._one_change:
             said = await asyncio.to_thread(lambda: Changes(self._config, self._vault).make(asked))
-        log.info("registry changed", change=asked.get("change"), device=asked.get("deviceId"))
+            log.info("registry changed", change=asked.get("change"), device=device_id)
+            try:
+                written = {device.device_id: device for device in await asyncio.to_thread(self._config.make_registry)}
+                devices = {device.device_id: device for device in self._registry}
+                if device_id in written:
+                    devices[device_id] = written[device_id]
+                elif device_id is not None:
+                    devices.pop(device_id, None)
+                registry = Registry(devices.values())
+                await self._sessions.apply(registry)
+                self._registry = registry
+            except Exception as error:
+                log.exception("a change of the registry could not be applied")
+                raise ConfigError(f"{said}, in the file; it could not be applied ({error}): reload") from None
+            service_manager.notify(f"STATUS={len(self._registry)} devices")
         return {"said": said}
 
     async def _say_devices(self, _: dict[str, Any]) -> dict[str, Any]:
@@ -441,11 +457,11 @@ async def _first(*awaitables: Any) -> None:
             task.cancel()
 
 
-def _lock(state_directory: Path) -> IO[str]:
+def _lock(state_directory: Path, status_path: Path) -> IO[str]:
     """One gateway to a state directory; ConfigError when another has it."""
     try:
         state_directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = (state_directory / "gateway.lock").open("a+")
+        file = (state_directory / LOCK).open("a+")
     except OSError as error:
         raise ConfigError(
             f"gateway.state_directory: cannot use {state_directory}: {error.strerror}; name another folder"
@@ -457,9 +473,9 @@ def _lock(state_directory: Path) -> IO[str]:
         raise ConfigError(
             f"gateway.state_directory: {state_directory} is in use by another gateway: stop it, or name another folder"
         ) from None
-    with contextlib.suppress(OSError):  # a full disk: the number is for people to read
+    with contextlib.suppress(OSError):  # a full disk: it is for people to read
         os.ftruncate(file.fileno(), 0)
-        os.write(file.fileno(), f"{os.getpid()}\n".encode())
+        os.write(file.fileno(), f"{os.getpid()} {status_path.absolute()}\n".encode())
     return file
 
 

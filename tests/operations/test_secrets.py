@@ -11,7 +11,6 @@ from emgate.commands import status_view
 from emgate.commands.check import check
 from emgate.commands.run_commands import run_gateway
 from emgate.keys import key_source
-from emgate.operation import running
 from gateway_kit import (
     DEVICE,
     PATIENCE_S,
@@ -106,7 +105,7 @@ async def test_nothing_that_a_gateway_writes_for_people_holds_a_secret(
     assert_no_secret((said.out + said.err).encode())
 
 
-@pytest.mark.parametrize("command", [run_gateway, check, running.reload, status_view.show])
+@pytest.mark.parametrize("command", [run_gateway, check, status_view.show])
 @pytest.mark.parametrize(
     "spoil",
     [

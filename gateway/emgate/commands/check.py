@@ -59,7 +59,7 @@ def _findings(path: Path) -> Iterator[Finding]:
         config = configuration.load(path, open_keys=False)
         opened, refusal = _vault(config)
         if opened is not None and config.devices:
-            config = configuration.load(path)  # with the keys in it
+            config = configuration.load(path, secrets=False)  # with the keys in it
     except ConfigError as error:
         # The text of these errors is place, problem and remedy already.
         yield from (Finding("error", *_parted(line, path)) for line in str(error).splitlines())
@@ -84,6 +84,7 @@ def _findings(path: Path) -> Iterator[Finding]:
             where: Location = ("uplink", index) if target.broker is None else ("uplink", index, "broker")
             yield from _broker(file, where, target.mqtt())
         elif target.https is not None:
+            yield from _known_to_backend(config, file, index)
             yield from _https(file, ("uplink", index, "https"), target.https)
     yield from _http(config, file)
     yield from _clock(config, file)
@@ -375,6 +376,15 @@ def _broker(file: _File, where: Location, broker: Broker) -> Iterator[Finding]:
     if broker.ca_file is None and broker.host not in ("localhost", "127.0.0.1", "::1"):
         yield Finding("warning", place, "no TLS to a broker on another machine", "give ca_file")
     yield from _answers(place, broker.host, broker.port)
+
+
+def _known_to_backend(config: Config, file: _File, index: int) -> Iterator[Finding]:
+    """A token may be in the environment of the service, and not in ours: then the running gateway has it."""
+    target = config.uplink[index]
+    if target.unknown_to_backend:
+        status = _running_status(config) or {"uplink": []}
+        if not any(each["target"] == target.name and each["name"].startswith("https:") for each in status["uplink"]):
+            yield Finding("error", file.place("uplink", index), configuration.UNKNOWN, configuration.UNKNOWN_REMEDY)
 
 
 def _https(file: _File, where: Location, target: HttpsTarget) -> Iterator[Finding]:

@@ -12,7 +12,6 @@ from typing import Any
 
 from emgate import config as configuration
 from emgate.commands.request_commands import EXIT_DONE, device_number, guarded
-from emgate.config import Config
 from emgate.devices import registry_changes
 from emgate.devices.registry import KEY_BYTES, Registry, read_device_file, unopened
 from emgate.devices.registry_changes import Changes
@@ -28,13 +27,13 @@ def add(config_path: Path, device: str, model: str, key_file: Path | None, ident
     """List a new device, with a new key or a given one; its identity goes to a file for flashing."""
 
     def work() -> int:
-        config = configuration.load(config_path, open_keys=False)
+        state = configuration.state_directory(config_path)
         number = device_number(device)
         key = os.urandom(KEY_BYTES) if key_file is None else _read_key(key_file)
         if identity_file is not None:  # first: a device without its key is of no use
             _write_secret(identity_file, {"device_id": number, "model": model, "key": key.hex()})
         try:
-            said = _make(config_path, config, {"change": "add", "deviceId": number, "model": model, "key": key.hex()})
+            said = _make(config_path, state, {"change": "add", "deviceId": number, "model": model, "key": key.hex()})
         except BaseException:
             if identity_file is not None:
                 identity_file.unlink(missing_ok=True)  # of a device that is not listed
@@ -42,7 +41,7 @@ def add(config_path: Path, device: str, model: str, key_file: Path | None, ident
         print(said + ("" if identity_file is None else f"; its identity is in {identity_file}"))
         if key_file is None and identity_file is None:
             print(f"key {key.hex()}")
-        return _apply(config_path, config)
+        return EXIT_DONE
 
     return guarded(work)
 
@@ -66,9 +65,8 @@ def show_list(config_path: Path, as_json: bool) -> int:
     """Every device, and every stranger in quarantine. Keys are not shown."""
 
     def work() -> int:
-        config = configuration.load(config_path, open_keys=False)
-        answer = running.ask(config.gateway.state_directory, {"do": "devices"})
-        rows: list[dict[str, Any]] = _rows(config) if answer is None else answer["devices"]
+        answer = running.ask(configuration.state_directory(config_path), {"do": "devices"})
+        rows: list[dict[str, Any]] = _rows(config_path) if answer is None else answer["devices"]
         if as_json:
             print(json.dumps(rows))
         for row in () if as_json else rows:
@@ -79,8 +77,9 @@ def show_list(config_path: Path, as_json: bool) -> int:
     return guarded(work)
 
 
-def _rows(config: Config) -> list[dict[str, Any]]:
+def _rows(config_path: Path) -> list[dict[str, Any]]:
     """As the file has them, when no gateway runs: with the secret or without it."""
+    config = configuration.load(config_path, open_keys=False)
     try:
         vault = config.open_vault()
     except ConfigError:
@@ -93,27 +92,29 @@ def _rows(config: Config) -> list[dict[str, Any]]:
 
 def _change(config_path: Path, change: str, device: str | None, more: dict[str, Any]) -> int:
     def work() -> int:
-        config = configuration.load(config_path, open_keys=False)
+        state = configuration.state_directory(config_path)
         number = {} if device is None else {"deviceId": device_number(device)}
-        print(_make(config_path, config, {"change": change, **number, **more}))
-        return _apply(config_path, config)
+        print(_make(config_path, state, {"change": change, **number, **more}))
+        return EXIT_DONE
 
     return guarded(work)
 
 
-def _make(config_path: Path, config: Config, asked: dict[str, Any]) -> str:
-    """Have it done by the running gateway, or do it."""
-    state = config.gateway.state_directory
+def _make(config_path: Path, state: Path, asked: dict[str, Any]) -> str:
+    """Have it done by the running gateway, which goes by it at once; or do it."""
     answer = running.ask(state, {"do": "change", **asked}, CHANGE_S)
     if answer is not None:
         return str(answer["said"])
     if running.running_pid(state) is not None:
         raise ConfigError(f"the gateway on {state} does not answer: look into its log, and try again")
     if asked["change"] in WITHOUT_SECRET:
-        return Changes(config, None).make(asked)
-    # Keys of the configuration itself are opened too: they would not be there to be compared otherwise.
-    config = configuration.load(config_path)
-    return Changes(config, config.open_vault(create=True)).make(asked)
+        said = Changes(configuration.load(config_path, open_keys=False), None).make(asked)
+    else:
+        # Keys of the configuration itself are opened too: they would not be there to be compared otherwise.
+        config = configuration.load(config_path, secrets=False)
+        said = Changes(config, config.open_vault(create=True)).make(asked)
+    print("no gateway runs; it applies at the next start", file=sys.stderr)
+    return said
 
 
 def _read_key(path: Path) -> bytes:
@@ -135,10 +136,3 @@ def _write_secret(path: Path, identity: dict[str, Any]) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         raise ConfigError(f"{path}: cannot write the identity: {error.strerror}") from None
-
-
-def _apply(config_path: Path, config: Config) -> int:
-    if running.running_pid(config.gateway.state_directory) is None:
-        print("no gateway runs; it applies at the next start", file=sys.stderr)
-        return EXIT_DONE
-    return running.reload(config_path)

@@ -86,13 +86,19 @@ def submit_to_gateway(
     """Hand a request to the daemon, and wait for its end if asked to."""
 
     def work() -> int:
-        config = configuration.load(config_path, open_keys=False)
+        state = configuration.state_directory(config_path)
         wait_s = 0.0 if wait is None else seconds(wait)
-        request = make(device, body, expires, request_id, config.clock.make().now_ms())
+        if wait_s > LONGEST_WAIT_S:
+            raise RequestError(
+                f"--wait {wait} is too long: a gateway is asked for {LONGEST_WAIT_S / 3600:.0f}h at most; ask without,"
+                " and find out later by the same --id, or by `emtag gateway requests`"
+            )
+        request = make(device, body, expires, request_id, 0)
         last: dict[str, Any] = {}
         try:
-            patience_s = min(wait_s, LONGEST_WAIT_S) + ANSWER_S
-            with ControlClient(config.gateway.state_directory, patience_s) as gateway:
+            with ControlClient(state, wait_s + ANSWER_S) as gateway:
+                if expires is not None:  # by the gateway's clock: it judges the expiry
+                    request["expiresMs"] += gateway.ask(do="status")["status"]["timeMs"]
                 for answer in gateway.answers(do="submit", request=request, waitS=wait_s):
                     known, last = last.get("revision"), answer["request"]
                     if last["revision"] != known and not as_json:
@@ -115,10 +121,10 @@ def list_of_gateway(config_path: Path, device: str | None, as_json: bool) -> int
     """The newest requests that the daemon knows."""
 
     def work() -> int:
-        config = configuration.load(config_path, open_keys=False)
+        state = configuration.state_directory(config_path)
         number = None if device is None else device_number(device)
         try:
-            with ControlClient(config.gateway.state_directory) as gateway:
+            with ControlClient(state) as gateway:
                 rows = gateway.ask(do="list", deviceId=number)["requests"]
         except ConnectionRefusedError:
             return _not_running(config_path)

@@ -13,9 +13,15 @@ from rich.table import Table
 from rich.text import Text
 
 from emgate import config as configuration
-from emgate.config import Config
 from emgate.errors import ConfigError
-from emgate.operation.running import EXIT_NOT_RUNNING, EXIT_OK, EXIT_REFUSED, last_status, status_now
+from emgate.operation.running import (
+    EXIT_NOT_RUNNING,
+    EXIT_OK,
+    EXIT_REFUSED,
+    last_status,
+    running_pid,
+    status_now,
+)
 
 REFRESH_S = 1.0
 
@@ -23,20 +29,19 @@ REFRESH_S = 1.0
 def show(config_path: Path, *, as_json: bool = False, once: bool = False) -> int:
     """Print or keep showing the status; 0: the gateway runs, 2: cannot be read, 3: it does not run."""
     try:
-        config = configuration.load(config_path, open_keys=False)
-        facts, running = _facts(config)
+        facts, running, stuck = _facts(config_path)
         if as_json:
-            print(json.dumps({"running": running, **facts}))
+            print(json.dumps({"running": running, "stuckPid": stuck, **facts}))
             return EXIT_OK if running else EXIT_NOT_RUNNING
         console = Console()
         if once or not console.is_terminal:
-            console.print(dashboard(facts, running))
+            console.print(dashboard(facts, running, stuck))
             return EXIT_OK if running else EXIT_NOT_RUNNING
         with Live(console=console, screen=True, auto_refresh=False) as live:
             while True:
-                live.update(dashboard(facts, running), refresh=True)
+                live.update(dashboard(facts, running, stuck), refresh=True)
                 time.sleep(REFRESH_S)
-                facts, running = _facts(config)
+                facts, running, stuck = _facts(config_path)
     except ConfigError as error:
         print(f"emtag gateway: {error}", file=sys.stderr)
         return EXIT_REFUSED
@@ -44,21 +49,30 @@ def show(config_path: Path, *, as_json: bool = False, once: bool = False) -> int
         return EXIT_OK
 
 
-def _facts(config: Config) -> tuple[dict[str, Any], bool]:
-    """What the gateway says now; or what it wrote last, when it does not run or does not answer."""
-    facts = status_now(config.gateway.state_directory)
-    return (last_status(config), False) if facts is None else (facts, True)
+def _facts(config_path: Path) -> tuple[dict[str, Any], bool, int | None]:
+    """(what the gateway says now, True, None); or what it wrote last, when it does not run, or runs as a process that
+    does not answer."""
+    state = configuration.state_directory(config_path)
+    facts = status_now(state)
+    if facts is not None:
+        return facts, True, None
+    stuck = running_pid(state)
+    if stuck is None:  # it may be what is wrong with the file
+        configuration.load(config_path, open_keys=False)
+    return last_status(state, lambda: configuration.load(config_path, open_keys=False).open_vault()), False, stuck
 
 
-def dashboard(facts: Mapping[str, Any], running: bool) -> RenderableType:
-    """The whole picture."""
-    return Group(_head(facts, running), _ways(facts), _store(facts), _devices(facts))
+def dashboard(facts: Mapping[str, Any], running: bool, stuck: int | None = None) -> RenderableType:
+    """The whole picture. `stuck`: the process that runs and does not answer."""
+    return Group(_head(facts, running, stuck), _ways(facts), _store(facts), _devices(facts))
 
 
-def _head(facts: Mapping[str, Any], running: bool) -> Text:
+def _head(facts: Mapping[str, Any], running: bool, stuck: int | None) -> Text:
     text = Text()
     text.append(f"{facts['gatewayId']} ", "bold")
-    if not running:
+    if stuck is not None:
+        text.append(f"RUNS AS PID {stuck} AND DOES NOT ANSWER; this is the last it said", "bold red")
+    elif not running:
         text.append("DOES NOT RUN; this is the last it said", "bold red")
     else:
         text.append("ready" if facts["ready"] else "starting", "green" if facts["ready"] else "yellow")

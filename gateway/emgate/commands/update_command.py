@@ -27,9 +27,8 @@ def update(
 ) -> int:
     """0: all devices were asked (with wait_s: all run it), 1: one does not, 2: cannot be done, 3: no gateway runs."""
     try:
-        config = configuration.load(config_path, open_keys=False)
+        state = configuration.state_directory(config_path)
         image = check_image(image_path.stem, image_path.read_bytes(), manifest_path.read_bytes())
-        state = config.gateway.state_directory
         with ControlClient(state) as gateway:
             # By the gateway's clock: it judges the expiry.
             expires_ms = gateway.ask(do="status")["status"]["timeMs"] + days * DAY_MS

@@ -137,6 +137,11 @@ def _request(row: tuple[Any, ...], cipher: PayloadCipher | None) -> Request:
     return Request(**values)
 
 
+def _apart_from_expiry(asked: str) -> dict[str, Any]:
+    """What tells requests under one id apart. The expiry does not: whoever repeats "in an hour" means the first."""
+    return {name: value for name, value in json.loads(asked).items() if name != "expiresMs"}
+
+
 class Requests:
     """All requests of a gateway: a Source of the downlink."""
 
@@ -213,7 +218,7 @@ class Requests:
         text = json.dumps(asked, sort_keys=True)
         known = await self.find(request_id)
         if known is not None:
-            if known.asked != text:
+            if _apart_from_expiry(known.asked) != _apart_from_expiry(text):
                 raise RequestError(f"requestId {request_id!r} was used for another request: give each its own")
             self.counters["repeated"] += 1
             if known.origin == origin:

@@ -1,8 +1,12 @@
-"""What other commands do with a running gateway: find it, ask it over its control socket, read what it said last."""
+"""What other commands do with a running gateway: find it, ask it over its control socket, read what it said last.
+
+They go by the state directory alone: a running gateway can be asked whatever its configuration has become.
+"""
 
 import fcntl
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +15,7 @@ from emgate.errors import ConfigError
 from emgate.operation.control_client import ControlClient
 
 if TYPE_CHECKING:
-    from emgate.config import Config
+    from emgate.keys.vault import Vault
 
 EXIT_OK, EXIT_REFUSED, EXIT_NOT_RUNNING = 0, 2, 3
 RELOAD_S = 30.0
@@ -19,12 +23,14 @@ RELOAD_S = 30.0
 ANSWER_S = 10.0
 """A gateway says how it is at once, or its loop or its store is stuck."""
 STATUS = "status.json"
+LOCK = "gateway.lock"
+"""Locked while a gateway runs; its line is that process's number, and where it writes its status."""
 
 
 def running_pid(state_directory: Path) -> int | None:
     """The process that holds the state directory, or None."""
     try:
-        with (state_directory / "gateway.lock").open("r") as file:
+        with (state_directory / LOCK).open("r") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -34,12 +40,12 @@ def running_pid(state_directory: Path) -> int | None:
     return None
 
 
-def ask(state_directory: Path, what: dict[str, Any], patience_s: float = ANSWER_S) -> dict[str, Any] | None:
-    """One question to the running gateway and its answer; None: nobody listens, or answers in time.
+def ask(state_directory: Path, what: dict[str, Any], patience_s: float | None = None) -> dict[str, Any] | None:
+    """One question to the running gateway and its answer; None: nobody listens, or answers in time (ANSWER_S).
 
     ConfigError: it may not be asked, or refuses (with its reason)."""
     try:
-        with ControlClient(state_directory, patience_s) as gateway:
+        with ControlClient(state_directory, patience_s or ANSWER_S) as gateway:
             return gateway.ask(**what)
     except (OSError, ValueError):
         return None
@@ -51,16 +57,18 @@ def status_now(state_directory: Path) -> dict[str, Any] | None:
     return None if answer is None else dict(answer["status"])
 
 
-def last_status(config: "Config") -> dict[str, Any]:
+def last_status(state_directory: Path, open_vault: Callable[[], "Vault | None"]) -> dict[str, Any]:
     """What it wrote last; ConfigError when there is nothing, or it is sealed and there is no secret here."""
-    path = config.gateway.state_directory / STATUS
+    path = _last_place(state_directory)
     try:
         facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: no status to be read ({error}): has this gateway ever run?") from None
+        killed = (state_directory / LOCK).exists()
+        remedy = "it was killed, or could not write it: look into its log" if killed else "has this gateway ever run?"
+        raise ConfigError(f"{path}: no status to be read ({error}): {remedy}") from None
     if "sealed" not in facts:
         return facts
-    vault = config.open_vault()
+    vault = open_vault()
     if vault is None:
         raise ConfigError(f"{path}: sealed, and the keys at rest (keys.json) are not there: restore them")
     try:
@@ -70,20 +78,32 @@ def last_status(config: "Config") -> dict[str, Any]:
     return facts
 
 
+def _last_place(state_directory: Path) -> Path:
+    """In the state directory once it has ended in order; before that where the last run writes it, which may be a
+    runtime directory."""
+    path = state_directory / STATUS
+    if path.exists():
+        return path
+    try:
+        _, named = (state_directory / LOCK).read_text(encoding="utf-8").rstrip("\n").split(" ", 1)
+    except (OSError, ValueError):
+        return path
+    return Path(named)
+
+
 def reload(config_path: Path) -> int:
     """Ask the running gateway to read its configuration anew, and say what became of it."""
     try:
-        config = configuration.load(config_path, open_keys=False)
-        state = config.gateway.state_directory
-        pid = running_pid(state)
-        if pid is None:
-            print(f"emtag gateway: no gateway runs on {state}", file=sys.stderr)
-            return EXIT_NOT_RUNNING
+        state = configuration.state_directory(config_path)
         answer = ask(state, {"do": "reload"}, RELOAD_S)
     except ConfigError as error:
         return _refused(str(error))
     if answer is None:
-        print("emtag gateway: no answer in time; look into its log", file=sys.stderr)
+        pid = running_pid(state)
+        if pid is None:
+            print(f"emtag gateway: no gateway runs on {state}", file=sys.stderr)
+            return EXIT_NOT_RUNNING
+        print(f"emtag gateway: process {pid} gives no answer in time; look into its log", file=sys.stderr)
         return EXIT_REFUSED
     facts = answer["reload"]
     if not facts["applied"]:
