@@ -16,8 +16,12 @@ class Teleport:
     def judge(self, time_s: int, latitude: int, longitude: int, precision_m: int, limit_kph: int):
         """None, or (implied speed in km/h, metres beyond both confidence circles, seconds) of a doubted position."""
         place = time_s, latitude, longitude, max(precision_m, 0)
-        if self._believed is None or time_s <= self._believed[0]:
-            self._believed = self._believed or place
+        if self._believed is None or time_s < self._believed[0]:
+            # Where time goes back it was wrong before.
+            self._believed = place
+            self._doubted = None
+            return None
+        if time_s == self._believed[0]:
             return None
         implied = _implied(self._believed, place)
         if implied[0] <= limit_kph:

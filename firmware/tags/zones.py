@@ -17,9 +17,9 @@ CAUSE_TIME = 2  # the zone's time is over
 
 
 class _State:
-    """What is known of one zone: the last positions as bits, newest lowest."""
+    """What is known of one zone: the last positions as bits, newest lowest; since when N of M are against it."""
 
-    __slots__ = ("zone", "violated", "against", "clear", "times")
+    __slots__ = ("zone", "violated", "against", "clear", "times", "since_s")
 
     def __init__(self, zone):
         self.zone = zone
@@ -30,6 +30,7 @@ class _State:
         self.against = 0
         self.clear = 0
         self.times = []
+        self.since_s = None
 
 
 class Zones:
@@ -81,7 +82,7 @@ class Zones:
         return events
 
     def judge(self, time_s: int, latitude: int, longitude: int, precision_m: int) -> list:
-        """precision_m: -1 unknown. Positions come in the order of their time; an older one is not judged."""
+        """precision_m: -1 unknown. A time that goes back was wrong before: counting begins anew."""
         settings = self._settings
         self._window = settings.zone_window_points
         self._dwell_s = settings.zone_dwell_s
@@ -104,8 +105,6 @@ class Zones:
         zone = state.zone
         times = state.times
         if times and not 0 <= time_s - times[-1] <= self._separation_s:
-            if time_s < times[-1]:
-                return None
             state.forget()
             times = state.times
         where = place(zone, latitude, longitude, precision_m)
@@ -122,15 +121,17 @@ class Zones:
         del times[:-size]
         position = latitude, longitude, precision_m
         if not state.violated:
-            count = _bits(state.against)
-            if where != against or count < needed:
+            if _bits(state.against) < needed:
+                state.since_s = None
                 return None
-            first_s = times[-_span(state.against)]
-            if time_s - first_s < self._dwell_s:
+            # Longer ago than the window reaches: positions come sooner while a violation is suspected.
+            if state.since_s is None:
+                state.since_s = times[-_span(state.against)]
+            if where != against or time_s - state.since_s < self._dwell_s:
                 return None
             state.violated = True
             state.clear = 0
-            return self._event(state, True, first_s, CAUSE_POSITION, position, self._version)
+            return self._event(state, True, state.since_s, CAUSE_POSITION, position, self._version)
         if state.clear < needed:
             return None
         first_s = times[-min(state.clear, len(times))]

@@ -177,7 +177,14 @@ def test_wide_circles_and_a_train_are_not_doubted() -> None:
     assert teleport.judge(10, 51_500_000 + KM, 0, 400, 300) is None
     for second in range(60, 1200, 60):
         assert teleport.judge(second, 51_500_000 + KM + (second - 10) * 83 * KM // 1000, 0, 10, 300) is None, "298 km/h"
-    assert teleport.judge(1100, 0, 0, 10, 300) is None, "an older one is not judged"
+
+
+def test_a_time_that_goes_back_begins_anew() -> None:
+    teleport = Teleport()
+    assert teleport.judge(86400, 51_500_000, 0, 10, 300) is None
+    assert teleport.judge(60, 0, 0, 10, 300) is None, "nobody can say how long it took"
+    assert teleport.judge(120, 51_500_000, 0, 10, 300) is not None
+    assert teleport.judge(120, 0, 0, 10, 300) is None
 
 
 @given(st.integers(-80_000_000, 80_000_000), st.integers(-180_000_000, 180_000_000), st.integers(-9_000_000, 9_000_000),

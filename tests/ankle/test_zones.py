@@ -205,6 +205,18 @@ def test_n_of_m_and_dwell(needed: int) -> None:
     assert _run(late, *inside[6:]) == [(ENTERED, 0, 60)]
 
 
+def test_a_dwell_is_counted_while_n_of_m_hold() -> None:
+    paces = [*range(60, 340, 15)]
+    dwelling = _zones(Zone(), zone_dwell_s=240)
+    assert _run(dwelling, *[(time_s, 0) for time_s in paces[:16]]) == [] and dwelling.suspected
+    assert _run(dwelling, (300, 0)) == [(ENTERED, 0, 60)]
+    strays = _zones(Zone(), zone_dwell_s=240)
+    assert _run(strays, *[(time_s, 0 if time_s % 45 else 300) for time_s in paces]) == [(ENTERED, 0, 60)]
+    left = _zones(Zone(), zone_dwell_s=240)
+    assert _run(left, *[(time_s, 300 if time_s in (195, 210) else 0) for time_s in paces]) == [], "out between"
+    assert _run(left, *[(time_s, 0) for time_s in range(345, 480, 15)]) == [(ENTERED, 0, 225)]
+
+
 def test_driving_past_is_no_violation_and_cell_sized_circles_are_only_possible() -> None:
     assert _run(_zones(Zone()), (0, -400), (60, 0), (120, 400), (180, 800)) == []
     assert _run(_zones(Zone()), (0, 0), (60, 0), (120, 0), precision_m=550) == []
@@ -247,11 +259,13 @@ def test_another_order_ends_what_it_no_longer_has_and_keeps_what_it_has() -> Non
     assert len(zones.take(9, [], 200)) == 1 and not zones.violated
 
 
-def test_positions_an_hour_apart_or_out_of_order_do_not_count_together() -> None:
+def test_positions_an_hour_apart_do_not_count_together_and_a_time_that_goes_back_begins_anew() -> None:
     zones = _zones(Zone())
     assert _run(zones, (60, 0), (3720, 0)) == []
     assert _run(zones, (3600, 0)) == []
-    assert _run(zones, (3780, 0)) == [(ENTERED, 0, 3720)]
+    assert _run(zones, (3660, 0)) == [(ENTERED, 0, 3600)]
+    assert _run(zones, (60, 500)) == [] and zones.violated
+    assert _run(zones, (120, 500)) == [(LEFT, 0, 60)]
 
 
 @settings(max_examples=200)
