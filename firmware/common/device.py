@@ -66,6 +66,7 @@ class Device:
         self.uplink = None
         self.timekeeper = None
         self.safe_mode = False
+        self.shaken_ms: "int | None" = None  # when its own motor last began to
         self.watchdog = Watchdog(self)
         self.commands = Commands(self)
         self.tamper = Tamper(self)

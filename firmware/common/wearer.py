@@ -77,6 +77,7 @@ class Wearer:
 
     async def _vibrate(self, pattern):
         self._busy = True
+        self._device.shaken_ms = self._device.ticks_ms()
         try:
             for on_ms, off_ms in _PATTERNS[pattern]:
                 self._motor.value(1)

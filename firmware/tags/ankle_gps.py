@@ -25,6 +25,9 @@ ANNOUNCED_MS = 2000
 EARLY_MS = 5000
 # Repeated while the receiver stays faulty.
 FAULT_REPEAT_MS = 3600000
+# Value of a GNSS_FAULT beside the driver's: positions, of another time than the clock's by more than leap seconds make.
+OUTCOME_MISDATED = 5
+MISDATED_S = 60
 # No true date is earlier: a receiver whose week count rolled over is put right for 19.6 years from here.
 NOT_BEFORE_DAY = day_number(2026, 1, 1)
 # u-blox: shorter periods than 10 s do not pay in on/off operation; longer ones lose the orbits of passing satellites.
@@ -67,7 +70,7 @@ class AnkleGps:
         self.log = FixLog(board.storage_path, device.epoch, device.journal.has)
         self.zones = Zones(device.settings)
         self.motion = Motion()
-        self.dock = Dock(device, lambda: self.motion.level == 1)
+        self.dock = Dock(device, lambda: self.rules.moves(device.ticks_ms()))
         self.rules = Rules(device, self.modem, self.motion)
         self._teleport = Teleport()
         self._no_fix = trail.NoFix()
@@ -208,7 +211,6 @@ class AnkleGps:
             await self._without_fix()
         else:
             self._failures = 0
-            self._fault_ms = None
             position = self._dated(fix)
             if position is not None:
                 self._take(position)
@@ -217,18 +219,24 @@ class AnkleGps:
         return fix is not None
 
     def _dated(self, fix):
-        """The fix as blocks have it, its time by the tag's own clock where the receiver's says nothing."""
+        """The fix as blocks have it; its time is the tag's own clock's if the receiver's is none, or refused by it."""
         clock = self.device.clock
         ticks = self.gnss.fix_ticks_ms
-        if fix.time_s is not None:
-            clock.observe(constants.CLOCK_GNSS, fix.time_s * 1000 + fix.millisecond, GNSS_TIME_UNCERTAINTY_MS, ticks)
-        if fix.time_s is None or fix.time_s < 0:
-            time_s = clock.time_at(ticks)
-            if not time_s:
+        said_s = fix.time_s
+        refused = clock.rejected
+        if said_s is not None:
+            clock.observe(constants.CLOCK_GNSS, said_s * 1000 + fix.millisecond, GNSS_TIME_UNCERTAINTY_MS, ticks)
+        own_s = None
+        if said_s is None or clock.rejected != refused:
+            own_s = clock.time_at(ticks)
+            if not own_s:
                 self.undated += 1
                 return None
-            fix = fix._replace(time_s=time_s, millisecond=0)
-        return fixes.to_position(fix)
+        if own_s and said_s is not None and abs(said_s - own_s) > MISDATED_S:
+            self._tell_fault(OUTCOME_MISDATED)
+        else:
+            self._fault_ms = None
+        return fixes.to_position(fix, constants.MECHANISM_GPS, own_s)
 
     def _take(self, position):
         device = self.device
@@ -258,18 +266,22 @@ class AnkleGps:
         device = self.device
         now = device.ticks_ms()
         if self.gnss.fault:
-            self.rules.receiver_faulty()
-            if self._fault_ms is None or now - self._fault_ms >= FAULT_REPEAT_MS:
-                self._fault_ms = now
-                device.records.event(constants.EVENT_GNSS_FAULT, self.gnss.outcome)
-            return
-        self._failures += 1
-        self._tell_no_fix(self._no_fix.failed(now, device.clock.time_s(), self.gnss.cause))
-        await self.rules.failed(now, self.gnss.cause)
+            self.rules.receiver_faulty(now)
+            self._tell_fault(self.gnss.outcome)
+        else:
+            self._failures += 1
+            self._tell_no_fix(self._no_fix.failed(now, device.clock.time_s(), self.gnss.cause))
+            await self.rules.failed(now, self.gnss.cause)
         interval_ms = device.settings.cell_position_interval_s * 1000
         due = self._cell_ms is None or now + EARLY_MS - self._cell_ms >= interval_ms
         if due and not self._locate.wanted:  # which asks when its satellites' time is up
             await self._ask_network()
+
+    def _tell_fault(self, outcome):
+        now = self.device.ticks_ms()
+        if self._fault_ms is None or now - self._fault_ms >= FAULT_REPEAT_MS:
+            self._fault_ms = now
+            self.device.records.event(constants.EVENT_GNSS_FAULT, outcome)
 
     async def _ask_network(self):
         self._cell_ms = self.device.ticks_ms()

@@ -32,7 +32,7 @@ class MotionWithoutFix:
     """So much motion within the window since the last fix, and no fix in the grace after it."""
 
     def __init__(self, now_ms: int = 0):
-        self._counted_ms = now_ms
+        self.counted_ms = now_ms
         self._parts = [0] * _PARTS
         self._part = 0
         self._due_ms: "int | None" = None
@@ -45,18 +45,18 @@ class MotionWithoutFix:
     def advance(self, now_ms: int, moving: bool, limit_ms: int, window_ms: int, grace_ms: int) -> int:
         """`moving`: since the last call, so call it on every edge too. Seconds of motion when it is an event now."""
         length = window_ms // _PARTS
-        if now_ms - self._counted_ms > window_ms:
-            self._counted_ms = now_ms - window_ms
+        if now_ms - self.counted_ms > window_ms:
+            self.counted_ms = now_ms - window_ms
             self._parts = [0] * _PARTS
-        while self._counted_ms < now_ms:
-            end = min(now_ms, (self._counted_ms // length + 1) * length)
-            part = self._counted_ms // length % _PARTS
+        while self.counted_ms < now_ms:
+            end = min(now_ms, (self.counted_ms // length + 1) * length)
+            part = self.counted_ms // length % _PARTS
             if part != self._part:
                 self._part = part
                 self._parts[part] = 0
             if moving:
-                self._parts[part] += end - self._counted_ms
-            self._counted_ms = end
+                self._parts[part] += end - self.counted_ms
+            self.counted_ms = end
         total = sum(self._parts)
         if self._due_ms is None and total >= limit_ms:
             self._due_ms = now_ms + grace_ms
@@ -65,11 +65,15 @@ class MotionWithoutFix:
         self._told_ms = now_ms
         return max(total // 1000, 1)
 
+    def forget(self, now_ms: int):
+        """What moved until now does not count."""
+        self._due_ms = None
+        self.counted_ms = now_ms
+        for index in range(_PARTS):
+            self._parts[index] = 0
+
     def fixed(self, now_ms: int) -> int:
         """There is a position: seconds since the event was told, which it ends, else 0."""
         told_ms, self._told_ms = self._told_ms, None
-        self._due_ms = None
-        self._counted_ms = now_ms
-        for index in range(_PARTS):
-            self._parts[index] = 0
+        self.forget(now_ms)
         return 0 if told_ms is None else max(1, (now_ms - told_ms) // 1000)

@@ -9,6 +9,8 @@ from tags.motion import MotionWithoutFix
 
 # Positions of a tag that lies still wander by this much beyond their confidence circles (multipath at a window).
 STILL_METRES = 100
+# The tag's own motor: its longest pattern, and the sensor's 41 s until it says "still" (drivers/lis2dw12.py).
+SHAKEN_MS = 46000
 
 
 class Rules:
@@ -25,8 +27,10 @@ class Rules:
         self._place = None
         self._looked_ms = None
         self._dbm = DBM_UNKNOWN
+        self._faulty = False
 
     def fixed(self, now_ms: int, kph: int, satellites: int):
+        self._faulty = False
         self._shielding.fixed(now_ms, kph, satellites)
         seconds = self._without.fixed(now_ms)
         if seconds:
@@ -34,6 +38,7 @@ class Rules:
 
     async def failed(self, now_ms: int, cause: int):
         """No fix, and no fault: what about the cell?"""
+        self._faulty = False
         self._shielding.failed(now_ms, cause)
         if self._shielding.may_begin(now_ms, self._device.settings):
             await self._look(now_ms)
@@ -44,8 +49,11 @@ class Rules:
         if registered:
             self._looked_ms = now_ms
 
-    def receiver_faulty(self):
+    def receiver_faulty(self, now_ms: int):
+        """Nothing can be said of a wearer whose receiver does not work."""
+        self._faulty = True
         self._shielding.faulty()
+        self._without.forget(now_ms)
 
     def cell(self, now_ms: int):
         """The modem's present word about the network."""
@@ -78,16 +86,24 @@ class Rules:
         apart = geometry.distance_m(place[0], place[1], latitude, longitude)
         return apart > STILL_METRES + place[2] + max(precision_m, 0)
 
+    def moves(self, since_ms: int) -> bool:
+        """Whether the sensor says so now, of anything but the tag's own motor since then."""
+        shaken_ms = self._device.shaken_ms
+        return self._motion.level == 1 and (shaken_ms is None or shaken_ms + SHAKEN_MS <= since_ms)
+
     def motion_changes(self, now_ms: int):
         """Called before the sensor's new level is taken."""
-        settings = self._device.settings
-        return self._without.advance(
+        device = self._device
+        settings = device.settings
+        seconds = self._without.advance(
             now_ms,
-            self._motion.level == 1,
+            not self._faulty and self.moves(self._without.counted_ms),
             settings.motion_without_fix_s * 1000,
             settings.motion_window_s * 1000,
             settings.motion_grace_s * 1000,
         )
+        if seconds:
+            device.records.event(constants.EVENT_MOTION_WITHOUT_GNSS, seconds)
 
     def due_ms(self):
         """When check() has something to say at the latest."""
@@ -114,6 +130,4 @@ class Rules:
             begins, seconds = change
             event = constants.EVENT_CELLULAR_JAMMING_SUSPECTED if begins else constants.EVENT_CELLULAR_JAMMING_ENDED
             device.records.event(event, seconds, evidence=struct.pack("<b", self._dbm))
-        seconds = self.motion_changes(now)
-        if seconds:
-            device.records.event(constants.EVENT_MOTION_WITHOUT_GNSS, seconds)
+        self.motion_changes(now)

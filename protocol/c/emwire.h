@@ -253,7 +253,7 @@ static inline int32_t emwire_get_i32(const uint8_t *data)
 #define EMWIRE_EVENT_RECEIVER_DEAF 16 /* Radio receiver did not listen; value: seconds */
 #define EMWIRE_EVENT_WAN_LOST 17 /* Wide area link lost */
 #define EMWIRE_EVENT_WAN_RESTORED 18 /* Wide area link back; value: seconds without */
-#define EMWIRE_EVENT_GNSS_FAULT 19 /* Satellite receiver gives no sense */
+#define EMWIRE_EVENT_GNSS_FAULT 19 /* Satellite receiver is faulty; value: 3 silent, 4 gives no sense, 5 its time is wrong */
 #define EMWIRE_EVENT_NO_FIX 20 /* Receiver works, no position: when begun, hourly, when over; value: seconds without */
 #define EMWIRE_EVENT_CHARGE_FAILED 21 /* Charger connected, battery does not charge: a fault, not the wearer; value: mV */
 #define EMWIRE_EVENT_SHIELDING_SUSPECTED 22 /* Satellites and cell lost together without ordinary cause; value: seconds */

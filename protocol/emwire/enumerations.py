@@ -124,7 +124,7 @@ EVENT_TYPE = Enumeration(
         ("RECEIVER_DEAF", 16, "Radio receiver did not listen; value: seconds"),
         ("WAN_LOST", 17, "Wide area link lost"),
         ("WAN_RESTORED", 18, "Wide area link back; value: seconds without"),
-        ("GNSS_FAULT", 19, "Satellite receiver gives no sense"),
+        ("GNSS_FAULT", 19, "Satellite receiver is faulty; value: 3 silent, 4 gives no sense, 5 its time is wrong"),
         ("NO_FIX", 20, "Receiver works, no position: when begun, hourly, when over; value: seconds without"),
         ("CHARGE_FAILED", 21, "Charger connected, battery does not charge: a fault, not the wearer; value: mV"),
         ("SHIELDING_SUSPECTED", 22, "Satellites and cell lost together without ordinary cause; value: seconds"),

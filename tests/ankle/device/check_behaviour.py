@@ -144,6 +144,48 @@ async def check_motion_without_satellites(folder):
     assert [event[0] for event in events] == [26, 64] and 600 <= events[0][3] <= 1600, events
 
 
+async def check_its_own_motor_moves_nobody(folder):
+    """NOTIFY_WEARER until acknowledged: 20 times 34.5 s, of which the sensor makes one motion."""
+    work = Tag(folder)
+    work.receiver.sky = False
+    work.start()
+    work.device.clock.observe(constants.CLOCK_GATEWAY, 5 * 10**11, 500)
+    motion = work.board.inputs["motion"]
+    shaken = []
+
+    async def asleep_after(number):
+        await asyncio.sleep_ms(41000)
+        if number == len(shaken):
+            motion.set(0)
+
+    def shake(level):
+        if level:
+            motion.set(1)
+        shaken.append(level)
+        asyncio.create_task(asleep_after(len(shaken)))
+
+    work.board.outputs["vibration"].on_level = shake
+    work.tell(constants.MESSAGE_COMMAND, 7, constants.COMMAND_NOTIFY_WEARER, 3, 0)
+    await asyncio.sleep_ms(45 * MINUTE)
+    assert shaken.count(1) == 60 and constants.EVENT_MOTION_WITHOUT_GNSS not in work.kinds()
+    motion.set(1)
+    await asyncio.sleep_ms(30 * MINUTE)
+    assert constants.EVENT_MOTION_WITHOUT_GNSS in work.kinds()
+
+
+async def check_motion_that_ends_when_it_becomes_an_event_is_told(folder):
+    work = Tag(folder, settings={"gnss_back_off_s": 3600}).start()
+    work.receiver.sky = False
+    motion = work.board.inputs["motion"]
+    motion.set(1)
+    await asyncio.sleep_ms(10 * MINUTE)
+    # An edge every half minute: one of them comes before the next attempt is over.
+    for number in range(60):
+        motion.set(number % 2)
+        await asyncio.sleep_ms(30000)
+    assert work.kinds().count(constants.EVENT_MOTION_WITHOUT_GNSS) == 1
+
+
 async def check_doubted_positions_are_kept_told_and_not_judged(folder):
     work = Tag(folder).start()
     work.order(1, (constants.ZONE_EXCLUSION, 1, 2000, ((LATITUDE + 360000, -115600),)))
@@ -222,6 +264,13 @@ async def check_docked_it_rests(folder):
     # Windows without a hole between them.
     for one, other in zip(presence, presence[1:]):
         assert abs(one[7] + one[8] - other[7]) <= 1
+    work.tell(constants.MESSAGE_COMMAND, 7, constants.COMMAND_NOTIFY_WEARER, 2, 0)
+    await asyncio.sleep_ms(100)
+    work.board.inputs["motion"].set(1)
+    await asyncio.sleep_ms(45000)
+    work.board.inputs["motion"].set(0)
+    await asyncio.sleep_ms(6 * MINUTE)
+    assert constants.EVENT_UNDOCKED not in work.kinds(), "its own motor moved it"
     work.board.inputs["strap"].set(0)
     await asyncio.sleep_ms(10000)
     assert constants.EVENT_STRAP_CUT in work.kinds(), "all else is watched"

@@ -1,11 +1,13 @@
 """Zones of an order on the whole tag: alarms at once, denser positions and reports while violated."""
 
 import asyncio
+import os
 import struct
 
 from emwire import constants
+from tags.ankle_gps import OUTCOME_MISDATED
 
-from tag_at_work import LATITUDE, LONGITUDE, MINUTE, Tag, seconds
+from tag_at_work import LATITUDE, LONGITUDE, MINUTE, START_TIME_S, Tag, seconds
 
 SCHOOL = (constants.ZONE_EXCLUSION, 2, 300, ((LATITUDE + 9000, LONGITUDE),))  # its centre is 1,000 m north
 
@@ -89,3 +91,54 @@ async def check_leaving_an_inclusion_polygon(folder):
     work.north(0)
     await asyncio.sleep_ms(5 * MINUTE)
     assert work.kinds()[-1] == constants.EVENT_ZONE_ENTERED and not work.tag.zones.violated
+
+
+async def check_a_dwell_is_told_when_it_is_over(folder):
+    """However short the span of the positions that are counted: every 15 s, three of them."""
+    for dwell_s in (60, 900):
+        work = Tag(folder, settings={"zone_dwell_s": dwell_s}).start()
+        work.order(3, SCHOOL)
+        work.north(1000)
+        await asyncio.sleep_ms(dwell_s * 1000)
+        assert work.events(constants.EVENT_ZONE_ENTERED) == []
+        await asyncio.sleep_ms(2 * MINUTE)
+        (event,) = work.events(constants.EVENT_ZONE_ENTERED)
+        first = work.fixes()[0][0]
+        assert event[1] == first and dwell_s <= struct.unpack("<HBBBBH", bytes(event[4]))[5] <= dwell_s + 16
+        work.stop()
+        folder += "/n"
+        os.mkdir(folder)
+
+
+async def check_a_receiver_s_wrong_date_is_told_and_zones_are_judged_on(folder):
+    work = Tag(folder).start()
+    work.order(3, SCHOOL)
+    work.device.clock.observe(constants.CLOCK_GATEWAY, START_TIME_S * 1000, 100)
+    await asyncio.sleep_ms(5 * MINUTE)
+    work.receiver.skew_s = 86400
+    await asyncio.sleep_ms(3 * MINUTE)
+    work.receiver.skew_s = 0
+    work.receiver.dated = False
+    await asyncio.sleep_ms(5 * MINUTE)
+    work.receiver.dated = True
+    work.north(1000)
+    await asyncio.sleep_ms(5 * MINUTE)
+    times = [seconds(fix[0]) for fix in work.fixes()]
+    assert times == sorted(times) and len(times) >= 14 and times[-1] <= 18 * 60, times
+    (fault,) = work.events(constants.EVENT_GNSS_FAULT)
+    assert fault[3] == OUTCOME_MISDATED and 300 <= seconds(fault[1]) <= 370
+    assert work.events(constants.EVENT_ZONE_ENTERED)
+    # A wrong time that was believed first, and put right.
+    work.stop()
+    folder += "/n"
+    os.mkdir(folder)
+    work = Tag(folder)
+    work.receiver.skew_s = 86400
+    work.start()
+    work.order(3, SCHOOL)
+    await asyncio.sleep_ms(5 * MINUTE)
+    work.receiver.skew_s = 0
+    await asyncio.sleep_ms(5 * MINUTE)
+    work.north(1000)
+    await asyncio.sleep_ms(5 * MINUTE)
+    assert work.events(constants.EVENT_ZONE_ENTERED)

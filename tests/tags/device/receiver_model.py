@@ -23,6 +23,7 @@ class ReceiverModel:
         self.on_ms = 0
         self.latitude_minutes = 27.6720
         self.skew_s = 0
+        self.dated = True
         board.outputs["gnss_power"].on_level = self._power
 
     def _power(self, level):
@@ -46,7 +47,7 @@ class ReceiverModel:
                 continue
             seconds = START_S + now_ms() // 1000 + self.skew_s
             clock = "%02d%02d%02d.00" % (seconds // 3600 % 24, seconds // 60 % 60, seconds % 60)
-            date = "%02d1126" % (20 + seconds // 86400)
+            date = "%02d1126" % (20 + seconds // 86400) if self.dated else ""
             if self.sky and now_ms() - self._on_ms >= self._first_fix_ms:
                 place = "51%07.4f,N,00006.9360,W" % self.latitude_minutes
                 self._sentence("GNRMC,%s,A,%s,1.50,90.0,%s,,,A" % (clock, place, date))
