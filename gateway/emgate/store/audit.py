@@ -7,25 +7,26 @@ gateway that restarts often does not look at the same rows for ever.
 import random
 import sqlite3
 from collections.abc import Sequence
+from typing import Any
 
-from emgate.store.books import unpack
 from emgate.store.schema import COLUMNS, verify
+from emgate.store.summed import SUMMED, verified
 
 STEP_ROWS = 200
 """Read in one go: 2 ms of the reader's thread, which the uplinks share."""
 STEP_S = 0.5
-KEYED = {"identities": ("device_id", "epoch", "sequence"), "epochs": ("device_id", "epoch")}
+KEYED = {"identities": ("device_id", "epoch", "sequence"), **SUMMED}
 
 
 class Audit:
-    """One walk after the other through `records`, then the books."""
+    """One walk after the other through `records`, then the books, cursors and watermarks."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         (highest,) = connection.execute("SELECT coalesce(max(row_id), 0) FROM records").fetchone()
         self.walks = 0  # finished
         self.rows = 0  # looked at
         self._table = "records"
-        self._after: Sequence[int] = (random.randrange(highest + 1),)
+        self._after: Sequence[Any] = (random.randrange(highest + 1),)
 
     def step(self, connection: sqlite3.Connection) -> None:
         """Look at the next rows; sqlite3.DatabaseError when one is not as it was written."""
@@ -57,7 +58,6 @@ class Audit:
         ).fetchall()
         for row in rows:
             self._after = row[: len(key)]
-            if self._table == "epochs":
-                unpack(row[4])
-                unpack(row[5])
+            if self._table in SUMMED:
+                verified(self._table, row[len(key) :])
         return len(rows)

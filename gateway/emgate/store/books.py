@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from emwire.ranges import RangeSet
 
-from emgate.store.schema import LANES, Record
+from emgate.store import summed
+from emgate.store.schema import COLUMNS, LANES, Record, verify
 from emgate.store.sqlite_rows import insert
 
 CHECKPOINT_ROWS = 5000
@@ -43,6 +44,10 @@ class Book:
         self.stored_records = 0
         self.delivered_records = 0
         self.highest = [-1, -1]  # per lane, of those stored since the book was opened
+
+    def row(self, key: "Key") -> tuple[int, int, bytes, bytes, int, int]:
+        """As `epochs` has it."""
+        return (*key, pack(self.stored), pack(self.delivered), self.stored_records, self.delivered_records)
 
 
 def lane_rows(alarm: bool) -> str:
@@ -82,16 +87,12 @@ class Books:
 
     def load(self, connection: sqlite3.Connection, delivered_row: Callable[[bool], int]) -> None:
         """The checkpoint's figures, and the rows behind it."""
-        row = connection.execute(
-            "SELECT row_id, routine_row, alarm_row, routine_stored, alarm_stored, routine_delivered, alarm_delivered,"
-            " pruned FROM checkpoint"
-        ).fetchone()
-        if row is not None:
-            self.row_id = self._checkpoint_row = row[0]
-            self.delivered_row = {False: row[1], True: row[2]}
-            self.stored = {False: row[3], True: row[4]}
-            self.delivered = {False: row[5], True: row[6]}
-            self.pruned = row[7]
+        last = summed.checkpoint(connection)
+        self.row_id = self._checkpoint_row = last.row_id
+        self.delivered_row = {False: last.routine_row, True: last.alarm_row}
+        self.stored = {False: last.routine_stored, True: last.alarm_stored}
+        self.delivered = {False: last.routine_delivered, True: last.alarm_delivered}
+        self.pruned = last.pruned
         self.catch_up(connection)
         for alarm in LANES:
             self.deliver(connection, alarm, self.newly_delivered(connection, alarm, delivered_row(alarm)))
@@ -100,10 +101,10 @@ class Books:
     def catch_up(self, connection: sqlite3.Connection) -> None:
         """Take in rows that are in the file and not yet here."""
         for row in connection.execute(
-            "SELECT device_id, epoch, sequence, alarm, row_id FROM records WHERE row_id > ? ORDER BY row_id",
-            (self.row_id,),
-        ).fetchall():
-            self.store(connection, [Record(row[0], row[1], row[2], bool(row[3]), 0, "", b"", row[4])])
+            f"SELECT {COLUMNS} FROM records WHERE row_id > ? ORDER BY row_id", (self.row_id,)
+        ):
+            verify(row)
+            self.store(connection, [Record(row[0], row[1], row[2], bool(row[3]), 0, "", b"", row[7])])
 
     def of(self, connection: sqlite3.Connection, device_id: int, epoch: int) -> Book:
         """The book of an epoch, from the file if need be."""
@@ -117,14 +118,12 @@ class Books:
 
     def read(self, connection: sqlite3.Connection, key: Key) -> Book | None:
         """As of the last checkpoint."""
-        row = connection.execute(
-            "SELECT stored, delivered, stored_records, delivered_records FROM epochs WHERE device_id=? AND epoch=?", key
-        ).fetchone()
+        row = summed.read(connection, "epochs", key)
         if row is None:
             return None
         book = Book()
-        book.stored, book.delivered = unpack(row[0]), unpack(row[1])
-        book.stored_records, book.delivered_records = row[2:]
+        book.stored, book.delivered = unpack(row[2]), unpack(row[3])
+        book.stored_records, book.delivered_records = row[4:]
         above = book.stored.ranges()
         # Of which lane they are is not written down: some are then taken for late that are not, which costs little.
         book.highest = [above[-1][1] if above else book.stored.through - 1] * 2
@@ -203,10 +202,10 @@ class Books:
         found = [(self.of(connection, identity[0], identity[1]), identity) for identity in identities]
         with self.lock:
             for book, identity in found:
-                book.delivered.add(identity[2], identity[2])
-                book.delivered_records += 1
+                if book.delivered.add(identity[2], identity[2]):  # once, though a salvage begins a cursor anew
+                    book.delivered_records += 1
+                    self.delivered[alarm] += 1
                 self._dirty.add(identity[:2])
-            self.delivered[alarm] += len(found)
             self._changes += len(found)
 
     def drop(self, connection: sqlite3.Connection, rows: Iterable[tuple[int, Identity]]) -> None:
@@ -230,24 +229,9 @@ class Books:
             "INSERT OR REPLACE INTO identities VALUES (?,?,?,?)",
             [(*identity, row_id) for identity, row_id in sorted(self.recent.items())],
         )
-        connection.executemany(
-            "INSERT OR REPLACE INTO epochs VALUES (?,?,?,?,?,?)",
-            [
-                (*key, pack(book.stored), pack(book.delivered), book.stored_records, book.delivered_records)
-                for key in sorted(self._dirty)
-                for book in (self._books[key],)
-            ],
-        )
-        connection.execute(
-            "INSERT OR REPLACE INTO checkpoint VALUES (0,?,?,?,?,?,?,?,?)",
-            (
-                self.row_id,
-                *(self.delivered_row[alarm] for alarm in LANES),
-                *(self.stored[alarm] for alarm in LANES),
-                *(self.delivered[alarm] for alarm in LANES),
-                self.pruned,
-            ),
-        )
+        summed.write(connection, "epochs", (self._books[key].row(key) for key in sorted(self._dirty)))
+        facts = [each[alarm] for each in (self.delivered_row, self.stored, self.delivered) for alarm in LANES]
+        summed.write(connection, "checkpoint", [(0, self.row_id, *facts, self.pruned)])
 
     def checkpointed(self) -> None:
         """It is committed."""
@@ -268,7 +252,12 @@ def pack(numbers: RangeSet) -> bytes:
 
 def unpack(data: bytes) -> RangeSet:
     """The other way; sqlite3.DatabaseError when they are not as they were written."""
-    if len(data) < 8 or len(data) % 4 or zlib.crc32(data[:-4]) != struct.unpack("<I", data[-4:])[0]:
+    if (
+        not isinstance(data, bytes)
+        or len(data) < 8
+        or len(data) % 4
+        or zlib.crc32(data[:-4]) != struct.unpack("<I", data[-4:])[0]
+    ):
         raise sqlite3.DatabaseError("the books are not as they were written")
     flat = struct.unpack(f"<{len(data) // 4 - 1}I", data[:-4])
     numbers = RangeSet(flat[0])

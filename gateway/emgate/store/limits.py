@@ -9,7 +9,8 @@ import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from emgate.store.books import Books, Identity, Key, lane_rows, pack
+from emgate.store import summed
+from emgate.store.books import Books, Identity, Key, lane_rows
 
 DROP_ROWS = 2000
 """In one transaction: some 20 ms of the writer's time."""
@@ -60,10 +61,9 @@ def drop(
     connection.executemany("DELETE FROM identities WHERE device_id=? AND epoch=? AND sequence=?", identities)
     for device_id, epoch, first, last in ranges_of(identities):
         note_loss(connection, (device_id, epoch, first, last), cause)
-        connection.execute(
-            "UPDATE watermarks SET stored_through = min(stored_through, ?) WHERE device_id = ? AND epoch = ?",
-            (first, device_id, epoch),
-        )
+        marks = summed.read(connection, "watermarks", (device_id, epoch))
+        if marks is not None and first < marks[2]:
+            summed.write(connection, "watermarks", [(device_id, epoch, first, marks[3])])
     _books_without(connection, books, identities)
     return list(zip((row[0] for row in rows), identities, strict=True))
 
@@ -78,11 +78,11 @@ def _books_without(connection: sqlite3.Connection, books: Books, identities: lis
             continue
         for sequence in sequences:
             book.stored.discard(sequence, sequence)
-        connection.execute(
-            "UPDATE epochs SET stored = ?, stored_records = stored_records - ? WHERE device_id = ? AND epoch = ?",
-            (pack(book.stored), len(sequences), *key),
-        )
-    connection.execute("UPDATE checkpoint SET routine_stored = routine_stored - ?", (len(identities),))
+        book.stored_records -= len(sequences)
+        summed.write(connection, "epochs", [book.row(key)])
+    checkpoint = summed.checkpoint(connection)
+    stored = checkpoint.routine_stored - len(identities)
+    summed.write(connection, "checkpoint", [checkpoint._replace(routine_stored=stored)])
 
 
 def ranges_of(identities: Iterable[Identity]) -> list[Range]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import structlog
 
+from emgate.store import summed
 from emgate.store.books import Books, Identity
 from emgate.store.limits import drop
 from emgate.store.schema import COLUMNS, INSERT, LANES, Outcome, PayloadCipher, Record, check_sum, verify
@@ -24,7 +25,6 @@ WEIGH_EACH = 16
 ALARM_SHARE = 16
 PRUNE_ROWS = 2000
 """Deleted in one transaction: some 10 ms of the writer's time."""
-CURSOR = "INSERT INTO cursors VALUES (?,?,?) ON CONFLICT DO UPDATE SET row_id = max(row_id, excluded.row_id)"
 
 Cursors = dict[tuple[str, bool], int]
 
@@ -216,7 +216,8 @@ class Log:
     def advance(self, connection: sqlite3.Connection, consumer: str, alarm: bool, row_id: int) -> tuple[int, int]:
         """Move a cursor; rows of the lane from…to (from excluded) have now reached every required consumer."""
         before = self.delivered_row(alarm)
-        connection.execute(CURSOR, (consumer, alarm, row_id))
+        _, _, stood = summed.read(connection, "cursors", (consumer, alarm)) or (consumer, alarm, 0)
+        summed.write(connection, "cursors", [(consumer, int(alarm), max(row_id, stood))])
         self._moved[consumer, alarm] = max(row_id, self.cursors[consumer, alarm], self._moved.get((consumer, alarm), 0))
         after = self.delivered_row(alarm)
         if after > before:
@@ -256,13 +257,11 @@ class Log:
 
     def mark(self, connection: sqlite3.Connection, rows: Sequence[tuple[int, int, int, int]]) -> None:
         """Raise watermarks. Those that a session worked out before it heard what was taken back are cut down."""
-        connection.executemany(
-            "INSERT INTO watermarks (device_id, epoch, stored_through, delivered_through) VALUES (?,?,?,?)"
-            " ON CONFLICT DO UPDATE SET"
-            " stored_through = max(stored_through, excluded.stored_through),"
-            " delivered_through = max(delivered_through, excluded.delivered_through)",
-            [(*row[:2], min(row[2], self.taken_back.get(row[:2], row[2])), row[3]) for row in rows],
-        )
+        for device_id, epoch, stored, delivered in rows:
+            key = (device_id, epoch)
+            _, _, *stood = summed.read(connection, "watermarks", key) or (*key, 0, 0)
+            stored = min(stored, self.taken_back.get(key, stored))
+            summed.write(connection, "watermarks", [(*key, max(stored, stood[0]), max(delivered, stood[1]))])
 
     def give_up(self, connection: sqlite3.Connection, through: int, cause: int) -> int:
         """Drop the oldest routine records that are not delivered, up to a row; how many."""
@@ -294,13 +293,16 @@ class Log:
         if gone:
             connection.executemany(f"DELETE FROM records WHERE {where}", parameters)
             connection.executemany("DELETE FROM identities WHERE device_id=? AND epoch=? AND sequence=?", gone)
-            connection.execute("UPDATE checkpoint SET pruned = pruned + ?", (len(gone),))
+            checkpoint = summed.checkpoint(connection)
+            pruned = checkpoint.pruned + len(gone)
+            summed.write(connection, "checkpoint", [checkpoint._replace(pruned=pruned)])
             self._pruned += gone
 
 
 def _cursors(connection: sqlite3.Connection, consumers: Mapping[str, bool]) -> Cursors:
     cursors: Cursors = {(consumer, alarm): 0 for consumer in consumers for alarm in LANES}
-    for consumer, lane, row_id in connection.execute("SELECT consumer, alarm, row_id FROM cursors"):
+    for row in connection.execute("SELECT * FROM cursors"):
+        consumer, lane, row_id = summed.verified("cursors", row)
         if (consumer, bool(lane)) in cursors:
             cursors[consumer, bool(lane)] = row_id
     return cursors

@@ -8,7 +8,7 @@ verify: a wrong watermark would let a device free what nobody has.
 import contextlib
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,18 @@ from typing import Any
 import structlog
 from emwire import constants
 
-from emgate.store.books import Book, pack, unpack
+from emgate.store import summed
+from emgate.store.books import Book, unpack
 from emgate.store.errors import is_out_of_room
 from emgate.store.limits import note_loss
 from emgate.store.schema import COLUMNS, INSERT, LANES, SCHEMA, SCHEMA_VERSION, TABLES, check_sum, connect, verify
+from emgate.store.sqlite_rows import insert
 
 log = structlog.get_logger(__name__)
 
 CHUNK = 500
+COMMIT_ROWS = 20_000
+"""In one transaction, so that no step takes long on a slow card: a fresh store half done is begun again anyway."""
 SKIP = 3
 """Rows passed over at an unreadable place before the next try: as many as a page has of the largest."""
 BEYOND = 100_000
@@ -33,8 +37,11 @@ COUNTER_MARGIN = 256 * 86_400
 """Down counters left out for each device (a day of them, emwire.gateway_link): its newest reservation may be lost."""
 NOT_WITHOUT_ROOM = {"quarantine"}
 """Left out, with records, where the disk has no room for both stores."""
-OWN_TABLES = {"records", "identities", "epochs", "checkpoint", "watermarks"}
-"""Rebuilt from the rows. `watermarks` cannot be verified."""
+OWN_TABLES = {"records", "identities", "epochs", "checkpoint", "cursors", "watermarks"}
+"""Rebuilt from the rows, with what verifies of the old books and cursors."""
+
+
+Cursors = dict[tuple[str, bool], int]
 
 
 @dataclass
@@ -89,18 +96,20 @@ def make_room(path: Path) -> bool:
     return dropped
 
 
-def run(path: Path, reason: str, required: Sequence[str]) -> Report:
+def run(path: Path, reason: str, required: Sequence[str], moves: Callable[[], None] = lambda: None) -> Report:
     """Put a fresh store in the place of a damaged one. Killed in between, it begins again. OSError or
     sqlite3.OperationalError when the disk does not take it; nothing is lost then either.
 
     On a full disk what was set aside goes first. If that is not enough, routine records are left behind, and then
-    alarms too: the devices send again what was not delivered. The damaged store is not kept then."""
+    alarms too: the devices send again what was not delivered. The damaged store is not kept then.
+
+    `moves` is called at each small step."""
     begun = time.monotonic()
     mark(path, reason)
     fresh_path = path.with_name(path.name + ".fresh")
     report = Report(reason, _aside(path))
     if path.exists():
-        whole = _take_over(path, fresh_path, report, required)
+        whole = _take_over(path, fresh_path, report, required, moves)
         path.rename(report.aside)
         for companion, aside in zip(_companions(path), _companions(report.aside), strict=True):
             if companion.exists():
@@ -154,17 +163,19 @@ def _aside(path: Path) -> Path:
     return path.with_name(f"{path.name}.aside-{number}")
 
 
-def _take_over(path: Path, fresh_path: Path, report: Report, required: Sequence[str]) -> bool:
+def _take_over(
+    path: Path, fresh_path: Path, report: Report, required: Sequence[str], moves: Callable[[], None]
+) -> bool:
     """Make the fresh store, of as much as there is room for; True when that is everything."""
     lanes = list(LANES)
     while True:
         _delete(fresh_path)
         try:
-            _Salvage(path, fresh_path, report, required, lanes).run()
+            _Salvage(path, fresh_path, report, required, lanes, moves).run()
         except (OSError, sqlite3.OperationalError) as error:
             _delete(fresh_path)
-            report.unreadable_places, report.missing = 0, []
-            if not is_out_of_room(error):
+            report.records, report.unreadable_places, report.missing = 0, 0, []
+            if not is_out_of_room(error, path.parent):
                 raise
             if not make_room(path):
                 if not lanes:
@@ -177,10 +188,18 @@ def _take_over(path: Path, fresh_path: Path, report: Report, required: Sequence[
 
 class _Salvage:
     def __init__(
-        self, path: Path, fresh_path: Path, report: Report, required: Sequence[str], lanes: Sequence[bool]
+        self,
+        path: Path,
+        fresh_path: Path,
+        report: Report,
+        required: Sequence[str],
+        lanes: Sequence[bool],
+        moves: Callable[[], None],
     ) -> None:
         """`lanes`: those whose records are taken along."""
         self._lanes = lanes
+        self._moves = moves
+        self._uncommitted = 0
         self._path = path
         self._fresh_path = fresh_path
         self._report = report
@@ -194,6 +213,7 @@ class _Salvage:
             fresh.execute("BEGIN")
             try:
                 old = sqlite3.connect(self._path, isolation_level=None)
+                old.text_factory = lambda text: text.decode(errors="replace")  # what is none does not verify
                 old.execute("SELECT count(*) FROM sqlite_schema").fetchone()
             except sqlite3.DatabaseError as error:
                 if isinstance(error, sqlite3.OperationalError):
@@ -214,23 +234,27 @@ class _Salvage:
             if table not in OWN_TABLES and (len(self._lanes) == len(LANES) or table not in NOT_WITHOUT_ROOM):
                 self._copy(old, fresh, table)
         fresh.execute("UPDATE down_counters SET reserved_until = reserved_until + ?", (COUNTER_MARGIN,))
-        cursors = {
-            (consumer, bool(lane)): row_id
-            for consumer, lane, row_id in fresh.execute("SELECT consumer, alarm, row_id FROM cursors")
-        }
+        cursors, claimed = self._cursors(old)
         delivered = {lane: min(cursors.get((each, lane), 0) for each in self._required) for lane in LANES}
         books, were_stored = self._old_books(old)
         waiting = {False: 0, True: 0}
         rows = {False: 0, True: 0}
+        borne, borne_out = {False: True, True: True}, {False: 0, True: 0}  # by the old books: all to this row delivered
         highest = max(cursors.values(), default=0)
-        identities = []
+        taken: list[tuple[Any, ...]] = []
         for row in self._records(old, highest):
             device_id, epoch, sequence, lane, row_id = row[0], row[1], row[2], bool(row[3]), row[7]
             book = books.setdefault((device_id, epoch), Book())
             highest = max(highest, row_id)
+            if borne[lane]:
+                if sequence in book.delivered:
+                    borne_out[lane] = row_id
+                else:
+                    borne[lane] = False
             if lane in self._lanes:
-                fresh.execute(INSERT, row)
-                identities.append((device_id, epoch, sequence, row_id))
+                taken.append(row)
+                if len(taken) == CHUNK:
+                    self._write(fresh, taken)
                 rows[lane] += 1
             elif row_id > delivered[lane] and sequence not in book.delivered:
                 were_stored.setdefault((device_id, epoch), Book()).stored.add(sequence, sequence)
@@ -243,46 +267,62 @@ class _Salvage:
             elif sequence not in book.delivered:
                 book.stored_records += 1
                 waiting[lane] += 1
-        fresh.executemany("INSERT OR IGNORE INTO identities VALUES (?,?,?,?)", sorted(identities))
-        fresh.executemany(
-            "INSERT INTO epochs VALUES (?,?,?,?,?,?)",
-            [
-                (*key, pack(book.stored), pack(book.delivered), book.stored_records, book.delivered_records)
-                for key, book in sorted(books.items())
-            ],
-        )
-        fresh.execute(
-            "INSERT INTO checkpoint VALUES (0,?,?,?,?,?,?,?,0)",
-            (
-                highest,
-                delivered[False],
-                delivered[True],
-                rows[False],
-                rows[True],
-                rows[False] - waiting[False],
-                rows[True] - waiting[True],
-            ),
-        )
-        self._report.records = len(identities)
+        self._write(fresh, taken)
+        cursors |= {place: min(row_id, borne_out[place[1]]) for place, row_id in claimed.items()}
+        delivered = {lane: min(cursors.get((each, lane), 0) for each in self._required) for lane in LANES}
+        summed.write(fresh, "cursors", [(consumer, int(lane), row_id) for (consumer, lane), row_id in cursors.items()])
+        summed.write(fresh, "epochs", (book.row(key) for key, book in sorted(books.items())))
+        facts = (*delivered.values(), *rows.values(), *(rows[lane] - waiting[lane] for lane in LANES))
+        summed.write(fresh, "checkpoint", [(0, highest, *facts, 0)])
+        self._report.records = sum(rows.values())
         for key, before in were_stored.items():
             self._report.missing += [(*key, first, last) for first, last in _holes(before, books[key])]
         for lost in self._report.missing:
             note_loss(fresh, lost, constants.GAP_STORAGE_DAMAGED)
 
+    def _write(self, fresh: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> None:
+        insert(fresh, INSERT, rows)
+        identities = sorted((*row[:3], row[7]) for row in rows)
+        fresh.executemany("INSERT OR IGNORE INTO identities VALUES (?,?,?,?)", identities)
+        self._uncommitted += len(rows)
+        rows.clear()
+        if self._uncommitted >= COMMIT_ROWS:
+            self._uncommitted = 0
+            fresh.execute("COMMIT")
+            fresh.execute("BEGIN")
+
+    def _cursors(self, old: sqlite3.Connection) -> tuple[Cursors, Cursors]:
+        """Those that verify; and those of an earlier program, which wrote no sums."""
+        whole: Cursors = {}
+        claimed: Cursors = {}
+        for row in self._rows(old, "cursors"):
+            consumer, lane, row_id = row[:3]
+            try:
+                if len(row) > 3:
+                    summed.verified("cursors", row)
+                    whole[consumer, bool(lane)] = row_id
+                else:
+                    claimed[str(consumer), bool(lane)] = int(row_id)
+            except (sqlite3.DatabaseError, TypeError, ValueError):
+                self._report.unreadable_places += 1
+        return whole, claimed
+
     def _old_books(self, old: sqlite3.Connection) -> tuple[dict[tuple[int, int], Book], dict[tuple[int, int], Book]]:
         """What is delivered, as far as the old books say, and beside it the old books."""
         books: dict[tuple[int, int], Book] = {}
         before: dict[tuple[int, int], Book] = {}
-        for device_id, epoch, stored, delivered, _, delivered_records in self._rows(old, "epochs"):
+        for row in self._rows(old, "epochs"):
             was, book = Book(), Book()
+            device_id, epoch, stored, delivered, _, delivered_records = row[:6]
             try:
+                if len(row) > 6:
+                    summed.verified("epochs", row)
                 was.stored, was.delivered = unpack(stored), unpack(delivered)
                 book.stored, book.delivered = unpack(delivered), unpack(delivered)
-            except (sqlite3.DatabaseError, TypeError):
+                book.stored_records = book.delivered_records = int(delivered_records)
+                books[int(device_id), int(epoch)], before[device_id, epoch] = book, was
+            except (sqlite3.DatabaseError, TypeError, ValueError):
                 self._report.unreadable_places += 1
-                continue
-            book.stored_records = book.delivered_records = delivered_records
-            books[device_id, epoch], before[device_id, epoch] = book, was
         return books, before
 
     def _copy(self, old: sqlite3.Connection, fresh: sqlite3.Connection, table: str) -> None:
@@ -311,7 +351,9 @@ class _Salvage:
         for direction in ("ASC", "DESC"):
             order = ", ".join(f"{name} {direction}" for name in key) or "1"
             try:
-                yield from old.execute(f"SELECT {columns} FROM {table} ORDER BY {order}")
+                for row in old.execute(f"SELECT {columns} FROM {table} ORDER BY {order}"):
+                    self._moves()
+                    yield row
                 return
             except sqlite3.DatabaseError as error:
                 if "no such table" in str(error):
@@ -336,6 +378,7 @@ class _Salvage:
         position = 0
         limit = CHUNK
         while position <= end:
+            self._moves()
             try:
                 rows = old.execute(
                     f"SELECT {columns} FROM records NOT INDEXED WHERE row_id > ? ORDER BY row_id LIMIT ?",
@@ -350,17 +393,20 @@ class _Salvage:
                 continue
             if not rows:
                 return
+            before = position
             for row in rows:
-                position = row[7]
-                if "check_sum" not in present:
-                    yield (*row[:9], check_sum(row))
-                    continue
                 try:
+                    if "check_sum" not in present:
+                        row = (*row[:9], check_sum(row[:9]))
                     verify(row)
                 except (sqlite3.DatabaseError, TypeError, ValueError):
                     self._report.unreadable_places += 1
                     continue
-                yield row
+                if row[7] > position:
+                    position = row[7]
+                    yield row
+            if position == before:  # what damaged rows say of their place is believed where no other does
+                position = max((row[7] for row in rows if position < row[7] <= end), default=position + SKIP)
             limit = min(CHUNK, limit * 2)
 
 

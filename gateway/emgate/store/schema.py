@@ -10,7 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-SCHEMA_VERSION = 5
+from emgate.store import summed
+
+SCHEMA_VERSION = 6
+WITHOUT_SUMS = 5
+"""The same but for the sums of summed.py."""
 SCHEMA = """
 -- The log. Written at its end only, deleted from at its beginning.
 CREATE TABLE IF NOT EXISTS records (
@@ -41,6 +45,7 @@ CREATE TABLE IF NOT EXISTS epochs (
     delivered BLOB NOT NULL,
     stored_records INTEGER NOT NULL,
     delivered_records INTEGER NOT NULL,
+    check_sum INTEGER NOT NULL,  -- CRC-32 of the row, here and below: summed.py
     PRIMARY KEY (device_id, epoch)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS checkpoint (
@@ -52,7 +57,8 @@ CREATE TABLE IF NOT EXISTS checkpoint (
     alarm_stored INTEGER NOT NULL,
     routine_delivered INTEGER NOT NULL,
     alarm_delivered INTEGER NOT NULL,
-    pruned INTEGER NOT NULL
+    pruned INTEGER NOT NULL,
+    check_sum INTEGER NOT NULL
 );
 -- Gap records (message type 0x07) say which sequences nobody needs to wait for.
 CREATE INDEX IF NOT EXISTS gap_records ON records (device_id) WHERE substr(payload, 1, 1) = x'07';
@@ -60,6 +66,7 @@ CREATE TABLE IF NOT EXISTS cursors (
     consumer TEXT NOT NULL,
     alarm INTEGER NOT NULL,
     row_id INTEGER NOT NULL,
+    check_sum INTEGER NOT NULL,
     PRIMARY KEY (consumer, alarm)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS watermarks (
@@ -67,6 +74,7 @@ CREATE TABLE IF NOT EXISTS watermarks (
     epoch INTEGER NOT NULL,
     stored_through INTEGER NOT NULL,
     delivered_through INTEGER NOT NULL,
+    check_sum INTEGER NOT NULL,
     PRIMARY KEY (device_id, epoch)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS down_counters (
@@ -235,7 +243,7 @@ def prepare(connection: sqlite3.Connection) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version > SCHEMA_VERSION:
         raise NewerSchemaError(f"its schema version {version} is newer than this program's {SCHEMA_VERSION}")
-    if 0 < version < SCHEMA_VERSION:
+    if 0 < version < WITHOUT_SUMS:
         raise OlderSchemaError(f"schema version {version}")
     if version == 0:
         if connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
@@ -243,8 +251,16 @@ def prepare(connection: sqlite3.Connection) -> None:
         connection.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
     for row in connection.execute(f"SELECT {COLUMNS} FROM records ORDER BY row_id DESC LIMIT {LOOKED_AT}"):
         verify(row)
+    summed.check_cursors(connection)
+    if version == WITHOUT_SUMS:  # in place: a store may be larger than the room that is left
+        connection.execute("BEGIN IMMEDIATE")
+        summed.add_sums(connection)
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        connection.execute("COMMIT")
     for table in TABLES:
-        connection.execute(f"SELECT * FROM {table} LIMIT {LOOKED_AT}").fetchall()
+        for row in connection.execute(f"SELECT * FROM {table} LIMIT {LOOKED_AT}").fetchall():
+            if table in summed.SUMMED:
+                summed.verified(table, row)
 
 
 def write_log_again(connection: sqlite3.Connection) -> None:

@@ -20,7 +20,7 @@ from emwire.ranges import RangeSet
 
 from emgate.errors import StoreError
 from emgate.operation.histogram import Histogram
-from emgate.store import limits, salvage
+from emgate.store import limits, salvage, summed
 from emgate.store.audit import Audit
 from emgate.store.books import Book, lane_rows
 from emgate.store.errors import is_damage, is_out_of_room
@@ -32,6 +32,7 @@ from emgate.store.schema import (
     EpochState,
     GapRecord,
     NewerSchemaError,
+    OlderSchemaError,
     Outcome,
     PayloadCipher,
     Record,
@@ -109,11 +110,13 @@ class Store:
         alarm_reserve_bytes: int = 0,
         maximum_bytes: int = 4_000_000_000,
         payload_cipher: PayloadCipher | None = None,
+        moves: Callable[[], None] = lambda: None,
     ) -> "Store":
         """Open or create, check integrity, start the writer. StoreError says what is wrong and what to do.
 
         consumers: name → whether a record must have reached it to count as *delivered*. At least one must be
-        required. A consumer that the store does not know yet begins with the oldest record still in the store."""
+        required. A consumer that the store does not know yet begins with the oldest record still in the store.
+        moves: called on another thread at each small step while a damaged store is salvaged, which takes its time."""
         consumers = {"uplink": True} if consumers is None else consumers
         if not any(consumers.values()):
             raise StoreError("no uplink target is required: nothing could ever count as delivered; require one")
@@ -127,13 +130,17 @@ class Store:
                     return cls(path, consumers, alarm_reserve_bytes, maximum_bytes, payload_cipher)
                 except NewerSchemaError:
                     raise
+                except OlderSchemaError as error:
+                    reason = str(error)
+                except (TypeError, ValueError) as error:  # what the file holds is not what was written
+                    reason = repr(error)
                 except sqlite3.Error as error:
-                    if is_out_of_room(error) and salvage.make_room(path):
+                    if is_out_of_room(error, path.parent) and salvage.make_room(path):
                         return cls(path, consumers, alarm_reserve_bytes, maximum_bytes, payload_cipher)
                     if not is_damage(error) and "no such" not in str(error):
                         raise
                     reason = str(error)
-            report = await asyncio.to_thread(salvage.run, path, reason, required)
+            report = await asyncio.to_thread(salvage.run, path, reason, required, moves)
             store = cls(path, consumers, alarm_reserve_bytes, maximum_bytes, payload_cipher)
         except (OSError, sqlite3.OperationalError) as error:
             raise StoreError(
@@ -489,9 +496,8 @@ class Store:
         def work(connection: sqlite3.Connection) -> list[EpochState]:
             marks = {
                 epoch: (stored, delivered)
-                for epoch, stored, delivered in connection.execute(
-                    "SELECT epoch, stored_through, delivered_through FROM watermarks WHERE device_id = ?", (device_id,)
-                )
+                for row in connection.execute("SELECT * FROM watermarks WHERE device_id = ?", (device_id,))
+                for _, epoch, stored, delivered in (summed.verified("watermarks", row),)
             }
             known = {
                 epoch: book

@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 
 from emgate.operation.histogram import Histogram
-from emgate.store.errors import is_damage, is_full, is_of_disk, may_be_out_of_room
+from emgate.store.errors import is_damage, is_full, is_of_disk, is_out_of_room
 from emgate.store.log import Log
 from emgate.store.salvage import drop_asides, reserve_path
 from emgate.store.schema import Outcome, Record, connect
@@ -200,7 +200,7 @@ class Writer:
                 log.error("commit failed", error=str(error), operations=len(batch), retry_s=delay_s)
                 if is_full(error) and drop_asides(self._path):
                     continue
-                if may_be_out_of_room(error) and self._reserve.spend():
+                if is_out_of_room(error, self._path.parent) and self._reserve.spend():
                     log.error("disk full: the alarm reserve is in use, routine records are not accepted")
                     continue
                 if self._wait_closing(delay_s):
