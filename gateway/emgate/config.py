@@ -483,8 +483,15 @@ class Config(Section):
         return Registry((*self.devices, *listed))
 
     def open_vault(self, *, create: bool = False) -> "Vault | None":
-        """The keys at rest, or None when nothing is sealed; ConfigError when they cannot be opened."""
-        return _open_vault(self.gateway, self.protection, create)
+        """The keys at rest, or None when nothing is sealed; ConfigError when they cannot be opened.
+
+        `create`: make them where there are none, unless the registry has keys that were sealed by others."""
+        vault = _open_vault(self.gateway, self.protection, False)
+        if vault is not None or not create:
+            return vault
+        if self.registry is not None and self.registry.exists():
+            self.make_registry()
+        return _open_vault(self.gateway, self.protection, True)
 
 
 class PlaceOfGateway(BaseModel):

@@ -26,7 +26,7 @@ from emgate.down.downlink import Downlink
 from emgate.down.requests import Requests
 from emgate.down.updates import Updates
 from emgate.errors import ConfigError, StoreError
-from emgate.gateway_number import device_id_of
+from emgate.gateway_number import refuse_own
 from emgate.keys import key_source, unsealed
 from emgate.links.link_set import LinkSet
 from emgate.loss_evidence import LostRange
@@ -84,7 +84,7 @@ class Gateway:
 
     async def run(self, stop: asyncio.Event, ready: Callable[[dict[str, Any]], None] = lambda _: None) -> None:
         """Until `stop` is set. ConfigError or StoreError when it cannot start at all."""
-        _refuse_own_number(self._config, self._registry)
+        refuse_own(self._config.gateway.id, self._registry)
         lock = _lock(self._state, self._status_path)
         try:
             while await self._run_locked(stop, ready):
@@ -404,7 +404,7 @@ class Gateway:
             raise ConfigError("this gateway was not started from a file")
         sealed = self._vault is not None
         config, registry = await asyncio.to_thread(reload.read, self._config_path, self._config, sealed=sealed)
-        _refuse_own_number(config, registry)
+        refuse_own(config.gateway.id, registry)
         try:
             targets = await self._targets.apply(config.uplink, config.gateway.restart_maximum_s)
         except StoreError as error:
@@ -436,12 +436,6 @@ class Gateway:
 
     def _clock_stepped(self, step_ms: int) -> None:
         self._own.event(constants.EVENT_GATEWAY_CLOCK_STEPPED, value=round(step_ms / 1000))
-
-
-def _refuse_own_number(config: Config, registry: Registry) -> None:
-    own_id = device_id_of(config.gateway.id)
-    if registry.get(own_id) is not None:
-        raise ConfigError(f"device {own_id} has the number of this gateway: give gateway.id another name")
 
 
 def _state(supervisor: Supervisor) -> str:

@@ -1,5 +1,6 @@
 """A new configuration for a running gateway: read and checked beside the old one, which stays until all is well."""
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,10 @@ from typing import Any
 from emgate import config as configuration
 from emgate.config import Config, Section
 from emgate.devices.registry import Registry
-from emgate.errors import ConfigError
+from emgate.errors import ConfigError, named
 from emgate.keys import unsealed
 from emgate.operation import logs
-from emgate.toml_lines import Lines
+from emgate.toml_lines import Lines, Location
 
 FIXED = ("gateway.id", "gateway.state_directory", "clock", "protection")
 """What the whole process hangs on: a change is refused until a restart, so that file and process never disagree."""
@@ -33,6 +34,12 @@ def read(path: Path, present: Config, *, sealed: bool) -> tuple[Config, Registry
         unsealed.refuse(wanted, path)
     if wanted.gateway.log_file != present.gateway.log_file and wanted.gateway.log_file is not None:
         logs.open_file(wanted.gateway.log_file).close()
+    served_at = None if wanted.http is None else wanted.http.socket
+    ready_file = wanted.gateway.ready_file
+    if ready_file is not None and (ready_file.is_dir() or not _takes(ready_file)):
+        raise ConfigError(_unusable(path, ("gateway", "ready_file"), ready_file))
+    if served_at is not None and (not _takes(served_at) or (served_at.exists() and not served_at.is_socket())):
+        raise ConfigError(_unusable(path, ("http", "socket"), served_at))
     for broker in (wanted.mqtt, *(each.mqtt() for each in wanted.uplink if each.kind == "mqtt")):
         if broker is not None:
             from emgate.brokers.client import tls_context
@@ -46,6 +53,17 @@ def read(path: Path, present: Config, *, sealed: bool) -> tuple[Config, Registry
             make_context(target.https)
             target.https.read_token()
     return wanted, wanted.make_registry()
+
+
+def _takes(path: Path) -> bool:
+    """Its folder, or what there is above it: folders that are missing are made."""
+    there = next(folder for folder in path.absolute().parents if folder.exists())
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+
+
+def _unusable(path: Path, location: Location, named_there: Path) -> str:
+    place = Lines(path.read_text(encoding="utf-8")).place(path, location)
+    return f"{place}: {named(location)}: cannot write {named_there}; name another place"
 
 
 def _differing(name: str, wanted: Config, present: Config) -> list[str]:

@@ -111,9 +111,11 @@ def test_the_command_ends_with_status_2_and_words(tmp_path: Path, text: str) -> 
 
 async def test_two_gateways_do_not_share_a_state_directory(tmp_path: Path) -> None:
     port = Port()
-    gateway = GatewayProcess(tmp_path, toml(links=f'[[serial]]\nport = "{port.path}"', extra='ready_file = "ready"'))
+    gateway = GatewayProcess(
+        tmp_path, toml(links=f'[[serial]]\nport = "{port.path}"', extra='ready_file = "made/ready"')
+    )
     facts = await gateway.start()
-    assert json.loads((tmp_path / "ready").read_text()) == facts
+    assert json.loads((tmp_path / "made" / "ready").read_text()) == facts
     second = await asyncio.to_thread(
         subprocess.run,
         [sys.executable, "-m", "emgate.cli", "gateway", "run", "--config", str(gateway.config)],

@@ -15,6 +15,7 @@ from emgate.commands import device_commands
 from emgate.commands.check import check
 from emgate.commands.run_commands import run_gateway
 from emgate.errors import ConfigError
+from emgate.gateway_number import device_id_of
 from emgate.keys import key_source, secret_place, vault
 from emgate.toml_lines import Lines
 from gateway_kit import DEVICE, KEY, GatewayProcess, Port, toml
@@ -121,6 +122,7 @@ def test_a_good_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 SERIAL = '[[serial]]\nport = "/dev/null"\n'
 MQTT = '[mqtt]\nhost = "h"\n'
+GUARDED = "[uplink]\nguarded_disk = true"
 UPLINK = '[[uplink]]\nname = "{}"\nkind = "mqtt"\nhost = "h"\n'
 WRONG = [
     ("", "[clock", "not valid TOML"),
@@ -180,6 +182,7 @@ WRONG = [
     (SERIAL, "[uplink]\nkind = 'https'\n[uplink.https]\nurl = 'https://h'\ntoken_file = 'x'\n", "https.token_file: "),
     (SERIAL, "[uplink]\ndatabase = 'gateway.toml/x'\n", "uplink.database: .*cannot be written to"),
     (SERIAL, "[http]\nsocket = 'gateway.toml/x'\n", "http.socket: .*cannot be written to"),
+    (SERIAL, "[http]\nsocket = 'gateway.toml'\n", "http.socket: .*gateway.toml is there, and is no socket"),
     (SERIAL, "[protection]\n", "protection.at_rest: no secret to"),
     (SERIAL, "[protection]\nat_rest = 'required'\n", "protection.at_rest: no secret"),
     (SERIAL, "# [protection]\n", r"line 2: protection.at_rest \(by default\): no secret to"),
@@ -390,6 +393,44 @@ def test_a_registry_that_is_empty_and_one_that_names_none(
     _, findings = found(path, capsys)
     assert "no device is listed" in [each["problem"] for each in findings]
     assert str(registry) not in str(errors(findings))
+
+
+def test_sealed_keys_without_those_that_they_were_sealed_by(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway that was replaced, and keys.json forgotten: others must not be made in its place."""
+    monkeypatch.setenv(key_source.PASSPHRASE, "correct horse battery")
+    path = write(tmp_path, 'registry = "devices.toml"\n' + toml(links=SERIAL, uplink=GUARDED, devices=0))
+    assert device_commands.add(path, "5", "pid", None, None) == 0
+    saved = (tmp_path / "state" / vault.FILE).rename(tmp_path / "saved")
+    words = "sealed, and this gateway has no keys at rest (keys.json); restore its state directory"
+    capsys.readouterr()
+    assert any(words.replace("; ", ": ") in each for each in errors(found(path, capsys)[1]))
+    assert run_gateway(path) == 2
+    assert device_commands.add(path, "6", "pid", None, None) == 2
+    assert capsys.readouterr().err.count(words) == 2
+    assert not (tmp_path / "state" / vault.FILE).exists()
+    saved.rename(tmp_path / "state" / vault.FILE)
+    assert device_commands.add(path, "6", "pid", None, None) == 0
+    # So they do in the configuration itself.
+    text = path.read_text().replace('registry = "devices.toml"', "") + (tmp_path / "devices.toml").read_text()
+    path.write_text(text)
+    capsys.readouterr()
+    assert not any(words.split(";", 1)[0] in each for each in errors(found(path, capsys)[1]))
+    (tmp_path / "state" / vault.FILE).unlink()
+    assert any(words.split(";", 1)[0] in each for each in errors(found(path, capsys)[1]))
+
+
+def test_a_device_with_the_gateways_own_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = device_id_of("gw-test")
+    path = write(tmp_path, 'registry = "devices.toml"\n' + toml(links=SERIAL, devices=0))
+    words = f"device {own} has the number of this gateway; give gateway.id or the device another"
+    assert device_commands.add(path, str(own), "pid", None, None) == 2
+    assert words in capsys.readouterr().err and not (tmp_path / "devices.toml").exists()
+    (tmp_path / "devices.toml").write_text(f'[[devices]]\ndevice_id = {own}\nmodel = "pid"\nkey = "{KEY.hex()}"\n')
+    (wrong,) = errors(found(path, capsys)[1])
+    assert f"line 4: gateway.id: {words.replace('; ', ': ')}" in wrong
+    assert run_gateway(path) == 2 and words in capsys.readouterr().err
 
 
 def test_a_missing_secret_and_an_unreadable_registry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -156,9 +156,9 @@ async def test_a_loop_that_does_not_turn_is_not_live(monkeypatch: pytest.MonkeyP
 
 
 async def test_a_unix_socket_and_nothing_on_the_network(tmp_path: Path) -> None:
-    port, path = Port(), tmp_path / "http.sock"
+    port, path = Port(), tmp_path / "made" / "http.sock"
     gateway = GatewayProcess(
-        tmp_path, toml(links=f'[[serial]]\nport = "{port.path}"') + '[http]\nsocket = "http.sock"\n'
+        tmp_path, toml(links=f'[[serial]]\nport = "{port.path}"') + '[http]\nsocket = "made/http.sock"\n'
     )
     await gateway.start()
 
@@ -170,6 +170,18 @@ async def test_a_unix_socket_and_nothing_on_the_network(tmp_path: Path) -> None:
         assert await get(http, "http://gateway/readyz") == (200, "ready\n")
     assert await gateway.stop() == 0
     assert not path.exists()
+
+
+async def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
+    file = tmp_path / "devices.toml"
+    file.write_text("somebody's")
+
+    async def never() -> Any: ...
+
+    server = http_server.HttpServer(HttpSection(socket=file), never, never)
+    with pytest.raises(OSError):
+        server._open(asyncio.get_running_loop())
+    assert file.read_text() == "somebody's"
 
 
 async def test_a_taken_port_keeps_nothing_from_running(tmp_path: Path) -> None:

@@ -183,6 +183,15 @@ async def test_metrics_log_file_and_update_rate_change_while_it_runs(tmp_path: P
     (tmp_path / "file").touch()
     status, words = await reload(gateway, toml(links=serial(port), extra='log_file = "file/log"'))
     assert status == 2 and "log_file: cannot write" in words
+    for wrong, more in (
+        ('ready_file = "file/x"', ""),
+        ("", '[http]\nsocket = "file/x"'),
+        ("", '[http]\nsocket = "file"'),
+    ):
+        status, words = await reload(gateway, toml(links=serial(port), extra=wrong) + more)
+        assert status == 2 and re.search(r"line \d+: (gateway.ready_file|http.socket): cannot write .*file", words), (
+            words
+        )
     assert await gateway.stop() == 0
 
 

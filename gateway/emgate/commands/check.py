@@ -19,6 +19,7 @@ from emgate.clock import UNKNOWN_UNCERTAINTY_MS
 from emgate.config import BleSection, Broker, Config, HttpsTarget, Section
 from emgate.devices.registry import OpenKey, unopened
 from emgate.errors import ConfigError, named
+from emgate.gateway_number import refuse_own
 from emgate.keys import key_source, secret_place, unsealed, vault
 from emgate.store.schema import SCHEMA_VERSION
 from emgate.toml_lines import Lines, Location
@@ -58,7 +59,7 @@ def _findings(path: Path) -> Iterator[Finding]:
     try:
         config = configuration.load(path, open_keys=False)
         opened, refusal = _vault(config)
-        if opened is not None and config.devices:
+        if refusal is None and config.devices:
             config = configuration.load(path, secrets=False)  # with the keys in it
     except ConfigError as error:
         # The text of these errors is place, problem and remedy already.
@@ -70,7 +71,7 @@ def _findings(path: Path) -> Iterator[Finding]:
     yield from _protection(config, file, opened, refusal)
     for location, problem, remedy in secret_place.beside(config):
         yield Finding("warning", file.place(*location), problem, remedy)
-    yield from _registry(config, file, unopened if opened is None else opened.open_key)
+    yield from _registry(config, file, unopened if refusal is not None else None)
     yield from _access(config, file)
     for index, section in enumerate(config.serial):
         if section.port is not None:
@@ -178,8 +179,8 @@ def _state_directory(config: Config, file: _File) -> Iterator[Finding]:
                 yield Finding("error", str(store), f"its schema {version} is newer than this program", "upgrade emtag")
 
 
-def _registry(config: Config, file: _File, open_key: OpenKey) -> Iterator[Finding]:
-    """`open_key`: with the secret, where there is one; a missing one is said by _protection."""
+def _registry(config: Config, file: _File, open_key: OpenKey | None) -> Iterator[Finding]:
+    """`open_key`: instead of this gateway's own, where its secret is missing, which is said by _protection."""
     try:
         registry = config.make_registry(open_key)
     except ConfigError as error:
@@ -193,6 +194,11 @@ def _registry(config: Config, file: _File, open_key: OpenKey) -> Iterator[Findin
     if config.registry is not None:
         plain = any(place.startswith(str(config.registry)) for place, _ in unsealed.plain_keys(config, file.path))
         yield from _exposed(config.registry, "the registry", secret=plain)
+    try:
+        refuse_own(config.gateway.id, registry)
+    except ConfigError as error:
+        problem, _, remedy = str(error).partition("; ")
+        yield Finding("error", file.place("gateway", "id"), problem, remedy)
     if len(registry) == 0:
         yield Finding("warning", file.place("registry"), "no device is listed", "`emtag gateway device add` lists one")
 
@@ -269,10 +275,14 @@ def _needs(config: Config, file: _File) -> Iterator[tuple[str, Path, int]]:
             yield file.place(key), secret, os.R_OK
     if (gateway.state_directory / vault.FILE).exists():
         yield file.place("protection"), gateway.state_directory / vault.FILE, os.R_OK
+    for table, replaced in (
+        ("gateway.ready_file", gateway.ready_file),
+        ("http.socket", None if config.http is None else config.http.socket),
+    ):
+        if replaced is not None:
+            yield file.place(*table.split(".")), _there(replaced.parent), write_in
     written: list[tuple[Location, Path | None]] = [
         (("gateway", "log_file"), gateway.log_file),
-        (("gateway", "ready_file"), gateway.ready_file),
-        (("http", "socket"), None if config.http is None else config.http.socket),
         *((("uplink", index, "database"), target.database) for index, target in enumerate(config.uplink)),
     ]
     for location, path in written:
@@ -418,6 +428,11 @@ def _answers(place: str, host: str, port: int) -> Iterator[Finding]:
 
 
 def _http(config: Config, file: _File) -> Iterator[Finding]:
+    from emgate.operation.http_server import not_a_socket
+
+    if config.http is not None and config.http.socket is not None and not_a_socket(config.http.socket):
+        problem = f"{config.http.socket} is there, and is no socket"
+        yield Finding("error", file.place("http", "socket"), problem, "move it away, or name another path")
     if config.http is None or config.http.port is None or _running(config):
         return
     family = socket.AF_INET6 if ":" in config.http.address else socket.AF_INET

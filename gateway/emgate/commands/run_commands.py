@@ -77,6 +77,7 @@ def _announce(facts: dict[str, Any], ready_file: Path | None) -> None:
     if ready_file is not None:
         temporary = ready_file.with_name(f".{ready_file.name}.new")
         try:
+            ready_file.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_text(line + "\n", encoding="utf-8")
             temporary.replace(ready_file)
         except OSError as error:

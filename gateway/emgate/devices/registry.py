@@ -163,6 +163,9 @@ class Registry:
         """The device, or None when nobody registered it."""
         return self._devices.get(device_id)
 
+    def __contains__(self, device_id: object) -> bool:
+        return device_id in self._devices
+
     def __iter__(self) -> Iterator[Device]:
         return iter(self._devices.values())
 

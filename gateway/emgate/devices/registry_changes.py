@@ -17,6 +17,7 @@ from emgate.devices.registry import KEY_BYTES, SEALED, Device, OpenKey, unopened
 from emgate.devices.registry_edit import Table, edit
 from emgate.down.kinds import RequestError
 from emgate.errors import ConfigError
+from emgate.gateway_number import refuse_own
 from emgate.keys.sealing import fingerprint
 from emgate.keys.unsealed import keys_of
 from emgate.keys.vault import Vault
@@ -63,6 +64,7 @@ class Changes:
     def _add(self, number: int, asked: dict[str, Any]) -> str:
         if any(listed.device_id == number for listed in self._config.devices):
             raise ConfigError(f"device {number} is listed in the configuration itself: take it out there first")
+        refuse_own(self._config.gateway.id, (number,))
         key = _key(asked)
 
         def change(devices: list[Table]) -> None:

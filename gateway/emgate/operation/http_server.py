@@ -15,11 +15,14 @@ import asyncio
 import concurrent.futures
 import contextlib
 import json
+import os
 import socket
 import socketserver
+import stat
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -72,7 +75,7 @@ class HttpServer:
             server.server_close()
             if self._section.socket is not None:
                 with contextlib.suppress(OSError):
-                    await asyncio.to_thread(self._section.socket.unlink)
+                    await asyncio.to_thread(_take_away, self._section.socket)
 
     def _open(self, loop: asyncio.AbstractEventLoop) -> socketserver.TCPServer:
         paths = self._paths
@@ -97,7 +100,8 @@ class HttpServer:
 
         section = self._section
         if section.socket is not None:
-            section.socket.unlink(missing_ok=True)  # of a process that was killed; the state directory's lock is ours
+            section.socket.parent.mkdir(parents=True, exist_ok=True)
+            _take_away(section.socket)  # of a process that was killed; the state directory's lock is ours
             return _UnixServer(str(section.socket), Handler)  # type: ignore[arg-type]
         if ":" in section.address:
             return _Server6((section.address, section.port or 0), Handler)
@@ -132,6 +136,16 @@ def _ask(paths: dict[str, Callable[[], Coroutine[Any, Any, Answer]]], path: str,
     except Exception as error:  # the loop is closing, or a defect
         log.warning("http cannot answer", path=path, reason=repr(error))
         return 503, "text/plain", b"cannot be told now\n"
+
+
+def not_a_socket(path: Path) -> bool:
+    """Something else is there, and in the way."""
+    return os.path.lexists(path) and not stat.S_ISSOCK(path.lstat().st_mode)
+
+
+def _take_away(path: Path) -> None:
+    if not not_a_socket(path):
+        path.unlink(missing_ok=True)
 
 
 class _Server6(HTTPServer):
