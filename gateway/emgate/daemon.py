@@ -95,12 +95,14 @@ class Gateway:
     async def _run_locked(self, stop: asyncio.Event, ready: Callable[[dict[str, Any]], None]) -> bool:
         """True: the store was found damaged, and its next opening will salvage it."""
         settings = self._config.store
+        goes_on = service_manager.LongWork()
         self._store = await Store.open(
             self._state / "store.sqlite",
             consumers=consumers(self._config.uplink),
             alarm_reserve_bytes=settings.alarm_reserve_bytes,
             maximum_bytes=settings.maximum_bytes,
             payload_cipher=None if self._vault is None else self._vault.payloads,
+            moves=lambda: None if stop.is_set() else goes_on(),  # no longer than a stop may take
         )
         self._own = OwnRecords(self._config.gateway.id, self._store, self._clock)
         try:
@@ -206,8 +208,9 @@ class Gateway:
                 log.info("ready", gateway=self._config.gateway.id, devices=len(self._registry))
                 ready(self._readiness())
             await _first(stop.wait(), self._store.damaged.wait())
-            log.info("stopping")
-            service_manager.notify("STOPPING=1")
+            if stop.is_set():
+                log.info("stopping")
+                service_manager.notify("STOPPING=1")
             try:
                 async with asyncio.timeout(STOP_S):
                     await self._sessions.close()

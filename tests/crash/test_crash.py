@@ -48,6 +48,22 @@ async def main():
         print(told.result().name if told.done() else "failed", flush=True)
 asyncio.run(main())
 """
+# Whether what is set aside for alarms is still there once the disk has refused a record, or taken it.
+RESERVE = """
+import asyncio, pathlib, sys
+from emgate.operation import logs
+from emgate.store.store import Record, Store
+async def main():
+    logs.configure("error", None)
+    store = await Store.open(pathlib.Path(sys.argv[1]) / "file", alarm_reserve_bytes=100_000)
+    for line in sys.stdin:
+        before = store.writer_moves
+        told = store.append(Record(7, 1, int(line), False, 1, "serial", b"payload"))
+        while not told.done() and store.writer_moves < before + 2:
+            await asyncio.sleep(0.01)
+        print((pathlib.Path(sys.argv[1]) / "file.reserve").exists(), flush=True)
+asyncio.run(main())
+"""
 DATABASE = """
 import pathlib, sqlite3, sys
 from emgate.backend import database
@@ -166,6 +182,14 @@ def test_what_a_killed_process_left_to_the_kernel_is_not_built_upon(disk: Disk, 
     with contextlib.closing(sqlite3.connect(disk.path / "file")) as connection:
         there = {number for (number,) in connection.execute(query)}
     assert there - {2} == {1, 3}
+
+
+@pytest.mark.parametrize("ask", [RESERVE], indirect=True, ids=["gateway"])
+@pytest.mark.parametrize(("fault", "kept"), [(FSYNC_FAILS, True), (FULL, False)])
+def test_only_a_full_disk_costs_what_is_set_aside_for_alarms(disk: Disk, ask: Ask, fault: int, kept: bool) -> None:
+    assert ask("1") == "True"
+    disk.fault = fault
+    assert ask("2") == str(kept)
 
 
 def test_a_kill_alone_loses_nothing_but_makes_nothing_durable(disk: Disk, ask: Ask) -> None:

@@ -1,12 +1,14 @@
 """What systemd sees: the unit's exposure, the notifications, the watchdog, the journal's priorities."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import re
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -174,6 +176,40 @@ async def test_systemd_hears_ready_reloading_and_stopping(tmp_path: Path, listen
     assert await stopping == 0
 
 
+async def test_a_damaged_store_is_mended_without_a_word_of_stopping(tmp_path: Path, listener: Listener) -> None:
+    """systemd would kill a process that stops and does not end."""
+    port = Port()
+    gateway = GatewayProcess(tmp_path / "gateway", toml(links=f'[[serial]]\nport = "{port.path}"'))
+    store = await Store.open(gateway.store)
+    await store.append(Record(DEVICE, 1, 1, False, 0, "serial", status_record(1)))
+    await store.close()
+    await gateway.start()
+    await listener.hear_until("READY=1")
+    with contextlib.closing(sqlite3.connect(gateway.store)) as connection, connection:
+        assert connection.execute("UPDATE epochs SET delivered_records = 77").rowcount == 1
+    heard: list[str] = []
+    while "READY=1" not in "".join(heard):
+        heard.append(await listener.hear())
+    assert "STOPPING=1" not in heard
+    more_us = service_manager.MORE_S * 1_000_000
+    assert heard[0].split("\n") == ["WATCHDOG=1", f"EXTEND_TIMEOUT_USEC={more_us}"], "while it takes its time"
+    assert list(gateway.store.parent.glob("store.sqlite.aside-1"))
+    stopping = asyncio.create_task(gateway.stop())
+    await listener.hear_until("STOPPING=1")
+    assert await stopping == 0
+
+
+def test_long_work_is_told_at_each_step_but_not_often(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_manager.time, "monotonic", iter((5.0, 5.5, 6.0, 6.9)).__next__)
+    goes_on = service_manager.LongWork()
+    for _ in range(4):
+        goes_on()
+    said = [listener.socket.recv(100) for _ in range(2)]
+    assert all(each.startswith(b"WATCHDOG=1\n") for each in said)
+    with pytest.raises(BlockingIOError):
+        listener.socket.recv(100)
+
+
 def test_nobody_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     assert not service_manager.notify("READY=1")
@@ -234,7 +270,7 @@ async def test_the_watchdog_is_fed_while_the_writer_moves_and_no_longer(tmp_path
 @pytest.mark.parametrize("journal", [True, False])
 def test_the_journal_gets_priorities_and_others_plain_lines(tmp_path: Path, journal: bool) -> None:
     script = (
-        "from emgate import logs; import structlog, logging, os, sys\n"
+        "from emgate.operation import logs; import structlog, logging, os, sys\n"
         "logs.configure('debug')\n"
         "log = structlog.get_logger('emgate.test')\n"
         "for level in ('debug', 'info', 'warning', 'error'): getattr(log, level)('happened', level_=level)\n"

@@ -1,6 +1,7 @@
 """What systemd is told of this process (sd_notify(3)): ready, reloading, stopping, alive. Nothing without systemd."""
 
 import asyncio
+import math
 import os
 import socket
 import time
@@ -11,6 +12,10 @@ from emgate.store.store import Store
 
 log = structlog.get_logger(__name__)
 
+EACH_S = 1.0
+"""Between two words that long work goes on."""
+MORE_S = 300
+"""What a start may take behind the last of them: as the unit's TimeoutStartSec=."""
 FEEDS = 3
 """Fed so often in the time allowed: one that comes late, on a busy card, is not the end."""
 
@@ -33,6 +38,20 @@ def notify(*assignments: str) -> bool:
 def reloading() -> None:
     """Say that a reload begins; `notify("READY=1")` ends it. The time is asked for by Type=notify-reload."""
     notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+
+class LongWork:
+    """Called at each small step of work that may take longer than a start, or longer than the watchdog waits."""
+
+    def __init__(self) -> None:
+        self._told_s = -math.inf
+
+    def __call__(self) -> None:
+        """On any thread."""
+        now_s = time.monotonic()
+        if now_s - self._told_s >= EACH_S:
+            self._told_s = now_s
+            notify("WATCHDOG=1", f"EXTEND_TIMEOUT_USEC={MORE_S * 1_000_000}")
 
 
 def watchdog_s() -> float | None:
