@@ -6,9 +6,13 @@ from drivers import strap
 from drivers.fibre import Fibre
 from emwire import constants
 
+from common.told import Told
+
 # Which part of the strap is open, in evidence.
 CONDUCTOR = 1
 FIBRE = 2
+# Beside them, in what was told.
+_CASE = 4
 # Of STRAP_CUT and STRAP_RESTORED: parts open (mask), the light now and as last looked at before, in ADC counts
 # (0 without a fibre), debounced changes and raw edges of this episode.
 EVIDENCE_FORMAT = "<BHHHH"
@@ -34,8 +38,9 @@ class Tamper:
     def __init__(self, device):
         self._device = device
         self._parts = {}  # CONDUCTOR, FIBRE: strap.Contact
-        self._open = 0  # parts that were found open
-        self._told_open = False
+        self._told = Told(device.board.storage_path + "/tamper.")
+        self._open = self._told.mask & (CONDUCTOR | FIBRE)  # parts that were found open
+        self._told_open = self._open != 0
         self._case = None
         self._fibre = None
         self.on_strap = None
@@ -63,9 +68,15 @@ class Tamper:
                 except ValueError:
                     # A board without the part: the conductor is watched on.
                     self._tell(constants.EVENT_STRAP_FAULT, device.ticks_ms(), 0, bytes(4) + bytes((FIBRE,)))
+        if self._fibre is None:
+            self._open &= ~FIBRE  # told before a reset of one that is not fitted any more
+            self._told_open = self._open != 0
         if device.has(constants.CAPABILITY_CASE):
             pin = _Inverted(board.pin_in("case"))
-            device.start("case", strap.watch, pin, device.ticks_ms, self._case_event, device.settings, self._take_case)
+            device.start(
+                "case", strap.watch, pin, device.ticks_ms, self._case_event, device.settings, self._take_case,
+                lambda: self._told.mask & _CASE != 0,
+            )  # fmt: skip
 
     def look(self):
         """Now and then, with the battery: how the fibre ages."""
@@ -81,7 +92,9 @@ class Tamper:
         def take(contact):
             self._parts[part] = contact
 
-        device.start(name, strap.watch, pin, device.ticks_ms, report, device.settings, take)
+        device.start(
+            name, strap.watch, pin, device.ticks_ms, report, device.settings, take, lambda: self._open & part != 0
+        )
 
     def _take_case(self, contact):
         self._case = contact
@@ -101,18 +114,24 @@ class Tamper:
             self._open |= part
             # One event for both parts of a strap, and its daily repetition by the first of them.
             if self._told_open and (not value or part != first):
+                self._keep()
                 return
         else:
             if not self._open & part:
                 return
             self._open &= ~part
             if self._open:
+                self._keep()
                 return
         self._told_open = kind == strap.OPENED
         event = constants.EVENT_STRAP_CUT if self._told_open else constants.EVENT_STRAP_RESTORED
         self._tell(event, since_ms, value, self._evidence())
+        self._keep()
         if self.on_strap:
             self.on_strap(self._told_open)
+
+    def _keep(self):
+        self._told.note(CONDUCTOR | FIBRE, self._open)
 
     def _faded(self):
         if self._told_open or self._parts[CONDUCTOR].level == 0:
@@ -142,5 +161,6 @@ class Tamper:
         else:
             event = constants.EVENT_CASE_OPEN if kind == strap.OPENED else constants.EVENT_CASE_CLOSED
             self._tell(event, since_ms, value, b"")
+            self._told.note(_CASE, _CASE if kind == strap.OPENED else 0)
             if self.on_case:
                 self.on_case(kind == strap.OPENED)

@@ -24,19 +24,19 @@ EVIDENCE_FORMAT = "<HHII"  # debounced changes, raw edges (both saturating), ms 
 class Contact:
     """State of one contact. Feed edge(); call due() after it and at deadline()."""
 
-    def __init__(self, now_ms: int, level: int, settings):
-        """settings: common.settings, whose names begin with strap_."""
+    def __init__(self, now_ms: int, level: int, settings, was_open: bool = False):
+        """settings: common.settings, whose names begin with strap_. was_open: as reported before a reset."""
         self._settings = settings
         self.raw = level
         self.level = level
-        self.open = False  # as last reported
+        self.open = was_open  # as last reported
         self.glitches = 0
         self._raw_ms = self._level_ms = now_ms
         self._raised_ms = now_ms
         self._minute_ms = now_ms
         self._edges_of_minute = 0
         self._begin(now_ms)
-        if level == 1:
+        if (level == 0) == was_open:
             self._episode_ms = None
         else:
             self._changes.append(now_ms)
@@ -178,10 +178,11 @@ class Contact:
         self._episode_ms = None
 
 
-async def watch(pin, ticks_ms: "Callable[[], int]", report, settings, on_start=None):
-    """Follow a pin for ever: report(kind, since_ms, value, evidence). on_start(contact) hands the state out."""
+async def watch(pin, ticks_ms: "Callable[[], int]", report, settings, on_start=None, was_open=None):
+    """Follow a pin for ever: report(kind, since_ms, value, evidence). on_start(contact) hands the state out, was_open()
+    says what was reported before a reset."""
     changed = Signal()
-    contact = Contact(ticks_ms(), pin.value(), settings)
+    contact = Contact(ticks_ms(), pin.value(), settings, was_open is not None and was_open())
 
     def on_change(level):
         contact.edge(ticks_ms(), level)

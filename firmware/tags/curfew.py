@@ -91,8 +91,8 @@ class Curfew:
         self._last_s = None
 
     def restore(self, window_start_s: int, flags: int, out_s: int):
-        """What was told before a reset, of the curfew that began then."""
-        self._restored = window_start_s, flags, out_s
+        """What was told before a reset, of the curfew that began then. Kept until that one is known to be over."""
+        self._restored = self.saved = window_start_s, flags, out_s
 
     def watch(self, now_s: int):
         """Only from now on can be told."""
@@ -124,6 +124,8 @@ class Curfew:
                 self._out_told = flags & _OUT_TOLD != 0
                 self._unknown_told = flags & _UNKNOWN_TOLD != 0
                 self._out_s = out_s
+            else:
+                self.saved = None
 
     def _judge(self, now_s, state, last_heard_s, events):
         start_s = self._window[0]
@@ -217,9 +219,8 @@ class Curfews:
         self._curfews = {}
         self._slots = Slots(device.board.storage_path + "/curfew.")
         self._restored = {}
-        self._kept = None
         self._order = None
-        value = self._slots.value or b""
+        value = self._kept = self._slots.value or b""
         size = struct.calcsize(_SAVED)
         for at in range(0, len(value) - size + 1, size):
             beacon_id, start_s, flags, out_s = struct.unpack_from(_SAVED, value, at)
@@ -260,7 +261,8 @@ class Curfews:
         return curfew
 
     def _keep(self):
-        parts = []
+        # Also of whom there was nothing to judge yet: the time or the order may come later.
+        parts = [struct.pack(_SAVED, beacon_id, *saved) for beacon_id, saved in self._restored.items()]
         for beacon_id, curfew in self._curfews.items():
             if curfew.saved is not None:
                 parts.append(struct.pack(_SAVED, beacon_id, *curfew.saved))

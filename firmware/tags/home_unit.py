@@ -52,6 +52,7 @@ class HomeUnit:
         self._range_test = RangeTest(device, self._windows_now)
         self._battery_low = set()
         self._faulty = set()
+        self._strap_faulty = set()
         self._windows = {}
         self._counters = Counters(board.storage_path + "/heard.", COUNTERS_EVERY)
         self._signal = Signal()
@@ -183,7 +184,7 @@ class HomeUnit:
         start_s = device.clock.time_at(window.start_ms)
         device.records.presence(*window.presence.close(window.start_ms, now, start_s, heard_ms, deaf_ms))
         window.begin(now, listened)
-        self._look_at_battery(window.presence)
+        self._look_at_pid(window.presence)
         self._counters.save([window.presence.watch for window in self._windows.values()])
         # Deaf on purpose is in the ledger, and no fault.
         spared_ms, self._spared_ms = self._ears.spared_ms() - self._spared_ms, self._ears.spared_ms()
@@ -194,7 +195,7 @@ class HomeUnit:
             evidence = struct.pack("<HH", *self._ears.troubles())
             device.records.event(constants.EVENT_RECEIVER_DEAF, deaf_ms // 1000, evidence=evidence)
 
-    def _look_at_battery(self, presence):
+    def _look_at_pid(self, presence):
         percent, number = presence.last_battery_percent, presence.beacon_id
         if percent <= self.device.settings.battery_low_percent:
             if number not in self._battery_low:
@@ -202,11 +203,15 @@ class HomeUnit:
                 self.device.records.event(constants.EVENT_BEACON_BATTERY_LOW, percent, number)
         elif percent != 255:
             self._battery_low.discard(number)
-        if not presence.faulty:
-            self._faulty.discard(number)
-        elif number not in self._faulty:
-            self._faulty.add(number)
-            self.device.records.event(constants.EVENT_SELF_TEST_FAILED, 0, number, b"pid")
+        self._tell_begun(presence.faulty, self._faulty, constants.EVENT_SELF_TEST_FAILED, number)
+        self._tell_begun(presence.strap_faulty, self._strap_faulty, constants.EVENT_STRAP_FAULT, number)
+
+    def _tell_begun(self, is_so, told, event, number):
+        if not is_so:
+            told.discard(number)
+        elif number not in told:
+            told.add(number)
+            self.device.records.event(event, 0, number, b"pid")
 
 
 class _Window:

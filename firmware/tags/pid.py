@@ -69,6 +69,8 @@ class Pid:
         self._advertiser = Advertiser(board.ble())
         self._strap = None
         self._strap_changed = Signal()
+        # Tokens that still tell of a strap that flickers.
+        self._strap_faulty = 0
         self._supervisor = Supervisor(board.clock.ticks_ms, board.log, self._on_failure)
 
     async def run(self):
@@ -107,6 +109,8 @@ class Pid:
         self._strap = contact
 
     def _on_strap(self, kind, since_ms, value, evidence):
+        if kind == strap.FAULT:
+            self._strap_faulty = FAULT_TOKENS
         self._strap_changed.set()
 
     async def _send(self):
@@ -120,6 +124,9 @@ class Pid:
             if self._faulty:
                 self._faulty -= 1
                 status |= beacon.STATUS_FAULT
+            if self._strap_faulty:
+                self._strap_faulty -= 1
+                status |= beacon.STATUS_STRAP_FAULT
             token = beacon.build(self._encrypt, self._device_id, self._counter.take(), status, percent)
             self._advertiser.advertise(self._interval_s * 1000 // REPEATS, token)
             if self._watchdog is not None:

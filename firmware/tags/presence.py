@@ -85,7 +85,7 @@ class Presence:
         self.far = 0  # authentic, but out of the range that is set
         self.strap_open = False
         self.last_battery_percent = 255
-        self.faulty = False  # by its own word
+        self.faulty = self.strap_faulty = False  # by its own word
 
     def heard(self, now_ms: int, address: bytes, rssi_dbm: int, token: bytes, listened_ms: int = 0):
         """None if it is not this pid's; else (news that cannot wait, evidence of a copy to report now or None)."""
@@ -99,6 +99,7 @@ class Presence:
             strap_open = status & beacon.STATUS_STRAP_OPEN != 0
             self._strap = constants.STRAP_OPEN if strap_open else constants.STRAP_CLOSED
             self.faulty = status & beacon.STATUS_FAULT != 0
+            self.strap_faulty = status & beacon.STATUS_STRAP_FAULT != 0
             # A strap that opens is news wherever the pid is heard.
             news = strap_open != self.strap_open
             self.strap_open = strap_open

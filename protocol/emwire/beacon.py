@@ -27,6 +27,7 @@ AD_MANUFACTURER_SPECIFIC = 0xFF  # Bluetooth Assigned Numbers §2.3
 STATUS_STRAP_OPEN = 1
 STATUS_CASE_OPEN = 2
 STATUS_FAULT = 4  # some part of it failed within the last hour
+STATUS_STRAP_FAULT = 8  # its strap opened and closed, within the last hour, in ways that no cut does
 
 _HEADER = bytes([SIZE - 1, AD_MANUFACTURER_SPECIFIC, 0xFF, 0xFF, VERSION])
 _BLOCK = "<IBBIIH"

@@ -12,6 +12,7 @@ from tags.home_unit import HomeUnit
 from tags.whereabouts import HOME, OUT, UNKNOWN, Whereabouts
 
 import check_home_unit as home_unit
+import virtual
 from at_work import BODY
 
 HOUR = 3600
@@ -200,3 +201,29 @@ async def check_a_night_without_any_link(folder):
     assert ledger[2][2] == ((constants.RECEIVER_BLE, 3600, 0, constants.DEAF_NONE),)
     assert ledger[-1][2] == ((constants.RECEIVER_BLE, 0, 3600, constants.DEAF_FAULT),)
     running.cancel()
+
+
+async def check_what_was_told_is_kept_over_any_number_of_resets(folder):
+    began_ms = None
+    told = []
+    for boot in range(3):
+        work = home_unit._made(folder)
+        unit = HomeUnit(work.board)
+        running = asyncio.create_task(unit.run())
+        device = unit.device
+        await asyncio.sleep_ms(60000 if boot else 100)  # after a reset the time comes later
+        if began_ms is None:
+            began_ms = virtual.now_ms()
+            entries = (constants.MESSAGE_ORDER_CONDITIONS, 9, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, EVERY_NIGHT)
+            device._orders.received(entries)
+        at_ms = (MONDAY + 18 * HOUR) * 1000 + virtual.now_ms() - began_ms
+        device.clock.observe(constants.CLOCK_GATEWAY, at_ms, 10)
+        if not boot:
+            pid = home_unit.PidModel(work)
+            await asyncio.sleep_ms(3 * HOUR * 1000)
+            pid.near = False
+        await asyncio.sleep_ms(1800 * 1000)
+        running.cancel()
+        await asyncio.sleep_ms(0)
+        told.append([event[0] for event in work.events(LEFT, AT_START, RETURNED, AT_END)])
+    assert told == [[LEFT]] * 3, told

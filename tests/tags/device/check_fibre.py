@@ -163,3 +163,23 @@ async def check_tunables_over_the_air(folder):
     await asyncio.sleep_ms(3000)
     assert seen == [(strap.OPENED, begun + 500)]
     task.cancel()
+
+
+async def check_a_cut_told_before_a_reset_is_told_once_and_its_end_too(folder):
+    work = await _worn(folder)
+    _cut(work, 0, 30)
+    await asyncio.sleep_ms(HOUR)
+    for conductor, light, told in (
+        (0, 30, [CUT]),
+        (1, 30, [CUT]),
+        (1, 40000, [CUT, RESTORED]),
+        (1, 40000, [CUT, RESTORED]),
+    ):
+        work.stop()
+        await asyncio.sleep_ms(0)
+        work = AtWork(folder, "alcohol", fibre=True)
+        work.board.inputs["alcohol_ready"].level = 1
+        _cut(work, conductor, light)
+        work.start()
+        await asyncio.sleep_ms(HOUR)
+        assert [event[0] for event in _told(work)] == told, (conductor, light, _told(work))

@@ -87,6 +87,58 @@ async def check_motion_with_a_lost_link_is_a_move(folder):
     running.cancel()
 
 
+async def check_walking_about_first_and_unplugging_then_is_a_move(folder):
+    """An accelerometer holds its line while it is moved: there is no edge near the loss of power."""
+    work, unit, running = _unit(folder)
+    await asyncio.sleep_ms(10 * MINUTE)
+    work.board.inputs["motion"].set(1)
+    await asyncio.sleep_ms(3 * MINUTE)
+    work.board.inputs["mains"].set(0)
+    await asyncio.sleep_ms(MINUTE)
+    work.board.inputs["motion"].set(0)
+    (moved,) = work.events(constants.EVENT_HOME_UNIT_MOVED)
+    assert moved[3] == 0
+    running.cancel()
+
+
+async def check_a_vibration_switch_s_many_edges_push_nothing_out(folder):
+    """Carried off on its battery: the link is known as lost a quarter of an hour and thousands of edges later."""
+    work, unit, running = _unit(folder, wan_lost_s=900)
+    await asyncio.sleep_ms(10 * MINUTE)
+    unit.device.uplink.word_ms = unit.device.ticks_ms()
+    for _ in range(30 * 60):
+        for level in (1, 0, 1, 0):
+            work.board.inputs["motion"].set(level)
+        await asyncio.sleep_ms(1000)
+    assert work.events(constants.EVENT_WAN_LOST) and work.events(constants.EVENT_HOME_UNIT_MOVED)
+    running.cancel()
+
+
+async def check_what_was_lost_before_a_reset_is_told_to_be_back(folder):
+    work, _, running = _unit(folder, wan_lost_s=900)
+    await asyncio.sleep_ms(MINUTE)
+    work.board.inputs["mains"].set(0)
+    work.board.inputs["case"].set(1)
+    await asyncio.sleep_ms(30 * MINUTE)
+    running.cancel()
+    await asyncio.sleep_ms(0)
+    lost = (constants.EVENT_MAINS_LOST, constants.EVENT_WAN_LOST, constants.EVENT_CASE_OPEN)
+    assert len(work.events(*lost)) == 3
+    work, unit, running = _unit(folder, wan_lost_s=900)  # the battery was empty, and the mains came back
+    await asyncio.sleep_ms(MINUTE)
+    unit.device.uplink.word_ms = unit.device.ticks_ms()
+    await asyncio.sleep_ms(MINUTE)
+    back = (constants.EVENT_MAINS_RESTORED, constants.EVENT_WAN_RESTORED, constants.EVENT_CASE_CLOSED)
+    assert sorted(event[0] for event in work.events(*back)) == sorted(back)
+    assert len(work.events(*lost)) == 3
+    running.cancel()
+    await asyncio.sleep_ms(0)
+    work, unit, running = _unit(folder, wan_lost_s=900)
+    await asyncio.sleep_ms(5 * MINUTE)
+    assert len(work.events(*back)) == 3, "once"
+    running.cancel()
+
+
 async def check_range_test_before_activation(folder):
     work, unit, running = _unit(folder)
     await asyncio.sleep_ms(0)

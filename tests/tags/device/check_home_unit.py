@@ -142,6 +142,17 @@ async def check_fault_of_the_pid(folder):
     assert _presences(work)[-1][13] == constants.STRAP_CLOSED, "a fault is no tamper"
 
 
+async def check_strap_fault_of_the_pid(folder):
+    work = _unit(folder)
+    await asyncio.sleep_ms(0)
+    pid = PidModel(work)
+    pid.status = beacon.STATUS_STRAP_FAULT
+    await asyncio.sleep_ms(20 * MINUTE)
+    (told,) = work.events()
+    assert (told[0], told[2], bytes(told[4])) == (constants.EVENT_STRAP_FAULT, PID, b"pid")
+    assert _presences(work)[-1][13] == constants.STRAP_CLOSED, "a fault is no tamper"
+
+
 async def check_copied_beacon(folder):
     work = _unit(folder)
     await asyncio.sleep_ms(0)

@@ -90,6 +90,8 @@ async def check_strap_in_the_beacon(folder):
         await asyncio.sleep_ms(300)
     work.board.inputs["strap"].set(1)
     await asyncio.sleep_ms(120000)
+    assert _tokens(work)[-1][1] == beacon.STATUS_STRAP_FAULT, "closed, and no cut's way of closing"
+    await asyncio.sleep_ms(3600000)
     assert _tokens(work)[-1][1] == 0
 
 
