@@ -63,6 +63,9 @@ class Wire:
     async def run(self) -> None:
         await asyncio.Event().wait()
 
+    def proven(self, device_id: int) -> None:
+        pass
+
     async def send(self, device_id: int, frame: bytes) -> bool:
         self.acknowledgements.append((device_id, frame))
         return True

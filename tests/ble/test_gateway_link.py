@@ -43,6 +43,7 @@ class Place:
     def _received(self, link, device_id, frame):
         self.frames.append((device_id, frame))
         self.changed.set()
+        link.proven(device_id)
         verdict = asyncio.get_running_loop().create_future()
         self.verdicts.append(verdict)
         return verdict

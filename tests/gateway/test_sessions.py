@@ -56,6 +56,9 @@ class Wire:
     async def run(self) -> None:
         await asyncio.Event().wait()
 
+    def proven(self, device_id: int) -> None:
+        pass
+
     async def send(self, device_id: int, frame: bytes) -> bool:
         try:
             self.judge(frame)  # at the moment it leaves

@@ -76,6 +76,9 @@ class Wire:
     async def run(self) -> None:
         await asyncio.Event().wait()
 
+    def proven(self, device_id: int) -> None:
+        pass
+
     async def send(self, device_id: int, frame: bytes) -> bool:
         if device_id not in self.tags:
             return False

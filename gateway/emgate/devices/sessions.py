@@ -13,6 +13,7 @@ from functools import partial
 import structlog
 from emwire import codec, constants, envelope
 from emwire.errors import WireError
+from emwire.gateway_link import RANGES_PER_ACKNOWLEDGEMENT
 from emwire.link import GatewayLink, Received, first_counter, lost_range
 
 from emgate.clock import Clock
@@ -36,6 +37,8 @@ KEY_AGAIN_MS = 60_000
 """How long a new key may take to show in a frame before it is sent again."""
 HELLO = bytes([constants.MESSAGE_HELLO])
 TELLS_CONFIGURATION = (codec.Hello, codec.Status)
+MAXIMUM_REPEATS = 32
+"""Repeated records of one device on one link that wait for their answer, some 20 ms: a device has 16 under way."""
 QUARANTINE_PER_S, QUARANTINE_BURST = 10.0, 100.0
 """Evidence enough of a wrong key or a stranger, and no way to fill a disk: 10 kB/s at most."""
 
@@ -80,7 +83,8 @@ class Session:
         self.device = device
         self.link = GatewayLink(device.device_id, Ccm(device.key), slot=device.key_slot)
         self.status = DeviceStatus()
-        self.via: Link | None = None  # where the last authentic frame came from
+        self.via: Link | None = None  # where the last authentic frame came from that had not come before
+        self.repeats: dict[Link, set[tuple[int, int]]] = {}  # stored before, and came again from elsewhere
         self.committing: dict[tuple[int, int], asyncio.Future[bool]] = {}
         self.send_time = False
         self.send_configuration = False
@@ -235,15 +239,30 @@ class Sessions:
             session.status.refused[reason] += 1
             self._refuse(link, device_id, reason, frame)
             return self._done(True)
-        session.via = link
-        session.status.link = link.kind
         if session.device.next_key is not None:
             self._consider_key(session)
         if self.downlink.wants(device_id):
             self._flush_soon(session)
         if received.kind == envelope.LINK:
+            self._heard_anew(session, link)
             return self._link_message(session, received)
         return self._record(session, link, received)
+
+    def _heard_anew(self, session: Session, link: Link) -> None:
+        """The device itself is there: this frame never came before. A recording of an older one moves nothing."""
+        session.via = link
+        session.status.link = link.kind
+        link.proven(session.device.device_id)
+
+    def _heard_again(self, session: Session, link: Link, identity: tuple[int, int]) -> None:
+        """A record came that is stored: by the device, which has not heard of it, or by somebody who recorded it. So it
+        alone is confirmed where it came from, and all else goes where it went."""
+        waiting = session.repeats.setdefault(link, set())
+        if len(waiting) < MAXIMUM_REPEATS:
+            waiting.add(identity)
+        else:
+            self.counters["repeats_not_answered"] += 1
+        self._flush_soon(session)
 
     def _link_message(self, session: Session, received: Received) -> "asyncio.Future[bool]":
         self.counters["link_messages"] += 1
@@ -261,6 +280,12 @@ class Sessions:
         under_way = session.committing.get(identity)
         if under_way is not None:
             self._count_duplicate(session)
+
+            def dealt(done: "asyncio.Future[bool]") -> None:
+                if link is not session.via and done.result():
+                    self._heard_again(session, link, identity)
+
+            under_way.add_done_callback(dealt)
             return under_way
         now_ms = self._clock.now_ms()
         dealt_with: asyncio.Future[bool] = self._loop.create_future()
@@ -274,24 +299,29 @@ class Sessions:
             link.kind,
             received.payload,
         )
-        self._store.put(record, partial(self._committed, session, dealt_with))
+        self._store.put(record, partial(self._committed, session, link, dealt_with))
         if received.payload[:1] == HELLO:
             session.send_time = True  # a device that has just started wants the time before its hello is on disk
             self._flush_soon(session)
         return dealt_with
 
     def _committed(
-        self, session: Session, dealt_with: "asyncio.Future[bool]", record: Record, outcome: Outcome
+        self, session: Session, link: Link, dealt_with: "asyncio.Future[bool]", record: Record, outcome: Outcome
     ) -> None:
         session.committing.pop((record.epoch, record.sequence), None)
         if outcome is Outcome.REFUSED:
             self.counters["not_stored"] += 1
         else:
+            if outcome is Outcome.STORED:
+                self._heard_anew(session, link)
             # A conflict is acknowledged too: what came is kept in quarantine, and waiting would stop the device.
-            session.link.stored(record.epoch, record.sequence, record.payload)
-            session.due = True
-            if session.timer is None:
-                self._flush_soon(session)
+            if link is session.via:
+                session.link.stored(record.epoch, record.sequence, record.payload)
+                session.due = True
+                if session.timer is None:
+                    self._flush_soon(session)
+            else:
+                self._heard_again(session, link, (record.epoch, record.sequence))
             if outcome is Outcome.STORED:
                 self._count(session, record)
                 if session.device.configuration is not None:
@@ -475,6 +505,7 @@ class Sessions:
         session.due = False
         try:
             await self._send_what_is_due(session)
+            await self._answer_repeats(session)
         except Exception:  # a defect with one device must not end in a task that nobody looks at
             self.counters["flush_failed"] += 1
             log.exception("sending failed", device=session.device.device_id)
@@ -488,16 +519,8 @@ class Sessions:
         if counter is not None and counter != session.up_counter_noted:
             session.up_counter_noted = counter
             self._store.note_up_counter(session.device.device_id, *counter)
-        if session.link.counters_left() < COUNTERS_LOW:
-            at_least = first_counter(self._clock.now_ms() // 1000 - constants.TIME_EPOCH_UNIX_S)
-            first = await self._store.reserve_down_counters(session.device.device_id, epoch, COUNTER_BLOCK, at_least)
-            if first is None:
-                self.counters["no_down_counters"] += 1
-                return
-            place, places = self._counter_share
-            share = COUNTER_BLOCK // places
-            first += place * share
-            session.link.grant(epoch, first, first + share)
+        if not await self._has_counters(session, epoch):
+            return
         try:
             frames = self._frames(session)
         except WireError as error:  # more frames than counters were reserved for: with the next flush
@@ -515,6 +538,44 @@ class Sessions:
         # More than fits one flush. A source that gives nothing, whatever it says, must not keep us busy.
         if any(sent for _, sent in frames) and self.downlink.wants(session.device.device_id):
             self._flush_soon(session)
+
+    async def _has_counters(self, session: Session, epoch: int) -> bool:
+        """Whether there are down counters to seal with; reserved anew when they run low."""
+        if session.link.counters_left() >= COUNTERS_LOW:
+            return True
+        at_least = first_counter(self._clock.now_ms() // 1000 - constants.TIME_EPOCH_UNIX_S)
+        first = await self._store.reserve_down_counters(session.device.device_id, epoch, COUNTER_BLOCK, at_least)
+        if first is None:
+            self.counters["no_down_counters"] += 1
+            return False
+        place, places = self._counter_share
+        share = COUNTER_BLOCK // places
+        first += place * share
+        session.link.grant(epoch, first, first + share)
+        return True
+
+    async def _answer_repeats(self, session: Session) -> None:
+        """Confirm repeated records where they came from. What is due to the device itself has left before."""
+        repeats, session.repeats = session.repeats, {}
+        epoch = session.link.epoch
+        if not repeats or epoch is None or not await self._has_counters(session, epoch):
+            return
+        for link, identities in repeats.items():
+            for acknowledgement in self._confirmations(session, identities):
+                if session.link.counters_left() <= 0:
+                    self.counters["no_down_counters"] += 1
+                elif await link.send(session.device.device_id, session.link.seal(acknowledgement)):
+                    self.counters["down_frames"] += 1
+                else:
+                    self.counters["down_not_sent"] += 1
+
+    def _confirmations(self, session: Session, identities: set[tuple[int, int]]) -> Iterator[bytes]:
+        for epoch in {epoch for epoch, _ in identities}:
+            stored, delivered = session.link.watermarks(epoch)
+            ranges = [(sequence, sequence) for of, sequence in sorted(identities) if of == epoch]
+            for at in range(0, len(ranges), RANGES_PER_ACKNOWLEDGEMENT):
+                part = ranges[at : at + RANGES_PER_ACKNOWLEDGEMENT]
+                yield codec.Acknowledgement(epoch, stored, min(delivered, stored), part).encode()
 
     def _frames(self, session: Session) -> list[tuple[bytes, Callable[[], None] | None]]:
         """Sealed frames, and what to call when one has left."""

@@ -34,6 +34,10 @@ class Link(Protocol):
         """Hand one sealed frame to the transport; False when the device is not reachable here now. Never raises."""
         ...
 
+    def proven(self, device_id: int) -> None:
+        """An authentic frame of the device came over this link that never came before: it is no recording."""
+        ...
+
 
 class Events(Protocol):
     """Where a link tells what the backend should know: emgate.own_records.OwnRecords."""

@@ -257,6 +257,9 @@ class BleLink:
         connection = self._routes.get(device_id)
         return connection is not None and await connection.send(device_id, frame)
 
+    def proven(self, device_id: int) -> None:
+        """Each connection is told by itself."""
+
     @property
     def pairs(self) -> bool:
         """Whether devices are paired with on connecting."""
@@ -416,15 +419,16 @@ class BleLink:
         if len(self._back_off) > MAXIMUM_KNOWN:
             self._back_off.popitem(last=False)
 
+    def proven_by(self, connection: "_Connection", device_id: int) -> None:
+        """The device itself speaks over this connection."""
+        self._routes[device_id] = connection
+
     def datagram(self, connection: "_Connection", datagram: bytes) -> "asyncio.Future[bool] | None":
         """Pass what a device sent to the session; None when it is no datagram."""
         if len(datagram) <= DEVICE_ID.size:
             self.counters["short"] += 1
             return None
         (device_id,) = DEVICE_ID.unpack_from(datagram)
-        # What goes down follows the session, by the connection that its last authentic frame came from. This is only
-        # for who asks the link itself, and a liar may divert it.
-        self._routes[device_id] = connection
         return self._received(connection, device_id, datagram[DEVICE_ID.size :])
 
 
@@ -526,6 +530,10 @@ class _Connection:
         self.outbox.append(DEVICE_ID.pack(device_id) + frame)
         self._wake.set()
         return True
+
+    def proven(self, device_id: int) -> None:
+        """No recording: the device itself."""
+        self._link.proven_by(self, device_id)
 
     async def _close(self) -> None:
         with contextlib.suppress(BleakError, OSError, EOFError):

@@ -263,6 +263,9 @@ class MqttLink:
 
     # -- down -------------------------------------------------------------------------------------------------
 
+    def proven(self, device_id: int) -> None:
+        """The broker serves its clients."""
+
     async def send(self, device_id: int, frame: bytes) -> bool:
         """Publish to the device's topic; True when the broker has it."""
         return await self._publish(topics.down(device_id), frame)

@@ -314,6 +314,9 @@ class SerialLink:
 
     # -- down -------------------------------------------------------------------------------------------------
 
+    def proven(self, device_id: int) -> None:
+        """The port serves whoever is plugged in."""
+
     async def send(self, device_id: int, frame: bytes) -> bool:
         """Queue one datagram for the port; False when it is away, or too much is waiting already."""
         if self._descriptor < 0:
