@@ -16,12 +16,6 @@ DISCARDED_READS = 64
 SILENCE_MS = 100
 # esp32 has four hardware timers (0 may be the UART driver's own), other ports have virtual ones.
 _SILENCE_TIMER = 2 if sys.platform == "esp32" else -1
-# A real-time clock that nobody set begins in 2000 or 2021.
-EARLIEST_YEAR = 2025
-# Of a real-time clock over a reset: whole seconds, and 20 ppm over the weeks since it may have been set.
-RETAINED_UNCERTAINTY_MS = 60000
-# MicroPython counts from 2000 on some ports and from 1970 on others.
-_EPOCH_UNIX_S = 946684800 if time.gmtime(0)[0] == 2000 else 0
 # From MicroPython's names to the wire's; a port has only some of them.
 _RESET_CAUSES = {
     "PWRON_RESET": constants.RESET_POWER_ON,
@@ -218,8 +212,7 @@ class MachineBoard:
         with open(storage_path + "/identity.json") as file:
             self.identity = json.load(file)
         self.clock = Clock()
-        self.reset_cause = _reset_cause()
-        self.serial_number = machine.unique_id()
+        self.reset_cause = self._reset_cause()
         self._parts = {}
         self._inputs = []
         self._uarts = []
@@ -274,19 +267,6 @@ class MachineBoard:
             return machine.WDT(timeout=timeout_ms)
         return LongWatchdog(machine.WDT(timeout=limit_ms), limit_ms, timeout_ms)
 
-    def retain_time(self, utc_ms, uncertainty_ms):
-        moment = time.gmtime(utc_ms // 1000 + constants.TIME_EPOCH_UNIX_S - _EPOCH_UNIX_S)
-        machine.RTC().datetime(moment[:3] + (moment[6],) + moment[3:6] + (0,))
-
-    def retained_time(self):
-        if self.reset_cause in (constants.RESET_POWER_ON, constants.RESET_BROWNOUT):
-            return None
-        year, month, day, _, hour, minute, second, _ = machine.RTC().datetime()
-        if year < EARLIEST_YEAR:
-            return None
-        seconds = time.mktime((year, month, day, hour, minute, second, 0, 0)) + _EPOCH_UNIX_S
-        return (seconds - constants.TIME_EPOCH_UNIX_S) * 1000, RETAINED_UNCERTAINTY_MS
-
     def restart(self):
         machine.reset()
 
@@ -296,6 +276,13 @@ class MachineBoard:
     def log(self, text):
         # The console is nobody's data line on these boards.
         sys.stdout.write(text + "\n")
+
+    def _reset_cause(self):
+        cause = machine.reset_cause()
+        for name, meaning in _RESET_CAUSES.items():
+            if getattr(machine, name, None) == cause:
+                return meaning
+        return constants.RESET_UNKNOWN
 
     def _part(self, kind, table, name):
         if name not in self._parts:
@@ -307,11 +294,3 @@ class MachineBoard:
 
 def _uart(number, baud_rate, keywords):
     return Uart(number, baud_rate, **keywords)
-
-
-def _reset_cause():
-    cause = machine.reset_cause()
-    for name, meaning in _RESET_CAUSES.items():
-        if getattr(machine, name, None) == cause:
-            return meaning
-    return constants.RESET_UNKNOWN

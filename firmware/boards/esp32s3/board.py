@@ -4,8 +4,8 @@ import machine
 from drivers import lis2dw12
 from drivers.axp2101 import Axp2101
 
+from boards.clock_board import ClockBoard
 from boards.esp32s3 import pins
-from boards.machine_board import MachineBoard
 
 # SIM7080 Series Hardware Design §3.3.1: the key is held for more than 1 s.
 POWER_KEY_MS = 1200
@@ -63,7 +63,7 @@ class _ModemPower:
         self.level = 0
 
 
-class Board(MachineBoard):
+class Board(ClockBoard):
     """The hardware boundary; see boards/__init__.py."""
 
     def __init__(self, storage_path):

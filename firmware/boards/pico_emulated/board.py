@@ -44,7 +44,6 @@ class Board(sim.Board):
         wire.connect(Line())
         virtual_clock.BASE = CLOCK_BASE
         super().__init__(*storage_path)
-        self.serial_number = machine.unique_id()
 
     def _reset(self, cause):
         reset_cause.keep(self.storage_path, cause)

@@ -11,6 +11,12 @@ BASE_IMAGE = "uf2"
 WATCHDOG_LIMIT_MS = 8388
 # Nothing but time wakes it: contacts are looked at so often, as on the nRF52840.
 SLEEP_SLICE_MS = 200
+# The radio's pin that senses 5 V at USB (MicroPython, ports/rp2, board RPI_PICO_W); a host asks a new device for its
+# name again and again for some seconds (Linux, usbcore: initial_descriptor_timeout 5 s).
+USB_POWER = "WL_GPIO2"
+USB_LOOK_MS = 1000
+# A cable that was there at the boot: its host knows the board by then, whatever the radio says.
+AWAKE_AFTER_BOOT_MS = 10000
 
 # name: (number, baud rate, what machine.UART takes). The host's line is on its own UART: USB stays the console.
 UART = {

@@ -10,10 +10,13 @@ from emwire import constants
 
 import machine
 import pretended_time
+import zephyr_port
 
 
 def in_pretended_time(name, folder):
     """That board, for which no time passes but what everybody waits."""
+    if name == "nrf52840":
+        zephyr_port.install()
     from boards import light_sleep, machine_board, sliced_wait
 
     pretended_time.install(light_sleep, machine_board, machine, sliced_wait)
@@ -28,6 +31,8 @@ def board_of(name, folder, model="pid"):
     with open(folder + "/identity.json", "w") as file:
         json.dump({"device_id": 7, "model": model, "key": "00" * 16, "board": name}, file)
     machine.Pin.made.clear()
+    if name == "nrf52840":
+        zephyr_port.install()
     module = __import__("boards.%s.board" % name, None, None, ("Board",))
     board = module.Board(folder)
     board.lines = []
@@ -78,15 +83,36 @@ async def check_pins(folder, name):
     vibration = board.pin_out("vibration")
     vibration.value(1)
     assert machine.Pin.made[board.pins.PIN_OUT["vibration"][0]].level == 1
-    assert board.reset_cause == constants.RESET_WATCHDOG
+    if name == "nrf52840":
+        check_reset_reasons(name, folder)
+    else:
+        assert board.reset_cause == constants.RESET_WATCHDOG
     assert board.watchdog(1000).timeout == 1000
     long = board.watchdog(1 << 40)
     assert long._hardware.timeout == board.pins.WATCHDOG_LIMIT_MS and long._timer.period < long._hardware.timeout
+    if name == "nrf52840":
+        assert not hasattr(board, "retain_time"), "no real-time clock"
+        return
     board.retain_time(500000000000, 20)
     assert machine.RTC.moment == (2025, 11, 5, 2, 0, 53, 20, 0), machine.RTC.moment
     assert board.retained_time() == (500000000000, 60000)
     board.reset_cause = constants.RESET_POWER_ON
     assert board.retained_time() is None
+
+
+def check_reset_reasons(name, folder):
+    """Of two bits the graver counts, and neither is there at the next boot."""
+    for reason, meaning in (
+        (0, constants.RESET_POWER_ON),
+        (2, constants.RESET_WATCHDOG),
+        (4 | 2, constants.RESET_WATCHDOG),
+        (4, constants.RESET_SOFT),
+        (1, constants.RESET_HARD),
+        (8, constants.RESET_UNKNOWN),
+    ):
+        machine.mem32.registers[zephyr_port.RESET_REASON] = reason
+        assert board_of(name, folder).reset_cause == meaning, (reason, meaning)
+        assert machine.mem32[zephyr_port.RESET_REASON] == 0
 
 
 async def check_uart(folder, name):
@@ -221,6 +247,20 @@ async def check_sliced_wait(folder, name):
     del slept[:]
     uart.write(b"token")
     assert await uart.read() == b"token" and not slept
+    line = machine.UART.made[board.pins.UART["host"][0]]
+    sent = bytes(range(256)) * 9  # at 115,200 Bd in 200 ms
+
+    class Host:
+        def sleep_ms(self, milliseconds):
+            line.receive(sent)
+            pretended_time.sleep_ms(milliseconds)
+            sliced_wait.time = Time()
+
+    sliced_wait.time = Host()
+    back = b""
+    while len(back) < len(sent):
+        back += await asyncio.wait_for_ms(uart.read(), 1000)
+    assert back == sent
 
 
 async def check_burst(folder, name):
@@ -306,6 +346,9 @@ async def check_light_sleep(folder, name):
     if name == "esp32s3":
         assert await slept_over(9000) == 0, "it has 5 V: USB may be the console"
         machine.REGISTERS[0x00] = 0x08
+    else:
+        assert await slept_over(9000) == 0, "a host at USB gets to know it, whatever else it knows"
+        await asyncio.sleep_ms(1000)
     await asyncio.sleep_ms(light_sleep.UART_AWAKE_MS)
     uptime = board.clock.ticks_ms()
     assert await slept_over(60000) == 60000, machine.slept
@@ -320,10 +363,22 @@ async def check_light_sleep(folder, name):
     if name == "esp32s3":
         await check_esp32_wakes(board, raw, seen)
     else:
+        await check_usb(board)
         board.uart("host")
         assert await slept_over(9000) == 0, "a line that is listened to"
     feeding.cancel()
     assert watchdog.longest_ms <= 7000, watchdog.longest_ms
+
+
+async def check_usb(board):
+    """Plugged in while it runs from its battery, it is awake within a second, for as long as the cable is there."""
+    power = machine.Pin.made[board.pins.USB_POWER]
+    power.set(1)
+    assert await slept_over(9000) == 9000, "that pin is the radio's, which has not been started"
+    board.ble().active(True)
+    assert await slept_over(9000) <= 1000 and await slept_over(60000) == 0
+    power.set(0)
+    assert await slept_over(60000) >= 58000
 
 
 async def check_esp32_wakes(board, raw, seen):
