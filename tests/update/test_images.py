@@ -19,7 +19,7 @@ from update_kit import FIRMWARE, KEY, run, small_image, whole
 
 if not any(group.name == "firmware" for group in app.registered_groups):
     app.add_typer(firmware_commands.firmware, name="firmware")
-RIG_MODULES = Path(firmware_image.__file__).parent / "micropython"
+RIG_MODULES = Path(firmware_image.__file__).parent.parent / "micropython"
 
 
 @pytest.mark.parametrize("model", firmware_image.MODELS)
