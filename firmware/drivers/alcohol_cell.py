@@ -36,7 +36,7 @@ FAULT_RAILS = 1
 FAULT_ZERO = 2
 FAULT_RESPONSE = 3
 CHECK_FORMAT = "<BHH"
-_KEPT = "<HHB"  # contact baseline mV, cell baseline counts, known (1 contact, 2 cell)
+_KEPT = "<HHBI"  # contact baseline mV, cell baseline counts, known (1 contact, 2 cell), whose (activation; 0 unknown)
 
 
 class AlcoholCell:
@@ -62,6 +62,7 @@ class AlcoholCell:
         self._previous_tac = None
         self._alone = False  # the reading before was at or above the threshold, and the one before it below
         self.healthy = True  # by its own check
+        self.contact_works = self.temperature_works = True  # no input at a rail, by the last reading
         self.withdrawn = 0  # samples that were gone before they were read
         self.write_failures = 0
         self._slots = Slots(board.storage_path + "/cell.")
@@ -129,7 +130,9 @@ class AlcoholCell:
         counts = cell[middle]
         contact_mv = infrared[middle] // 10
         centi_celsius = min(temperature[middle] - 10000, 32767)
-        quality = self._contact_quality(contact_mv)
+        self.contact_works = LOWEST_COUNTS <= infrared[middle] <= HIGHEST_COUNTS
+        self.temperature_works = LOWEST_COUNTS <= temperature[middle] <= HIGHEST_COUNTS
+        quality = self._contact_quality(contact_mv) if self.contact_works else constants.QUALITY_CONTACT_FAULT
         settings = self._settings
         if not 100 * settings.skin_lowest_c <= centi_celsius <= 100 * settings.skin_highest_c:
             quality |= constants.QUALITY_TEMPERATURE_OUT_OF_RANGE
@@ -201,8 +204,20 @@ class AlcoholCell:
     # -- over a reset -----------------------------------------------------------------------------------------
 
     def forget_contact(self):
-        """The tag was put on: another skin."""
+        """The tag was put on: another skin. A reset before the next reading does not bring the former one back."""
         self._contact_shifted = None
+        self._write()
+
+    def worn_by(self, activation_id: int):
+        """Whose skin it is: of another wearer than before, the baseline is forgotten."""
+        if activation_id == self._activation_id:
+            return
+        is_another = self._activation_id != 0
+        self._activation_id = activation_id
+        if is_another:
+            self.forget_contact()
+        else:
+            self._write()
 
     def _keep(self):
         moved_counts = abs(self.cell_baseline_counts - self._kept_counts)
@@ -212,20 +227,26 @@ class AlcoholCell:
             and moved_counts < KEEP_COUNTS
         ):
             return
+        self._write()
+
+    def _write(self):
         known = 2 if self._contact_shifted is None else 3
+        contact_mv, counts = self.contact_baseline_mv, self.cell_baseline_counts
         try:
-            self._slots.write(struct.pack(_KEPT, self.contact_baseline_mv, self.cell_baseline_counts, known))
-            self._kept_mv = self.contact_baseline_mv
-            self._kept_counts = self.cell_baseline_counts
+            self._slots.write(struct.pack(_KEPT, contact_mv, counts, known, self._activation_id))
+            self._kept_mv = contact_mv if known & 1 else None
+            self._kept_counts = counts
         except OSError:
-            self.write_failures += 1  # tried again with the next reading
+            self.write_failures += 1
+            self._kept_mv = None  # tried again with the next reading
 
     def _load(self):
         self._kept_mv = None
         self._kept_counts = ZERO_COUNTS
+        self._activation_id = 0
         value = self._slots.value
         if value is not None and len(value) == struct.calcsize(_KEPT):
-            contact_mv, cell_counts, known = struct.unpack(_KEPT, value)
+            contact_mv, cell_counts, known, self._activation_id = struct.unpack(_KEPT, value)
             if known & 1:
                 self._contact_shifted = contact_mv << BASELINE_SHIFT
                 self._kept_mv = contact_mv

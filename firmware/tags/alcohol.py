@@ -37,16 +37,20 @@ class Alcohol:
         self._movements = 0
         self._raised_until_ms = None
         self._checked_ms = None
+        self._faulty = set()  # inputs told to be faulty
         board.pin_in("motion").on_change(self._on_motion)
         device.link_over(*transports.of(device))
         device.tamper.on_strap = self._on_strap
         device.tamper.on_case = self._on_tamper
-        device.on_order(self._cell.wake)
-        # In use by its own task: its last check is its test.
-        for part in ("alcohol_cell", "cell_check", "contact_infrared", "skin_temperature"):
+        device.on_order(self._on_order)
+        # In use by its own task: its last check or reading is its test.
+        for part in ("alcohol_cell", "cell_check"):
             device.self_tests[part] = self._test_cell
+        device.self_tests["contact_infrared"] = self._test_contact
+        device.self_tests["skin_temperature"] = self._test_temperature
 
     async def run(self):
+        self._on_order()
         self.device.start("alcohol", self._sample)
         self.device.start("settings", self.device.settings.on_change, self._cell.wake)
         await self.device.run()
@@ -54,6 +58,12 @@ class Alcohol:
     def _on_motion(self, level):
         if level and self._movements < 65535:
             self._movements += 1
+
+    def _on_order(self):
+        order = self.device.order
+        if order is not None:
+            self._cell.worn_by(order.activation_id)
+        self._cell.wake()
 
     def _on_tamper(self, is_open):
         if is_open:
@@ -111,15 +121,26 @@ class Alcohol:
         device.records.alcohol_reading(
             device.clock.time_s(), tac_ug_per_l, contact_mv, centi_celsius, movements, quality
         )
+        self._tell_input("contact_infrared", self._cell.contact_works)
+        self._tell_input("skin_temperature", self._cell.temperature_works)
         off = quality & constants.QUALITY_CONTACT_LOST != 0
         if tac_ug_per_l >= device.settings.alcohol_threshold_ug_per_l or off:
             self._raise()
+        if quality & constants.QUALITY_CONTACT_FAULT:
+            return  # neither in contact nor out of it
         told = self._contact.reading(device.ticks_ms(), device.clock.time_s(), off)
         if told is not None:
             lost, seconds = told
             event = constants.EVENT_CONTACT_LOST if lost else constants.EVENT_CONTACT_RESTORED
             evidence = struct.pack(EVIDENCE_FORMAT, min(self._cell.contact_baseline_mv, 65535), contact_mv)
             device.records.event(event, seconds, evidence=evidence)
+
+    def _tell_input(self, name, works):
+        if works:
+            self._faulty.discard(name)
+        elif name not in self._faulty:
+            self._faulty.add(name)
+            self.device.records.event(constants.EVENT_SELF_TEST_FAILED, evidence=name.encode())
 
     async def _check_daily(self):
         device = self.device
@@ -137,3 +158,9 @@ class Alcohol:
 
     async def _test_cell(self):
         return None if self._cell.healthy else "failed its last check"
+
+    async def _test_contact(self):
+        return None if self._cell.contact_works else "at the rail"
+
+    async def _test_temperature(self):
+        return None if self._cell.temperature_works else "at the rail"

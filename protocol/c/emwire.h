@@ -233,6 +233,7 @@ static inline int32_t emwire_get_i32(const uint8_t *data)
 #define EMWIRE_QUALITY_INTERFERENT_SUSPECTED 4 /* Fast isolated spike: perfume, cleaning fluid */
 #define EMWIRE_QUALITY_TEMPERATURE_OUT_OF_RANGE 8 /* Skin temperature outside the cell's range */
 #define EMWIRE_QUALITY_CELL_FAULT 16 /* The cell failed its own check */
+#define EMWIRE_QUALITY_CONTACT_FAULT 32 /* The contact sensor reads at a rail, and says nothing of the skin */
 
 /* event_type: What the device saw. */
 #define EMWIRE_EVENT_STRAP_CUT 1 /* Strap opened */

@@ -97,6 +97,7 @@ QUALITY = Enumeration(
         ("INTERFERENT_SUSPECTED", 4, "Fast isolated spike: perfume, cleaning fluid"),
         ("TEMPERATURE_OUT_OF_RANGE", 8, "Skin temperature outside the cell's range"),
         ("CELL_FAULT", 16, "The cell failed its own check"),
+        ("CONTACT_FAULT", 32, "The contact sensor reads at a rail, and says nothing of the skin"),
     ),
     flags=True,
 )

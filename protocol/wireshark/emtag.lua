@@ -155,6 +155,7 @@ fields["emtag.alcohol_reading.quality.wet_sensor"] = new(ProtoField.bool("emtag.
 fields["emtag.alcohol_reading.quality.interferent_suspected"] = new(ProtoField.bool("emtag.alcohol_reading.quality.interferent_suspected", "INTERFERENT_SUSPECTED", 16, nil, 0x4, "Fast isolated spike: perfume, cleaning fluid"))
 fields["emtag.alcohol_reading.quality.temperature_out_of_range"] = new(ProtoField.bool("emtag.alcohol_reading.quality.temperature_out_of_range", "TEMPERATURE_OUT_OF_RANGE", 16, nil, 0x8, "Skin temperature outside the cell's range"))
 fields["emtag.alcohol_reading.quality.cell_fault"] = new(ProtoField.bool("emtag.alcohol_reading.quality.cell_fault", "CELL_FAULT", 16, nil, 0x10, "The cell failed its own check"))
+fields["emtag.alcohol_reading.quality.contact_fault"] = new(ProtoField.bool("emtag.alcohol_reading.quality.contact_fault", "CONTACT_FAULT", 16, nil, 0x20, "The contact sensor reads at a rail, and says nothing of the skin"))
 fields["emtag.event.event_type"] = new(ProtoField.uint16("emtag.event.event_type", "event_type", base.DEC, names_event_type, nil, "What was seen"))
 fields["emtag.event.event_time_s"] = new(ProtoField.uint32("emtag.event.event_time_s", "event_time_s", base.DEC, nil, nil, "When (strap: within 5 s)"))
 fields["emtag.event.subject_id"] = new(ProtoField.uint32("emtag.event.subject_id", "subject_id", base.DEC, nil, nil, "Device the event is about"))
@@ -347,7 +348,7 @@ local messages = {
       {field = fields["emtag.alcohol_reading.contact_ir_mv"], size = 2, unit = "mV"},
       {field = fields["emtag.alcohol_reading.skin_temperature_centi_celsius"], size = 2, signed = true, unit = "0.01 °C"},
       {field = fields["emtag.alcohol_reading.motion_count"], size = 2, special = {[65535] = "as many or more"}},
-      {field = fields["emtag.alcohol_reading.quality"], size = 2, flags = {fields["emtag.alcohol_reading.quality.contact_lost"], fields["emtag.alcohol_reading.quality.wet_sensor"], fields["emtag.alcohol_reading.quality.interferent_suspected"], fields["emtag.alcohol_reading.quality.temperature_out_of_range"], fields["emtag.alcohol_reading.quality.cell_fault"]}},
+      {field = fields["emtag.alcohol_reading.quality"], size = 2, flags = {fields["emtag.alcohol_reading.quality.contact_lost"], fields["emtag.alcohol_reading.quality.wet_sensor"], fields["emtag.alcohol_reading.quality.interferent_suspected"], fields["emtag.alcohol_reading.quality.temperature_out_of_range"], fields["emtag.alcohol_reading.quality.cell_fault"], fields["emtag.alcohol_reading.quality.contact_fault"]}},
     },
   },
   [0x05] = {

@@ -481,3 +481,50 @@ def check_thirty_days_without_a_gateway(folder):
 
 def _level(reading):
     return reading[0], reading[3]
+
+
+async def check_a_reset_after_refitting_does_not_judge_by_the_former_skin(folder):
+    work, cell = _tag(folder)
+    cell.shows(contact_mv=1100)
+    work.start()
+    await asyncio.sleep_ms(3 * HOUR)
+    work.board.inputs["strap"].set(0)
+    await asyncio.sleep_ms(HOUR // 4)
+    cell.shows(contact_mv=1900)
+    work.board.inputs["strap"].set(1)
+    await asyncio.sleep_ms(10000)  # told, and no reading yet
+    work.stop()
+    before = len(_readings(work))
+    work, cell = _tag(folder)
+    cell.shows(contact_mv=1900)
+    work.start()
+    await asyncio.sleep_ms(3 * HOUR)
+    after = _readings(work)[before:]
+    assert after and not any(reading[4] & constants.QUALITY_CONTACT_LOST for reading in after)
+
+
+def check_another_wearer_s_skin_is_another(folder):
+    import virtual
+
+    board = virtual.Board(folder, {})
+    for activation_id, is_kept in ((7, False), (7, True), (8, False), (8, True)):
+        cell = AlcoholCell(board, Settings(folder))
+        cell.worn_by(activation_id)
+        assert (cell.contact_baseline_mv == 1200) == is_kept, activation_id
+        cell._contact_quality(1200)
+        cell._keep()
+
+
+async def check_an_input_at_the_rail_is_a_fault_and_no_lost_contact(folder):
+    work, cell = _tag(folder)
+    cell.shows(contact_mv=1100)
+    work.start()
+    await asyncio.sleep_ms(3 * HOUR)
+    for counts, part in ((0, "contact_infrared"), (65535, "contact_infrared"), (0, "skin_temperature")):
+        cell.shows(contact_mv=1100)
+        await asyncio.sleep_ms(HOUR)
+        work.board.adcs[part].counts = counts
+        await asyncio.sleep_ms(12 * HOUR)
+        assert not _readings(work)[-1][4] & constants.QUALITY_CONTACT_LOST
+        assert bytes(work.events(constants.EVENT_SELF_TEST_FAILED)[-1][4]) == part.encode()
+    assert not work.events(constants.EVENT_CONTACT_LOST) and len(work.events(constants.EVENT_SELF_TEST_FAILED)) == 3
