@@ -380,7 +380,9 @@ class Gateway:
                 written = {device.device_id: device for device in await asyncio.to_thread(self._config.make_registry)}
                 devices = {device.device_id: device for device in self._registry}
                 if device_id in written:
-                    devices[device_id] = written[device_id]
+                    before, now = devices.get(device_id), written[device_id]
+                    kept = now.configuration if before is None else before.configuration
+                    devices[device_id] = now.model_copy(update={"configuration": kept})
                 elif device_id is not None:
                     devices.pop(device_id, None)
                 registry = Registry(devices.values())
@@ -406,7 +408,9 @@ class Gateway:
         if self._config_path is None:
             raise ConfigError("this gateway was not started from a file")
         sealed = self._vault is not None
-        config, registry = await asyncio.to_thread(reload.read, self._config_path, self._config, sealed=sealed)
+        config, registry = await asyncio.to_thread(
+            reload.read, self._config_path, self._config, self._registry, sealed=sealed
+        )
         refuse_own(config.gateway.id, registry)
         try:
             targets = await self._targets.apply(config.uplink, config.gateway.restart_maximum_s)

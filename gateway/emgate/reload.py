@@ -7,8 +7,8 @@ from typing import Any
 
 from emgate import config as configuration
 from emgate.config import Config, Section
-from emgate.devices.registry import Registry
-from emgate.errors import ConfigError, named
+from emgate.devices.registry import Registry, never_sent
+from emgate.errors import ConfigError, named, read_toml
 from emgate.keys import unsealed
 from emgate.operation import logs
 from emgate.toml_lines import Lines, Location
@@ -19,10 +19,10 @@ SHARED_PLACE = "mqtt.shared_place"
 """Which down counters are ours: sessions have some in hand."""
 
 
-def read(path: Path, present: Config, *, sealed: bool) -> tuple[Config, Registry]:
+def read(path: Path, present: Config, devices: Registry, *, sealed: bool) -> tuple[Config, Registry]:
     """The new configuration and its registry; ConfigError when it is wrong, or asks for what needs a restart.
 
-    `sealed`: this gateway has a secret to seal by."""
+    `devices`: the present ones. `sealed`: this gateway has a secret to seal by."""
     wanted = configuration.load(path)
     fixed = [place for name in FIXED for place in _differing(name, wanted, present)]
     if wanted.counter_share != present.counter_share:
@@ -52,7 +52,29 @@ def read(path: Path, present: Config, *, sealed: bool) -> tuple[Config, Registry
 
             make_context(target.https)
             target.https.read_token()
-    return wanted, wanted.make_registry()
+    registry = wanted.make_registry()
+    unsent = [
+        f"{_place_of_device(device.device_id, path, wanted.registry)}: {problem}"
+        for device in registry
+        if device.configuration is not None
+        and (before := devices.get(device.device_id)) is not None
+        and before.configuration is not None
+        and (problem := never_sent(device.device_id, dict(device.configuration), dict(before.configuration)))
+    ]
+    if unsent:
+        raise ConfigError("\n".join(unsent))
+    return wanted, registry
+
+
+def _place_of_device(device_id: int, *paths: Path | None) -> str:
+    """The file and line of its configuration."""
+    for path in paths:
+        if path is not None:
+            text, data = read_toml(path)
+            for index, device in enumerate(data.get("devices", [])):
+                if device["device_id"] == device_id:
+                    return Lines(text).place(path, ("devices", index, "configuration"))
+    raise AssertionError("a device that was read stands somewhere")
 
 
 def _takes(path: Path) -> bool:

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 from emgate.brokers import broker as brokers
+from emgate.commands import device_commands
+from emgate.commands.check import check
 from emgate.operation import running
 from gateway_kit import (
     DEVICE,
@@ -257,3 +259,46 @@ def test_no_gateway_to_reload(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     config.write_text(toml(links='[[serial]]\nport = "/dev/null"'))
     assert running.reload(config) == 3
     assert "no gateway runs on" in capsys.readouterr().err
+
+
+async def test_a_configuration_that_no_device_would_be_sent_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A device goes by the version alone: what changes under the same one would be called applied, and never sent."""
+    port, tag = Port(), Tag(tmp_path / "tag")
+    text = 'registry = "devices.toml"\n' + toml(links=serial(port), devices=0)
+    gateway = GatewayProcess(tmp_path, text)
+    registry = tmp_path / "devices.toml"
+
+    def listing(version: int, beacon: int, key: bytes = KEY, **more: int) -> str:
+        settings = f'version = {version}\nbeacons = [{{ beacon_id = {beacon}, key = "{key.hex()}" }}]\n'
+        settings += "".join(f"{name} = {value}\n" for name, value in more.items())
+        return listed(3, KEY) + listed(DEVICE, KEY, f"[devices.configuration]\n{settings}")
+
+    registry.write_text(listing(2, 7))
+    await gateway.start()
+    async with over_serial(tag, port):
+        tag.record(status_record(1, configuration_version=2))
+        await tag.until_delivered()
+        for wrong in (listing(2, 8), listing(1, 8), listing(2, 7, OTHER_KEY), listing(2, 7, report_interval_s=9)):
+            registry.write_text(wrong)
+            status, words = await reload(gateway)
+            assert status == 2, words
+            assert f"{registry}: line 9: device {DEVICE}: another configuration under version" in words
+            assert words.endswith("; write version = 3\n")
+        capsys.readouterr()
+        assert await asyncio.to_thread(check, gateway.config) == 2
+        assert (
+            "another configuration under version 2, which the device would never be sent: write version = 3"
+            in capsys.readouterr().out
+        )
+        # Nor does another change of that device bring it in.
+        for revoked in (True, False):
+            assert await asyncio.to_thread(device_commands.set_revoked, gateway.config, str(DEVICE), revoked) == 0
+            assert (await reload(gateway))[0] == 2
+        registry.write_text(registry.read_text().replace("version = 2", "version = 3"))
+        assert (await reload(gateway))[0] == 0
+        assert await asyncio.to_thread(check, gateway.config) == 0
+        tag.record(status_record(2, configuration_version=2))
+        await tag.until(lambda: any(message[0] == 0x82 and message[1] == 3 for message in tag.messages))
+    assert await gateway.stop() == 0

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from emgate import config as configuration
 from emgate.clock import UNKNOWN_UNCERTAINTY_MS
 from emgate.config import BleSection, Broker, Config, HttpsTarget, Section
-from emgate.devices.registry import OpenKey, unopened
+from emgate.devices.registry import OpenKey, never_sent, unopened
 from emgate.errors import ConfigError, named
 from emgate.gateway_number import refuse_own
 from emgate.keys import key_source, secret_place, unsealed, vault
@@ -199,6 +199,14 @@ def _registry(config: Config, file: _File, open_key: OpenKey | None) -> Iterator
     except ConfigError as error:
         problem, _, remedy = str(error).partition("; ")
         yield Finding("error", file.place("gateway", "id"), problem, remedy)
+    running = {row["deviceId"]: row["configuration"] for row in _running_devices(config)}
+    for device in registry:
+        before = running.get(device.device_id)
+        if device.configuration is not None and before is not None:
+            wrong = never_sent(device.device_id, device.configuration.shown(), before)
+            if wrong is not None:
+                problem, _, remedy = wrong.partition("; ")
+                yield Finding("error", str(config.registry or file.path), problem, remedy)
     if len(registry) == 0:
         yield Finding("warning", file.place("registry"), "no device is listed", "`emtag gateway device add` lists one")
 
@@ -230,6 +238,16 @@ def _protection(
         yield from _exposed(protection.passphrase_file or Path("/nonexistent"), "the passphrase's file", secret=True)
     if opened is not None:
         yield from _exposed(config.gateway.state_directory / vault.FILE, "keys.json", secret=True)
+
+
+def _running_devices(config: Config) -> list[dict[str, Any]]:
+    from emgate.operation.running import ask
+
+    try:
+        answer = ask(config.gateway.state_directory, {"do": "devices"})
+    except ConfigError:
+        return []
+    return [] if answer is None else list(answer["devices"])
 
 
 def _running_status(config: Config) -> dict[str, Any] | None:

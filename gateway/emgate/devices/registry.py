@@ -1,9 +1,9 @@
 """The devices this gateway answers to: identity, model, key, and the settings each should have."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from emwire.envelope import SLOTS
 from pydantic import (
@@ -95,6 +95,21 @@ class Settings(BaseModel):
     sample_interval_s: Uint16 = 0
     status_interval_s: Uint16 = 0
     beacons: Annotated[tuple[Beacon, ...], Field(max_length=8)] = ()
+
+    def shown(self) -> dict[str, Any]:
+        """Without the beacons' keys."""
+        return self.model_dump(mode="json")
+
+
+def never_sent(device_id: int, now: Mapping[str, Any], before: Mapping[str, Any]) -> str | None:
+    """What is wrong where a configuration is another than before and its version has not grown: a device goes by the
+    version alone. ("problem; remedy")"""
+    if now["version"] > before["version"] or {**now, "version": 0} == {**before, "version": 0}:
+        return None
+    return (
+        f"device {device_id}: another configuration under version {now['version']}, which the device would never be sent;"
+        f" write version = {before['version'] + 1}"
+    )
 
 
 class Device(BaseModel):

@@ -182,6 +182,7 @@ def rows(config: Config, devices: Iterable[Device], *, opened: bool = True) -> l
                 "state": "revoked" if device.revoked else "active",
                 "key": key,
                 "quarantined": quarantined.pop(device.device_id, 0),
+                "configuration": None if device.configuration is None else device.configuration.shown(),
             }
         )
     for device_id, count in sorted(quarantined.items()):
