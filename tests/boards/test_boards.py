@@ -1,13 +1,21 @@
 """Boards that are not here: their tables run on real MicroPython over a model of its `machine` module."""
 
+import json
+import re
+import runpy
 from pathlib import Path
 
 import pytest
 from device_checks import ROOT, VIRTUAL, run_check
 from emrig.flash.boards import definition, definitions
 from emrig.flash.errors import FlashError
+from emrig.flash.repl import FACTS
 
 DEVICE = Path(__file__).parent / "device"
+ZEPHYR = ROOT / "firmware" / "boards" / "nrf52840" / "zephyr"
+FLASH_BYTES = 1 << 20
+# As many as a pid's firmware for it has, of about its size: 90 KB in all.
+PID_FILES = 49
 BOARDS = ("esp32s3", "nrf52840", "pico_w")
 CHECKS = [
     (check, board)
@@ -43,3 +51,37 @@ def test_the_host_knows_every_board() -> None:
 def test_an_unknown_board_is_named_with_those_that_exist() -> None:
     with pytest.raises(FlashError, match=r"no board 'esp8266'.*pico_w"):
         definition("esp8266")
+
+
+def _overlay() -> str:
+    return re.sub(r"/\*.*?\*/", "", (ZEPHYR / "emtag.overlay").read_text(), flags=re.DOTALL)
+
+
+def _partitions() -> dict[str, tuple[int, int]]:
+    found = re.findall(r'label = "(\w+)";\s+reg = <(\w+) (\w+)>', _overlay())
+    return {label: (int(begin, 0), int(size, 0)) for label, begin, size in found}
+
+
+def test_the_nrf52840s_files_are_at_the_root_and_its_flash_has_room_for_a_pid(micropython: str, tmp_path: Path) -> None:
+    partitions = _partitions()
+    assert partitions["code"] == (0, partitions["storage"][0]) and sum(partitions["storage"]) == FLASH_BYTES
+    facts = tmp_path / "facts.py"
+    facts.write_text(FACTS)
+    path = [DEVICE, ROOT / "firmware", ROOT / "protocol"]
+    script = DEVICE / "check_zephyr_boot.py"
+    told = run_check(micropython, path, script, ZEPHYR / "_boot.py", partitions["storage"][1], PID_FILES, facts)
+    here, elsewhere = (json.loads(line) for line in told.splitlines()[:2])
+    assert here["serial"] == "0123456789abcdef" and here["blocks"] == partitions["storage"][1] // 4096
+    assert here["free_bytes"] > 200_000
+    assert (elsewhere["blocks"], elsewhere["free_bytes"]) == (0, 0)
+
+
+def test_the_nrf52840s_device_tree_has_what_its_pins_name() -> None:
+    pins = runpy.run_path(str(ZEPHYR.parent / "pins.py"))
+    overlay = _overlay()
+    channels = {pin[1] for pin, *_ in pins["ADC"].values()}
+    nodes = re.findall(r"channel@(\d) {\s+reg = <(\d)>", overlay)
+    assert {int(at) for at, register in nodes if at == register} == channels
+    assert {int(number) for number in re.findall(r"<&adc (\d)>", overlay)} == channels
+    for device, *_ in pins["UART"].values():
+        assert re.search(rf'&{device} {{\s+status = "okay";', overlay)

@@ -33,17 +33,22 @@ STARTING_S = 3 * PROMPT_S
 RECONNECT_S = 40
 # A chunk travels in base64 inside a statement that the board compiles in its heap: 1 KiB takes some 3 KiB there.
 CHUNK_BYTES = 1024
+# Where the port has no unique_id: the nRF52840's number, FICR, DEVICEID (its product specification).
 FACTS = """
 import sys, os, json, gc
+board = getattr(sys.implementation, '_machine', '')
 try:
     from machine import unique_id
     serial = unique_id().hex()
 except (ImportError, AttributeError):
     serial = ''
+    if 'nrf52840' in board.lower():
+        from machine import mem32
+        serial = '%08x%08x' % (mem32[0x10000064], mem32[0x10000060])
 s = os.statvfs('/')
-print(json.dumps({'machine': getattr(sys.implementation, '_machine', ''), 'platform': sys.platform,
+print(json.dumps({'machine': board, 'platform': sys.platform,
     'version': '.'.join(str(part) for part in sys.implementation.version[:3]), 'serial': serial,
-    'mpy': getattr(sys.implementation, '_mpy', 0), 'free_bytes': s[1] * s[3],
+    'mpy': getattr(sys.implementation, '_mpy', 0), 'free_bytes': s[1] * s[3], 'blocks': s[2],
     'heap_bytes': gc.mem_alloc() + gc.mem_free()}))
 """
 TREE = """
@@ -171,8 +176,14 @@ class Repl:
             return text
 
     def facts(self) -> dict[str, Any]:
-        """machine, platform, version, serial, mpy, free_bytes."""
+        """machine, platform, version, serial, mpy, free_bytes, heap_bytes."""
         facts: dict[str, Any] = json.loads(self.run(FACTS))
+        # Nothing is mounted there: MicroPython's os.statvfs gives zeros, its Zephyr port has the files at /flash.
+        if not facts["blocks"]:
+            raise FlashError(
+                f"MicroPython on {self.port} has no files at /: put an image on it that has (docs/flashing.md); "
+                "nothing was changed"
+            )
         return facts
 
     def missing_modules(self, names: list[str]) -> list[str]:
