@@ -17,6 +17,8 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 # A cut cable or a board without power answers nothing; a test need not wait a minute for that.
 SHORT_S = 1.0
+# It starts at once, where a chip takes a second.
+PROMPT_S = 0.5
 
 
 @contextmanager

@@ -1,12 +1,14 @@
 """MicroPython itself onto a board: what esptool is told, where a UF2 file goes, and what a person is told."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 from emrig.flash import base_image
 from emrig.flash.boards import definition
 from emrig.flash.errors import FlashError
+from emrig.flash.repl import Repl
 
 ESP32, PICO, NRF = definition("esp32s3"), definition("pico_w"), definition("nrf52840")
 PORT = os.devnull  # there at once, as a board that has restarted
@@ -65,6 +67,26 @@ def test_a_uf2_file_is_copied_to_the_board_in_its_boot_loader(image: Path, mount
     drive = _drive(mounts, "RPI-RP2")
     base_image.put(PICO, PORT, image)
     assert (drive / image.name).read_bytes() == image.read_bytes()
+
+
+def test_a_board_that_ran_is_awaited_in_its_boot_loader(
+    image: Path, mounts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sleep, drives = time.sleep, []
+
+    def mounted(duration_s: float) -> None:
+        drives.append(_drive(mounts, "RPI-RP2"))
+        sleep(0)
+
+    monkeypatch.setattr(time, "sleep", mounted)
+    base_image.put(PICO, PORT, image, started=True)
+    assert (drives[0] / image.name).read_bytes() == image.read_bytes()
+    with pytest.raises(FlashError, match="another board waits in its boot loader"):
+        base_image.start_boot_loader(PICO, Repl(PORT))
+    drives[0].rename(mounts.parent / "unplugged")
+    monkeypatch.setattr(base_image, "MOUNT_S", 0.0)
+    with pytest.raises(FlashError, match=r"nobody mounted its drive: .*copy image\.uf2 to it"):
+        base_image.put(PICO, PORT, image, started=True)
 
 
 def test_two_boards_in_their_boot_loaders_are_not_mixed_up(image: Path, mounts: Path) -> None:

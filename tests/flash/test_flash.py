@@ -15,7 +15,7 @@ import typer
 from emgate.devices.registry import read_device_file
 from emgate.operation import owner
 from emgate.operation.owner import write_whole
-from emrig.flash import command, repl
+from emrig.flash import base_image, command, repl
 from emrig.flash import install as flash_install
 from emrig.flash.boards import BoardDefinition, definition
 from emrig.flash.errors import FlashError
@@ -25,8 +25,14 @@ from emrig.flash.rack import read as read_rack
 from emrig.flash.registration import Registration
 from emrig.images import firmware_image
 from emrig.images.commands import firmware
-from flash_kit import PretendBoard, impatient
+from flash_kit import PROMPT_S, PretendBoard, impatient
 from typer.testing import CliRunner
+
+
+@pytest.fixture(autouse=True)
+def asked_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is said to a board amid its reset is lost, and here nothing says when it is back."""
+    monkeypatch.setattr(repl, "PROMPT_S", PROMPT_S)
 
 
 @pytest.fixture
@@ -116,6 +122,59 @@ def test_a_new_identity_saves_what_the_old_one_left(board: PretendBoard, wish: W
     assert not (board.flash / "data" / "journal").exists()
 
 
+def test_another_image_leaves_a_board_what_it_had(
+    board: PretendBoard, wish: Wish, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(wish)
+    journal = board.flash / "data" / "journal" / "0"
+    journal.parent.mkdir()
+    journal.write_bytes(b"unsent")
+    before = _tree(board.flash / "data")
+    image = tmp_path / "image.uf2"
+    image.write_bytes(b"UF2\n")
+
+    def formatted(*its: Any) -> None:
+        """As MicroPython does with a file system that is not where it looks for one."""
+        for path in [path for path in board.flash.rglob("*") if path.is_file()]:
+            path.unlink()
+        (board.flash / "data" / "journal").rmdir()
+        (board.flash / "data").rmdir()
+        raise FlashError("it did not come back")
+
+    again = replace(wish, device_id=None, base_image=image)
+    monkeypatch.setattr(base_image, "put", formatted)
+    with pytest.raises(FlashError, match=r"it did not come back; what was on the board is in .*, and goes back"):
+        install(again)
+    assert not _tree(board.flash)
+    record = install(replace(again, base_image=None))
+    assert (record.identity, record.device_id, record.backup) == ("kept", 7, None)
+    assert _tree(board.flash / "data") == before
+    # Nor is anything left on the host where the file system outlives the image.
+    monkeypatch.setattr(base_image, "put", lambda *_: None)
+    install(again)
+    assert _tree(board.flash / "data") == before
+    assert not list(wish.backups.iterdir())
+
+
+def test_a_board_whose_data_nobody_can_save_gets_no_image_unasked(
+    board: PretendBoard, wish: Wish, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = tmp_path / "image.uf2"
+    image.write_bytes(b"UF2\n")
+
+    def put(*its: Any) -> None:
+        raise FlashError("the image went on")
+
+    monkeypatch.setattr(base_image, "put", put)
+    silent = replace(wish, port="/dev/absent", base_image=image)
+    with pytest.raises(FlashError, match=r"may wipe it.*add --new-identity"):
+        install(silent)
+    with pytest.raises(FlashError, match="the image went on"):
+        install(replace(silent, new_identity=True))
+    with pytest.raises(FlashError, match=r"not a Raspberry Pi Pico W.*nothing was changed"):
+        install(replace(wish, board=definition("pico_w"), base_image=image))
+
+
 def test_another_board_is_refused_untouched(board: PretendBoard, wish: Wish) -> None:
     (board.flash / "main.py").write_text("print('theirs')\n")
     with pytest.raises(FlashError, match=r"is a linux.*not a Raspberry Pi Pico W.*nothing was changed"):
@@ -152,7 +211,9 @@ def test_a_worn_flash_is_noticed(board: PretendBoard, wish: Wish, monkeypatch: p
         write(self, path, bytes([data[0] ^ 1]) + data[1:] if path.endswith("common/image.mpy") else data)
 
     monkeypatch.setattr(repl.Repl, "write", one_bit_flips)
-    with pytest.raises(FlashError, match=r"reads back wrong 3 times"):
+    facts = repl.Repl.facts
+    monkeypatch.setattr(repl.Repl, "facts", lambda board: facts(board) | {"serial": ""})
+    with pytest.raises(FlashError, match=r"reads back wrong 3 times.*give it --device-id 7 again"):
         install(replace(wish, model="home_unit"))
     assert not (board.flash / "main.py").exists()
 

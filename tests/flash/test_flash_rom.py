@@ -8,14 +8,21 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from emrig.flash import repl
 from emrig.flash.boards import definition
 from emrig.flash.errors import FlashError
 from emrig.flash.install import Wish, install
 from emrig.images import firmware_image
 from emrig.images.rom_image import ERASED, RomPart
-from flash_kit import PretendBoard, impatient
+from flash_kit import PROMPT_S, PretendBoard, impatient
 
 PART = RomPart(392 * 1024, 4096)
+
+
+@pytest.fixture(autouse=True)
+def asked_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is said to a board amid its reset is lost, and here nothing says when it is back."""
+    monkeypatch.setattr(repl, "PROMPT_S", PROMPT_S)
 
 
 @pytest.fixture

@@ -3,3 +3,7 @@
 
 class FlashError(Exception):
     """Flashing stopped. The message ends with the remedy; the board can be flashed again."""
+
+
+class NoAnswerError(FlashError):
+    """Nothing on the port, or no MicroPython."""

@@ -10,15 +10,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from emrig.flash import base_image, identity, rom
+from emrig.flash import base_image, data, identity, rom
 from emrig.flash.boards import BoardDefinition
-from emrig.flash.errors import FlashError
+from emrig.flash.data import DATA
+from emrig.flash.errors import FlashError, NoAnswerError
 from emrig.flash.registration import Registration
 from emrig.flash.repl import RECONNECT_S, STARTING_S, Repl, sha256
 from emrig.images import firmware_image
 
 START = "/main.py"
-DATA = "/data"
 WHOLE = f"/a/{firmware_image.MARKER}"
 """By this file the selector knows a whole firmware: taken away before, and back after all others."""
 ATTEMPTS = 3
@@ -105,31 +105,44 @@ class Installed:
 
 def install(wish: Wish, progress: Progress = lambda *_: None) -> Installed:
     """Do it all; FlashError says what stopped it and what to do."""
+    try:
+        return _install(wish, progress)
+    except FlashError as error:
+        held = data.held_at(wish.backups, wish.port)
+        if held is None:
+            raise
+        more = "" if wish.new_identity else ", and goes back on when it is flashed"
+        raise FlashError(f"{error}; what was on the board is in {held}{more}") from None
+
+
+def _install(wish: Wish, progress: Progress) -> Installed:
     if wish.model not in wish.board.models:
         raise FlashError(
             f"{wish.board.title} has no hardware for {wish.model}: it can be {', '.join(wish.board.models)}"
         )
-    if wish.base_image is not None:
-        progress("base image", 0, 1)
-        base_image.put(wish.board, wish.port, wish.base_image)
+    held = None if wish.base_image is None else _put_base_image(wish, wish.base_image, progress)
     repl = Repl(wish.port)
     repl.connect(RECONNECT_S if wish.base_image else STARTING_S, must_be_there=wish.base_image is None)
     try:
         facts = _identify(repl, wish)
         in_use = rom.leave(repl)
+        held = held or data.held(wish.backups, facts["serial"])
+        backup = None if held is None else _put_back(repl, wish, held)
         place = _in_rom(repl, wish)
         files = _files(wish, place)
         _check(repl, wish, facts, files, place is None)
         who = _decide(repl, wish, facts["serial"])
-        _stop(repl, in_use)
-        backup = _save_data(repl, wish.backups) if who.key is not None else None
         try:
+            _stop(repl, in_use)
+            if who.key is not None:
+                backup = data.save(repl, wish.backups) or backup
             _put_identity(repl, wish, who)
             digests, tested = _put_firmware(repl, files, place, progress)
         except FlashError as error:
-            if backup is None:
-                raise
-            raise FlashError(f"{error}; what the old device left is in {backup}") from None
+            more = "" if backup is None else f"; what was on the board before is in {backup}"
+            if who.key is not None and not facts["serial"]:
+                more += f"; it has no serial number to be known by: give it --device-id {who.device_id} again"
+            raise FlashError(f"{error}{more}") from None
         repl.reset()
     finally:
         repl.close()
@@ -147,22 +160,77 @@ def install(wish: Wish, progress: Progress = lambda *_: None) -> Installed:
         "RAM, copied from folder a" if place is None else "flash, in place, slot a",
         digests,
         sha256("".join(f"{path} {digest}\n" for path, digest in sorted(digests.items())).encode()),
-        backup,
+        None if backup is None else str(backup),
     )
 
 
+def _put_base_image(wish: Wish, image: Path, progress: Progress) -> Path | None:
+    """MicroPython itself; where on the host what the board had is held until then."""
+    base_image.check(wish.board, image)
+    held = None
+    repl = Repl(wish.port)
+    try:
+        answers = _answers(repl)
+        if answers:
+            serial = _identify_board(repl, wish)["serial"]
+            _kept(repl, wish)
+            _stop(repl, rom.leave(repl))
+            progress("data", 0, 1)
+            held = data.hold(repl, wish.backups, serial, wish.port)
+            base_image.start_boot_loader(wish.board, repl)
+        elif not wish.new_identity and data.held_at(wish.backups, wish.port) is None:
+            raise FlashError(
+                f"{wish.port}: no MicroPython answers, so that nobody can tell or save what the board has, and an "
+                "image may wipe it. If it has MicroPython, plug it in so that it runs, and flash again with "
+                "--base-image: its identity and records go back on it. If it is new, or may lose them: add "
+                "--new-identity"
+            )
+    finally:
+        repl.close()
+    progress("base image", 0, 1)
+    base_image.put(wish.board, wish.port, image, answers)
+    return held
+
+
+def _answers(repl: Repl) -> bool:
+    try:
+        repl.connect()
+    except NoAnswerError:
+        return False
+    return True
+
+
+def _put_back(repl: Repl, wish: Wish, held: Path) -> Path | None:
+    """What is held goes back on a board that has lost it; where it is kept if it does not."""
+    if not data.is_on(repl, held):
+        if wish.new_identity or repl.exists(identity.IDENTITY):
+            return data.retire(held, wish.backups)
+        files = data.files(held)
+        # A board without identity gets all of it once more.
+        last = {path: files.pop(path) for path in [identity.IDENTITY] if path in files}
+        _put(repl, files)
+        _put(repl, last)
+    data.drop(held)
+    return None
+
+
 def _identify(repl: Repl, wish: Wish) -> dict[str, Any]:
+    facts = _identify_board(repl, wish)
+    if tuple(int(part) for part in facts["version"].split(".")[:2]) < LOWEST_VERSION:
+        raise FlashError(
+            f"{repl.port} runs MicroPython {facts['version']}; {'.'.join(map(str, LOWEST_VERSION))} or newer is "
+            "needed: flash it with --base-image FILE"
+        )
+    return facts
+
+
+def _identify_board(repl: Repl, wish: Wish) -> dict[str, Any]:
     facts = repl.facts()
     board = wish.board
     if board.machine.lower() not in facts["machine"].lower():
         raise FlashError(
             f"{repl.port} is a {facts['machine'] or facts['platform']}, not a {board.title}: give its --board, or the "
             "right port; nothing was changed"
-        )
-    if tuple(int(part) for part in facts["version"].split(".")[:2]) < LOWEST_VERSION:
-        raise FlashError(
-            f"{repl.port} runs MicroPython {facts['version']}; {'.'.join(map(str, LOWEST_VERSION))} or newer is "
-            "needed: flash it with --base-image FILE"
         )
     return facts
 
@@ -218,18 +286,26 @@ def _stop(repl: Repl, in_use: bool) -> None:
         rom.leave(repl)
 
 
+def _kept(repl: Repl, wish: Wish) -> identity.Identity | None:
+    """Who it is, if it is to stay that."""
+    if not repl.exists(identity.IDENTITY) or wish.new_identity:
+        return None
+    device_id, model = identity.read(repl.read(identity.IDENTITY))
+    if wish.device_id not in (None, device_id) or model != wish.model:
+        raise FlashError(
+            f"{repl.port} is already {model} {device_id:08x}: give --new-identity to make it another device; its "
+            "records are saved first"
+        )
+    return identity.Identity(device_id, model, None)
+
+
 def _decide(repl: Repl, wish: Wish, serial: str) -> identity.Identity:
     """Who it is to be, before anything is changed; without a key: who it is."""
-    if repl.exists(identity.IDENTITY) and not wish.new_identity:
-        device_id, model = identity.read(repl.read(identity.IDENTITY))
-        if wish.device_id not in (None, device_id) or model != wish.model:
-            raise FlashError(
-                f"{repl.port} is already {model} {device_id:08x}: give --new-identity to make it another device; its "
-                "records are saved first"
-            )
+    kept = _kept(repl, wish)
+    if kept is not None:
         if wish.registration is not None:
-            wish.registration.keep(device_id)
-        return identity.Identity(device_id, model, None)
+            wish.registration.keep(kept.device_id)
+        return kept
     if wish.model == "ankle_gps" and wish.mqtt is None:
         raise FlashError("a new ankle_gps has to know where it reports to: give --broker HOST[:PORT]")
     if wish.registration is None:
@@ -263,22 +339,6 @@ def _put_firmware(
         if path in files:
             digests |= _put(repl, {path: files[path]})
     return digests, tested
-
-
-def _save_data(repl: Repl, backups: Path) -> str | None:
-    """Copy what the old device left to the host and take it off the board; where it is."""
-    paths = repl.files(DATA) if repl.exists(DATA) else []
-    if not paths:
-        return None
-    folder = backups / datetime.now(UTC).strftime("saved-%Y%m%dT%H%M%S%f")
-    # It holds the old device's key.
-    folder.mkdir(parents=True, mode=0o700)
-    for path in paths:
-        target = folder / path.removeprefix(DATA + "/")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(repl.read(path))
-    repl.remove(paths)
-    return str(folder)
 
 
 def _remove_strangers(repl: Repl, files: Mapping[str, bytes]) -> None:

@@ -17,7 +17,7 @@ from mpremote import transport_serial
 from mpremote.transport import TransportError, TransportExecError
 from mpremote.transport_serial import SerialTransport
 
-from emrig.flash.errors import FlashError
+from emrig.flash.errors import FlashError, NoAnswerError
 from emrig.images import syntax_trees
 
 # The transport prints what it did not expect. Redirecting stdout would take from it what other boards' threads print.
@@ -137,16 +137,18 @@ class Repl:
                 if time.monotonic() < end and (os.path.exists(self.port) or not must_be_there):  # noqa: PTH110
                     time.sleep(0.2)
                     continue
+                kind: type[FlashError] = NoAnswerError
                 if not os.path.exists(self.port):  # noqa: PTH110 - a port need not be a path (rfc2217://…)
                     what = "there is no such port: plug the board in; `mpremote connect list` names the ports"
                 elif isinstance(error, OSError) and not isinstance(error, TransportError):
+                    kind = FlashError
                     what = f"cannot open it ({error}): close what else uses it, and be a member of its group"
                 else:
                     what = (
                         f"no MicroPython answers ({error}): press reset, or put MicroPython on it first with "
                         "--base-image FILE"
                     )
-                raise FlashError(f"{self.port}: {what}") from None
+                raise kind(f"{self.port}: {what}") from None
 
     def _connect(self) -> None:
         self._transport = SerialTransport(self.port)
@@ -231,8 +233,15 @@ class Repl:
 
     def reset(self) -> None:
         """Reset the board as its button would, without waiting for it."""
+        self._leave("reset")
+
+    def start_boot_loader(self) -> None:
+        """As its BOOTSEL button would, without waiting for it."""
+        self._leave("bootloader")
+
+    def _leave(self, by: str) -> None:
         with self._told():
-            self._live.exec_raw_no_follow("import machine\nmachine.reset()")
+            self._live.exec_raw_no_follow(f"import machine\nmachine.{by}()")
         self.close()
 
     @property

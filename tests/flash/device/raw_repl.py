@@ -133,7 +133,7 @@ def serve():
             buffer.append(key)
 
 
-machine.reset = _reset
+machine.reset = machine.bootloader = _reset
 bluetooth.BLE.config = lambda self, *names, **settings: (0, b"\xc0\1\2\3\4\5") if names else None
 if len(sys.argv) > 2:
     board_vfs = Vfs(sys.argv[2])
