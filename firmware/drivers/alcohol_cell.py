@@ -63,6 +63,7 @@ class AlcoholCell:
         self._alone = False  # the reading before was at or above the threshold, and the one before it below
         self.healthy = True  # by its own check
         self.contact_works = self.temperature_works = True  # no input at a rail, by the last reading
+        self._activation_id = 0  # who wears it
         self.withdrawn = 0  # samples that were gone before they were read
         self.write_failures = 0
         self._slots = Slots(board.storage_path + "/cell.")
@@ -243,7 +244,6 @@ class AlcoholCell:
     def _load(self):
         self._kept_mv = None
         self._kept_counts = ZERO_COUNTS
-        self._activation_id = 0
         value = self._slots.value
         if value is not None and len(value) == struct.calcsize(_KEPT):
             contact_mv, cell_counts, known, self._activation_id = struct.unpack(_KEPT, value)
