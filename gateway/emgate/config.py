@@ -174,6 +174,11 @@ class Broker(WithFiles):
     @model_validator(mode="after")
     def _encrypted_with_all_it_needs(self) -> Self:
         _pair(self.certificate_file, self.key_file)
+        if self.username is None and (self.password is not None or self.password_file is not None):
+            raise PlacedError(
+                ("password_file",) if self.password is None else ("username",),
+                'a password without username is never sent; add username = "…", or take the password out',
+            )
         if self.certificate_file is not None and self.ca_file is None:
             raise PlacedError(
                 ("certificate_file",),
@@ -340,8 +345,9 @@ class UplinkSection(Section):
         for name, kind in UPLINK_KINDS.items():
             if name in self.model_fields_set and self.kind != kind and getattr(self, name) is not None:
                 raise PlacedError((name,), f'{name} is for kind = "{kind}"; write that kind, or take {name} out')
-        if self.broker is not None and self.host is not None:
-            raise PlacedError(("host",), "host, and a table [uplink.broker] with one too; take one of them out")
+        for name in ("host", "port"):
+            if self.broker is not None and name in self.model_fields_set:
+                raise PlacedError((name,), f"{name}, and a table [uplink.broker] with one too; take one of them out")
         return self
 
     @model_validator(mode="after")
@@ -462,8 +468,25 @@ class Config(Section):
         for index, port in enumerate(ports):
             if port in ports[:index]:
                 raise PlacedError(("serial", index), f"serial port {port} is listed twice; remove one of the entries")
+        self._refuse_one_client_twice()
         refuse_twice(self.devices)
         return self
+
+    def _refuse_one_client_twice(self) -> None:
+        """A broker ends the connection of a client when another comes with its identifier."""
+        brokers: list[tuple[Location, Broker | None]] = [(("mqtt",), self.mqtt)]
+        brokers += [(("uplink", index, "broker"), target.broker) for index, target in enumerate(self.uplink)]
+        seen = set()
+        for location, broker in brokers:
+            if broker is not None and broker.client_id is not None:
+                client = (broker.host, broker.port, broker.client_id)
+                if client in seen:
+                    raise PlacedError(
+                        (*location, "client_id"),
+                        f"two clients of {broker.host} are called {broker.client_id!r}, and would take the session from"
+                        " each other; give each a client_id of its own, or none",
+                    )
+                seen.add(client)
 
     @property
     def counter_share(self) -> tuple[int, int]:

@@ -285,8 +285,8 @@ class Gateway:
         on_card = self._status_path.parent == self._state
         if not on_card:  # the last one is of another run
             (self._state / STATUS).unlink(missing_ok=True)
-        interval_s = self._config.gateway.status_interval_s or (CARD_STATUS_S if on_card else STATUS_S)
         while True:
+            interval_s = self._config.gateway.status_interval_s or (CARD_STATUS_S if on_card else STATUS_S)
             try:
                 text = json.dumps(await self._status())
                 self._replace(self._status_path, self._on_card(text) if on_card else text)

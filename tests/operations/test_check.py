@@ -122,6 +122,7 @@ def test_a_good_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 SERIAL = '[[serial]]\nport = "/dev/null"\n'
 MQTT = '[mqtt]\nhost = "h"\n'
+OWN_BROKER = "[uplink]\nkind = 'mqtt'\n[uplink.broker]\nhost = 'h'\nclient_id = '{}'\n"
 GUARDED = "[uplink]\nguarded_disk = true"
 UPLINK = '[[uplink]]\nname = "{}"\nkind = "mqtt"\nhost = "h"\n'
 WRONG = [
@@ -145,6 +146,7 @@ WRONG = [
     (f"{MQTT}ca_file = 5\n", "", "mqtt.ca_file: "),
     (f"{MQTT}protocol = '4'\n", "", "mqtt.protocol: it should be '3.1.1' or '5'"),
     (f"{MQTT}client_id = 'a/b'\n", "", "mqtt.client_id: no name"),
+    (f"{MQTT}password_file = 'p'\n", "", "mqtt.password_file: a password without username is never sent"),
     (f"{MQTT}shared_group = 'a'\n", "", "mqtt: one of shared_group and shared_place alone"),
     (f"{MQTT}password = 'p'\n", "", "mqtt.password: a password does not stand in this file"),
     ("", "mqtt = 5\n", "mqtt: it should be"),
@@ -158,6 +160,8 @@ WRONG = [
     (SERIAL, "[uplink]\nhost = 'h'\n", r'uplink.host: host is for kind = "mqtt"'),
     (SERIAL, "[uplink]\nkind = 'mqtt'\n", "uplink: .*needs host"),
     (SERIAL, "[uplink]\nkind = 'mqtt'\nhost = 'h'\n[uplink.broker]\nhost = 'h'\n", "uplink.host: host, and a table"),
+    (SERIAL, "[uplink]\nkind = 'mqtt'\nport = 1883\n[uplink.broker]\nhost = 'h'\n", "uplink.port: port, and a table"),
+    (f"{MQTT}client_id = 'a'\n", OWN_BROKER.format("a"), "uplink.broker.client_id: two clients of h are called 'a'"),
     (SERIAL, "[uplink]\nkind = 'https'\n", "uplink: .*needs its target"),
     (SERIAL, "[uplink]\nkind = 'https'\n[uplink.https]\nurl = 'https://h'\n", "uplink: the backend would not know us"),
     (SERIAL, "[uplink]\nkind = 'https'\n[uplink.https]\nurl = 'http://h'\n", "uplink.https.url: no address"),
@@ -178,7 +182,7 @@ WRONG = [
     (SERIAL, "[[devices]]\ndevice_id = 1\nmodel = 'ankel'\n", r"devices\[1\].model: "),
     # What the file is right about, and the machine is not.
     (f'{MQTT}ca_file = "absent"\n', "", "mqtt.ca_file: .*cannot load the certificate"),
-    (f'{MQTT}password_file = "absent"\n', "", "mqtt.password_file: .*cannot read the password"),
+    (f'{MQTT}username = "g"\npassword_file = "absent"\n', "", "mqtt.password_file: .*cannot read the password"),
     (SERIAL, "[uplink]\nkind = 'https'\n[uplink.https]\nurl = 'https://h'\ntoken_file = 'x'\n", "https.token_file: "),
     (SERIAL, "[uplink]\ndatabase = 'gateway.toml/x'\n", "uplink.database: .*cannot be written to"),
     (SERIAL, "[http]\nsocket = 'gateway.toml/x'\n", "http.socket: .*cannot be written to"),
@@ -339,7 +343,7 @@ def test_the_machine_is_looked_at_too(tmp_path: Path, capsys: pytest.CaptureFixt
         gone.close()
         text = toml(
             links=f'[[serial]]\nport = "{tmp_path}/absent"\n[[serial]]\nport = "{tmp_path}/gateway.toml"\n'
-            f'[mqtt]\nhost = "127.0.0.1"\nport = {closed}\npassword_file = "password"\n'
+            f'[mqtt]\nhost = "127.0.0.1"\nport = {closed}\nusername = "g"\npassword_file = "password"\n'
         )
         text += f"[http]\nport = {taken.getsockname()[1]}\n[store]\nalarm_reserve_bytes = {1 << 60}\n"
         path = write(tmp_path, 'registry = "devices.toml"\n' + text)
@@ -359,6 +363,8 @@ def test_the_machine_is_looked_at_too(tmp_path: Path, capsys: pytest.CaptureFixt
         "the registry holds secrets", "the configuration holds secrets",
     ):  # fmt: skip
         assert words in warned, words
+    sqlite3.connect(tmp_path / "state" / "store.sqlite").execute("PRAGMA user_version = 4")
+    assert "its schema 4 is an earlier one" in "\n".join(each["problem"] for each in found(path, capsys)[1])
 
 
 @pytest.mark.parametrize(
@@ -476,7 +482,7 @@ async def test_a_running_gateways_port_is_its_own(tmp_path: Path, capsys: pytest
 
 BROKERS = toml(
     links='[mqtt]\nhost = "localhost"\nusername = "g"',
-    uplink='[uplink]\nkind = "mqtt"\n[uplink.broker]\nhost = "localhost"\n',
+    uplink='[uplink]\nkind = "mqtt"\n[uplink.broker]\nhost = "localhost"\nusername = "u"\n',
 )
 
 
@@ -490,6 +496,9 @@ def test_passwords_come_from_the_environment(tmp_path: Path, monkeypatch: pytest
     assert loaded.uplink[0].mqtt().read_password() == "from a file"
     for text in (repr(loaded), str(loaded), loaded.model_dump_json()):
         assert "from the environment" not in text
+    with pytest.raises(ConfigError, match=r"line \d+: mqtt\.username: a password without username is never sent"):
+        config.load(write(tmp_path, BROKERS.replace('username = "g"\n', "", 1)))
+    write(tmp_path, BROKERS)
     monkeypatch.setenv("EMTAG_UPLINK_PASSWORD_FILE", str(tmp_path / "absent"))
     with pytest.raises(ConfigError, match="absent: cannot read the password"):
         config.load(path).uplink[0].mqtt().read_password()

@@ -21,7 +21,7 @@ from emgate.devices.registry import OpenKey, never_sent, unopened
 from emgate.errors import ConfigError, named
 from emgate.gateway_number import refuse_own
 from emgate.keys import key_source, secret_place, unsealed, vault
-from emgate.store.schema import SCHEMA_VERSION
+from emgate.store.schema import SCHEMA_VERSION, WITHOUT_SUMS
 from emgate.toml_lines import Lines, Location
 
 CONNECT_S = 3.0
@@ -177,6 +177,11 @@ def _state_directory(config: Config, file: _File) -> Iterator[Finding]:
         else:
             if version > SCHEMA_VERSION:
                 yield Finding("error", str(store), f"its schema {version} is newer than this program", "upgrade emtag")
+            elif 0 < version < WITHOUT_SUMS:
+                problem = f"its schema {version} is an earlier one: the next start takes it over into a fresh store"
+                wanted = store.stat().st_size // 1_000_000 + 1
+                remedy = f"have {wanted} MB of room for both, and a minute for a million records"
+                yield Finding("warning", str(store), problem, remedy)
 
 
 def _registry(config: Config, file: _File, open_key: OpenKey | None) -> Iterator[Finding]:
@@ -199,7 +204,7 @@ def _registry(config: Config, file: _File, open_key: OpenKey | None) -> Iterator
     except ConfigError as error:
         problem, _, remedy = str(error).partition("; ")
         yield Finding("error", file.place("gateway", "id"), problem, remedy)
-    running = {row["deviceId"]: row["configuration"] for row in _running_devices(config)}
+    running = {row["deviceId"]: row.get("configuration") for row in _running_devices(config)}
     for device in registry:
         before = running.get(device.device_id)
         if device.configuration is not None and before is not None:

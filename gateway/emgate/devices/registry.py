@@ -107,8 +107,8 @@ def never_sent(device_id: int, now: Mapping[str, Any], before: Mapping[str, Any]
     if now["version"] > before["version"] or {**now, "version": 0} == {**before, "version": 0}:
         return None
     return (
-        f"device {device_id}: another configuration under version {now['version']}, which the device would never be sent;"
-        f" write version = {before['version'] + 1}"
+        f"device {device_id}: another configuration under version {now['version']}, which the device would never be"
+        f" sent; write version = {before['version'] + 1}"
     )
 
 

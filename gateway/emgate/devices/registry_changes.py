@@ -187,7 +187,7 @@ def rows(config: Config, devices: Iterable[Device], *, opened: bool = True) -> l
         )
     for device_id, count in sorted(quarantined.items()):
         stranger = {"deviceId": device_id, "model": None, "state": "unknown", "key": "none", "quarantined": count}
-        found.append(stranger)
+        found.append({**stranger, "configuration": None})
     return found
 
 
