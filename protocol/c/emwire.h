@@ -303,7 +303,7 @@ static inline int32_t emwire_get_i32(const uint8_t *data)
 #define EMWIRE_EVENT_GATEWAY_RECORDS_LOST 97 /* A gateway lost a device's records; evidence: epoch u16, first, last u24, cause */
 #define EMWIRE_EVENT_GATEWAY_HEARS_NOTHING 98 /* Radio silence where somebody always is heard; value: s; evidence: link, rate */
 #define EMWIRE_EVENT_GATEWAY_HEARS_AGAIN 99 /* That silence is over; value: s it lasted; evidence: link */
-#define EMWIRE_EVENT_GATEWAY_GROUP_CHANGED 100 /* Gateways that share the fleet now; value: how many; evidence: link, their names */
+#define EMWIRE_EVENT_GATEWAY_GROUP_CHANGED 100 /* Gateways that share the fleet now; value: count; evidence: link, their names */
 
 /* cause: Why records are missing. */
 #define EMWIRE_GAP_STORAGE_FULL 1 /* Dropped for want of flash */

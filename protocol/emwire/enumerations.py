@@ -178,7 +178,7 @@ EVENT_TYPE = Enumeration(
         ("GATEWAY_RECORDS_LOST", 97, "A gateway lost a device's records; evidence: epoch u16, first, last u24, cause"),
         ("GATEWAY_HEARS_NOTHING", 98, "Radio silence where somebody always is heard; value: s; evidence: link, rate"),
         ("GATEWAY_HEARS_AGAIN", 99, "That silence is over; value: s it lasted; evidence: link"),
-        ("GATEWAY_GROUP_CHANGED", 100, "Gateways that share the fleet now; value: how many; evidence: link, their names"),
+        ("GATEWAY_GROUP_CHANGED", 100, "Gateways that share the fleet now; value: count; evidence: link, their names"),
     ),
 )
 GAP_CAUSE = Enumeration(

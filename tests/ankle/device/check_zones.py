@@ -95,7 +95,7 @@ async def check_leaving_an_inclusion_polygon(folder):
 
 async def check_a_dwell_is_told_when_it_is_over(folder):
     """However short the span of the positions that are counted: every 15 s, three of them."""
-    for dwell_s in (60, 900):
+    for dwell_s in (60, 300):
         work = Tag(folder, settings={"zone_dwell_s": dwell_s}).start()
         work.order(3, SCHOOL)
         work.north(1000)
