@@ -15,7 +15,7 @@ import pytest
 from emgate.errors import StoreError
 from emgate.store import writer as store_writer
 from emgate.store.holes import HOLD_S, INHERITED_S
-from emgate.store.store import Outcome, Record, Store, salvage
+from emgate.store.store import Outcome, Record, Store, last_row, newly_delivered, salvage
 
 
 def record(
@@ -446,8 +446,45 @@ async def test_what_came_over_a_hole_is_delivered_behind_what_fills_it(store: St
     await store.append(record(2))
     batch = await store.undelivered("uplink", False, 4, 1 << 20)
     assert [each.sequence for each in batch] == [0, 1, 2, 3, 4], "2 is taken along from behind"
-    assert await store.advance("uplink", False, batch[-1].row_id) == (0, 4)
+    assert last_row(batch) == 4
+    assert await store.advance("uplink", False, 4) == (0, 4)
+    assert [each.sequence for each in newly_delivered(batch, (0, 4))] == [0, 1, 3, 4]
     assert [each.sequence for each in await store.undelivered("uplink", False, 100, 1 << 20)] == [2], "in its place"
+
+
+async def test_what_one_required_target_took_from_behind_is_told_when_the_other_has_it_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(HOLD_S, False, 0.0)
+    store = await Store.open(tmp_path / "store.sqlite", consumers={"a": True, "b": True})
+    taken: dict[str, set[int]] = {"a": set(), "b": set()}
+    told: list[int] = []
+
+    async def take(consumer: str, limit: int) -> list[int]:
+        batch = await store.undelivered(consumer, False, limit, 1 << 20)
+        taken[consumer] |= {each.sequence for each in batch}
+        moved = await store.advance(consumer, False, last_row(batch))
+        assert moved is not None
+        told.extend(each.sequence for each in newly_delivered(batch, moved))
+        assert set(told) <= taken["a"] & taken["b"]
+        return [each.sequence for each in batch]
+
+    for number in (*range(5), *range(6, 21)):
+        await store.append(record(number))
+    await take("b", 20)
+    await store.append(record(5))
+    assert 5 in await take("a", 10)
+    await take("a", 10)
+    assert await take("b", 10) == [5] and told == [n for n in range(21) if n != 5]
+    assert await take("a", 10) == [5] and told[-1] == 5
+    # Where a batch is not in the order of its rows, and the other target stands amid them.
+    for number in (22, 21, 24, 23):
+        await store.append(record(number))
+    await take("b", 1)
+    assert await take("a", 4) == [21, 22, 23, 24]
+    await take("b", 4)
+    assert sorted(told) == list(range(25)), "every one, once"
+    await store.close()
 
 
 @pytest.mark.parametrize("alarm", [False, True])
@@ -464,7 +501,7 @@ async def test_what_came_late_in_an_earlier_run_is_known_after_a_restart(
     for wanted, row_id in (([0], 1), ([1, 2, 3], 2), ([1, 2, 4], 3)):
         batch = await store.undelivered("uplink", alarm, 1, 1 << 20)
         assert [each.sequence for each in batch] == wanted
-        assert await store.advance("uplink", alarm, batch[-1].row_id) == (row_id - 1, row_id)
+        assert await store.advance("uplink", alarm, last_row(batch)) == (row_id - 1, row_id)
     await store.close()
 
 

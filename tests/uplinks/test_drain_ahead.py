@@ -31,6 +31,7 @@ def test_split_keeps_order_and_limits(sizes: list[int], most_records: int, most_
 
 def test_records_from_behind_are_not_split() -> None:
     assert split([record(5), record(3), record(6)], 1, 100) is None
+    assert split([record(0), record(3)], 1, 100) is None
 
 
 class Target:

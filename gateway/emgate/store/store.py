@@ -42,7 +42,7 @@ from emgate.store.schema import (
 from emgate.store.sqlite_rows import bytes_in_use
 from emgate.store.writer import QUEUE_FRAMES, Operation, Writer
 
-__all__ = ["EpochState", "GapRecord", "Outcome", "Record", "Store"]
+__all__ = ["EpochState", "GapRecord", "Outcome", "Record", "Store", "last_row", "newly_delivered"]
 
 log = structlog.get_logger(__name__)
 
@@ -57,6 +57,18 @@ EVIDENCE_S, EVIDENCE_EACH_S = 1.0, 10.0
 """How long frames for the quarantine wait for company, and between two commits of them while a flood lasts: what comes
 during such a commit waits for it, which would show in one of a hundred records. A kill costs as much evidence."""
 DAY_MS = 86_400_000
+
+
+def last_row(records: Iterable[Record]) -> int:
+    """Where a cursor stands once these, of one lane, are taken."""
+    return max(record.row_id for record in records)
+
+
+def newly_delivered(records: Iterable[Record], moved: tuple[int, int]) -> list[Record]:
+    """Which of a batch every required consumer has now; `moved` is what `advance` answered.
+
+    Not those that were taken along from behind: of them others may have nothing yet. They come again in their place."""
+    return [record for record in records if moved[0] < record.row_id <= moved[1]]
 
 
 class Store:
@@ -206,8 +218,8 @@ class Store:
 
         marks: (device_id, epoch, stored_through, delivered_through); they never go back.
         Resolves with (before, after): records of the lane with before < row_id <= after have just now been
-        delivered to every required consumer, and all of them are in the batch that the caller has delivered.
-        None: could not be committed."""
+        delivered to every required consumer, and all of them are in the batch that the caller has delivered (see
+        `newly_delivered`). None: could not be committed."""
         rows = list(marks)
         if (consumer, alarm) not in self._log.cursors:
             raise KeyError(consumer)
@@ -406,8 +418,8 @@ class Store:
         """The next records of a lane after the consumer's cursor, those of each epoch in the order of their sequences.
 
         They end before a record that came over a hole, which the device fills within a moment; a record that came too
-        late for that is taken along from behind (and comes again in its place). The last one has the row to advance
-        to: the highest of those that are in their place."""
+        late for that is taken along from behind, and comes again in its place: the first time it has row_id 0.
+        `last_row` is where to advance to, and `newly_delivered` what may be told then."""
         after = self._log.cursors[consumer, alarm]
         held = self._log.tails[alarm].after(after, limit, maximum_bytes)
         if held is not None:
@@ -474,12 +486,10 @@ class Store:
             assert connection is not None
             row = connection.execute(f"SELECT {COLUMNS} FROM records WHERE row_id = ?", (row_id,)).fetchone()
             if row is not None:
-                kept.append(self._record(row)._replace(row_id=last))
+                kept.append(self._record(row)._replace(row_id=0))
                 disorder = True
         if disorder:
             kept.sort(key=lambda record: (record.device_id, record.epoch, record.sequence))
-            # Whoever advances goes by the last one.
-            kept[-1] = kept[-1]._replace(row_id=last)
         return kept
 
     def _look_again(self, alarm: bool) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 
 from emgate.clock import Clock
-from emgate.store.store import Record, Store
+from emgate.store.store import Record, Store, last_row, newly_delivered
 from emgate.uplinks import BatchTooLargeError, Uplink
 from emgate.uplinks.asked import AskedDown
 
@@ -141,14 +141,14 @@ class Drain:
     async def _delivered_to(self, alarm: bool, records: list[Record]) -> None:
         # The watermarks that go along are those of earlier batches; they only serve pruning.
         while True:
-            moved = await self._store.advance(self._consumer, alarm, records[-1].row_id, self._marks())
+            moved = await self._store.advance(self._consumer, alarm, last_row(records), self._marks())
             if moved is not None:
                 break
             self.counters["cursor_not_committed"] += 1
             await asyncio.sleep(RETRY_S)
         self.counters["batches"] += 1
-        self.counters["records"] += len(records)
-        self._delivered([record for record in records if moved[0] < record.row_id <= moved[1]])
+        self.counters["records"] += sum(record.row_id > 0 for record in records)
+        self._delivered(newly_delivered(records, moved))
 
     async def _states(self, asked: AskedDown) -> None:
         for number in itertools.count():
@@ -169,7 +169,8 @@ class Drain:
     def batch(self, records: list[Record]) -> dict[str, Any]:
         """The batch as the backend takes it. Its id names a range of one lane, so a repeated batch has the same."""
         lane = "alarm" if records[0].alarm else "routine"
-        batch = self._envelope(f"{self._gateway_id}-{lane}-{records[0].row_id}-{records[-1].row_id}")
+        first = min(record.row_id for record in records if record.row_id)
+        batch = self._envelope(f"{self._gateway_id}-{lane}-{first}-{last_row(records)}")
         batch["records"] = [
             {
                 "deviceId": record.device_id,
@@ -188,7 +189,7 @@ class Drain:
 def split(records: list[Record], most_records: int, most_bytes: int) -> list[list[Record]] | None:
     """Batches of at most so much; None when there are records from behind among them, which only go along together."""
     batches: list[list[Record]] = []
-    total, before = 0, -1
+    total, before = 0, 0
     for record in records:
         if record.row_id <= before:
             return None
