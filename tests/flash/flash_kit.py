@@ -12,6 +12,7 @@ from typing import Self
 
 import pytest
 from emrig.flash import repl
+from mpremote.transport_serial import SerialTransport
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -27,6 +28,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with monkeypatch.context() as patch:
         patch.setattr(repl, "ANSWER_S", SHORT_S)
         patch.setattr(repl, "PROMPT_S", SHORT_S)
+        # Before it sends a statement mpremote itself waits for the prompt: ten seconds, which nobody can tell it.
+        patch.setattr(SerialTransport.read_until, "__defaults__", (SHORT_S, None, None))
         yield
 
 
