@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from emgate import config
+from emgate.brokers.access import print_access_list
 from emgate.commands import device_commands, request_commands, status_view
 from emgate.commands.check import check
 from emgate.errors import ConfigError
@@ -108,6 +109,12 @@ async def test_one_that_hangs_or_was_killed_is_told_from_one_that_never_ran(
     (run / "status.json").unlink()  # systemd takes the whole folder away
     assert status_view.show(gateway.config) == 2
     assert "it was killed, or could not write it" in capsys.readouterr().err
+
+
+def test_the_access_list_takes_no_secret(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.toml"
+    path.write_text(toml(links='[mqtt]\nhost = "h"\n', uplink=BACKEND, protection=""))
+    assert print_access_list(path) == 0
 
 
 def test_what_does_not_say_where_the_gateway_is(tmp_path: Path) -> None:

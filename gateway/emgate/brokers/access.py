@@ -52,7 +52,7 @@ def access_list(config: Config) -> str:
 def print_access_list(config_path: Path) -> int:
     """To standard output; exit status 2 when there is none to be made."""
     try:
-        print(access_list(configuration.load(config_path)), end="")
+        print(access_list(configuration.load(config_path, open_keys=False)), end="")
     except ConfigError as error:
         print(f"emtag gateway: {error}", file=sys.stderr)
         return 2
