@@ -99,6 +99,14 @@ TABLE = (
     ("update_trial_s", 86400, 300, 604800),  # common/update.py
     ("update_battery_percent", 30, 0, 100),  # common/update.py
 )
+# The first of each pair is never above the second: a rule would hold always or never.
+ORDERED = (
+    ("skin_lowest_c", "skin_highest_c"),
+    ("motion_without_fix_s", "motion_window_s"),
+    ("battery_critical_percent", "battery_low_percent"),
+    ("range_long_dbm", "range_middle_dbm"),
+    ("range_middle_dbm", "range_short_dbm"),
+)
 # Intervals of the configuration message, in its order.
 _CONFIGURED = ("report_interval_s", "fix_interval_s", "presence_window_s", "sample_interval_s", "status_interval_s")
 _PREFIX = "PARAMETER_"
@@ -169,19 +177,26 @@ class Settings:
         return True
 
     def apply_parameters(self, version: int, parameters) -> bytes:
-        """parameters: ((number, value), …), all or none. Numbers that are unknown or out of bounds; b"" = taken."""
+        """parameters: ((number, value), …), all or none. Numbers that are unknown, out of bounds or against ORDERED; b"" =
+        taken."""
         refused = []
-        rows = []
+        numbers = {}
+        given = {}
         for number, value in parameters:
             row = _numbered(number)
             if row is None or not row[2] <= value <= row[3]:
                 refused.append(number)
             else:
-                rows.append((row[0], value))
+                numbers[row[0]] = number
+                given[row[0]] = value
+        for pair in ORDERED:
+            lower, upper = [given[name] if name in given else getattr(self, name) for name in pair]
+            if lower > upper:
+                refused += [numbers[name] for name in pair if name in given and numbers[name] not in refused]
         if refused:
             return bytes(refused)
         self.parameters_version = version
-        for name, value in rows:
+        for name, value in given.items():
             self._take(name, value)
         self._keep()
         return b""

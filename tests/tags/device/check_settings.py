@@ -88,6 +88,17 @@ def check_parameters_all_or_none_and_kept(folder):
     assert Settings(folder).range_profile == 2
 
 
+def check_parameters_that_contradict_each_other_are_refused(folder):
+    settings = Settings(folder)
+    coldest, warmest = constants.PARAMETER_SKIN_LOWEST_C, constants.PARAMETER_SKIN_HIGHEST_C
+    long, middle = constants.PARAMETER_RANGE_LONG_DBM, constants.PARAMETER_RANGE_MIDDLE_DBM
+    assert settings.apply_parameters(1, ((middle, -79),)) == bytes((middle,)), "above what is in force"
+    assert settings.apply_parameters(1, ((coldest, 30), (warmest, 25))) == bytes((coldest, warmest))
+    assert settings.apply_parameters(1, ((long, -90), (middle, -95))) == bytes((long, middle))
+    assert settings.parameters_version == 0
+    assert settings.apply_parameters(1, ((coldest, 30), (warmest, 45), (middle, -90))) == b""
+
+
 def check_older_firmware_ignores_what_it_does_not_know(folder):
     settings = Settings(folder)
     settings._set = {"from_the_future": 5, "range_profile": 77, "presence_window_s": 900}
