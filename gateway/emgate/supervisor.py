@@ -1,6 +1,7 @@
 """Keeps one link or uplink running: restarts it alone, with jittered back-off, its reasons logged, counted and told."""
 
 import asyncio
+import contextlib
 import errno
 import random
 from collections import Counter
@@ -18,6 +19,9 @@ FIRST_S = 0.25
 """Soon after the first loss: a USB adapter re-enumerates in about a second, a broker restarts in less."""
 STEADY_S = 30.0
 """A run that lasted this long was a good one: the next loss starts at FIRST_S again."""
+METERED_LAST_S, METERED_URGENT_S = 900.0, 120.0
+"""The longest pause where each attempt costs money (6 kB over HTTPS): some 130 attempts and 0.8 MB a day; and while
+something waits that may not, which is to be there within 3 min (NIJ Standard-1004.00 §5.4.1)."""
 EVENTS_BURST, EVENT_EACH_S = 6.0, 600.0
 """Changes of one link told to the backend: three outages at once, then one change in ten minutes; a loose plug does not
 fill the store. The state that a link stays in is told in any case, later."""
@@ -49,7 +53,15 @@ def first_of(errors: BaseExceptionGroup[BaseException], *kinds: type[BaseExcepti
 class Supervisor:
     """Runs one Runnable for ever."""
 
-    def __init__(self, what: Runnable, *, maximum_s: float = 30.0, events: Events | None = None) -> None:
+    def __init__(
+        self,
+        what: Runnable,
+        *,
+        maximum_s: float = 30.0,
+        events: Events | None = None,
+        urgent: asyncio.Event | None = None,
+    ) -> None:
+        """`urgent`: of what costs money by the byte, set while something waits for it that may not."""
         self.what = what
         self.restarts: Counter[str] = (
             Counter()
@@ -59,6 +71,8 @@ class Supervisor:
         self.told = _Told(what.name, events) if events is not None else None
         self._ended = asyncio.Event()  # the present run is over
         self.maximum_s = maximum_s
+        self._urgent = urgent
+        self._up_at_s: float | None = None  # in the present run
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -69,11 +83,13 @@ class Supervisor:
             while True:
                 started = loop.time()
                 self._ended.clear()
+                self._up_at_s = None
                 kind, reason = await self._once()
                 self.what.up.clear()
                 self._ended.set()
                 self.tried.set()
-                if loop.time() - started > STEADY_S:
+                since_s = started if self._urgent is None else self._up_at_s  # to have hung for long is no good run
+                if since_s is not None and loop.time() - since_s > STEADY_S:
                     delay_s = FIRST_S
                 pause_s = delay_s * random.uniform(0.5, 1.0)  # many gateways lose one broker at the same moment
                 report = log.warning if reason != self.last_reason else log.debug
@@ -85,7 +101,8 @@ class Supervisor:
                 if await self._pause(pause_s):
                     delay_s = FIRST_S
                     continue
-                delay_s = min(self.maximum_s, delay_s * 2)
+                longest_s = self.maximum_s if self._urgent is None else max(METERED_LAST_S, self.maximum_s)
+                delay_s = min(longest_s, delay_s * 2)
         finally:
             watching.cancel()
             if self.told is not None:
@@ -93,6 +110,13 @@ class Supervisor:
 
     async def _pause(self, pause_s: float) -> bool:
         """Wait before the next attempt; True when what was missing has come meanwhile (`appeared`, if it has that)."""
+        if self._urgent is not None:
+            in_any_case_s = min(pause_s, METERED_URGENT_S)
+            await asyncio.sleep(in_any_case_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_s - in_any_case_s):
+                    await self._urgent.wait()
+            return False
         appeared = getattr(self.what, "appeared", None)
         if appeared is None:
             await asyncio.sleep(pause_s)
@@ -133,6 +157,7 @@ class Supervisor:
             await self.what.up.wait()
             self.tried.set()
             self.last_reason = None
+            self._up_at_s = asyncio.get_running_loop().time()
             log.info("up", what=self.what.name)
             if self.told is not None:
                 self.told.restored()

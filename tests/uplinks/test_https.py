@@ -23,7 +23,9 @@ from emgate.operation import running
 from emgate.supervisor import Supervisor
 from emgate.uplinks import BatchTooLargeError, batch_bytes
 from emgate.uplinks.https import HttpsUplink
+from emgate.uplinks.meter import DAY_MS, HOUR_MS, Meter
 from gateway_kit import GatewayProcess, toml
+from uplink_kit import MovableClock
 
 aiohttp = pytest.importorskip("aiohttp", reason="needs aiohttp")
 from aiohttp import web  # noqa: E402
@@ -410,9 +412,11 @@ async def test_a_certificate_that_is_not_trusted_is_named(
 
     other = authority if ours else Authority(tmp_path / "other", "other")
     async with asyncio.timeout(30), serving(other, listening, host) as port:
+        uplink = HttpsUplink(target(port, authority), "gw")
         with pytest.raises(OSError, match="certificate is not trusted"):
-            await HttpsUplink(target(port, authority), "gw").run()
+            await uplink.run()
     assert told == []
+    assert uplink._meter.counters["bytes_sent"] == 1000 + 5000, "what it cost to find out"
 
 
 async def test_a_batch_that_is_too_large_is_said_to_be(authority: Authority) -> None:
@@ -428,6 +432,63 @@ async def test_a_batch_that_is_too_large_is_said_to_be(authority: Authority) -> 
             with pytest.raises(BatchTooLargeError):
                 await uplink.deliver(batch(1, records=3))
             await uplink.deliver(batch(1, records=2))
+
+
+async def test_a_metered_server_that_answers_wrongly_for_a_day_costs_a_fraction_of_the_budget(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pauses are skipped, and the clock is put on by them; the rest is real."""
+    clock = MovableClock()
+
+    class Skipping:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(asyncio, name)
+
+        async def sleep(self, seconds: float) -> None:
+            clock.ms += int(seconds * 1000)
+            await asyncio.sleep(0)
+
+        @contextlib.asynccontextmanager
+        async def timeout(self, seconds: float) -> AsyncIterator[None]:
+            try:
+                async with asyncio.timeout(0):
+                    yield
+            except TimeoutError:
+                clock.ms += int(seconds * 1000)
+                raise
+
+    monkeypatch.setattr("emgate.supervisor.asyncio", Skipping())
+    monkeypatch.setattr("emgate.supervisor.STEADY_S", 0.0)  # a server that hangs makes each run a long one
+    attempts, broken = 0, True
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        nonlocal attempts
+        attempts += 1
+        if broken:
+            return web.Response(status=503)
+        return web.json_response({"batchId": json.loads(await request.read())["batchId"]})
+
+    meter = Meter("one", {DAY_MS: 5_000_000}, None, clock)
+    async with asyncio.timeout(60), serving(authority, answer) as port:
+        seldom = target(port, authority).model_copy(update={"poll_interval_s": 600.0})
+        uplink = HttpsUplink(seldom, "gw", meter=meter)
+        supervisor = Supervisor(uplink, maximum_s=30, urgent=meter.urgent)
+        started_ms = clock.ms
+        tasks = [asyncio.create_task(supervisor.run()), asyncio.create_task(uplink.deliver(batch(1)))]
+        while clock.ms < started_ms + DAY_MS:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        assert 90 < attempts < 200
+        assert attempts * 6000 <= meter.counters["bytes_sent"] <= (attempts + 1) * 6000
+        tasks.append(asyncio.create_task(uplink.deliver(alarm_batch())))
+        calm, started_ms = attempts, clock.ms
+        while clock.ms < started_ms + 4 * HOUR_MS:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        assert 110 < attempts - calm < 130, "every 2 min"
+        assert meter.levels()["bytes_left_day"] > 4_000_000, "so that routine goes on as soon as the server does"
+        broken = False
+        await asyncio.gather(*tasks[1:])
+        tasks[0].cancel()
+        await asyncio.wait(tasks)
 
 
 async def test_a_delivery_that_fails_is_tried_again_until_it_is_taken(authority: Authority) -> None:

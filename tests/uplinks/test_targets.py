@@ -176,11 +176,55 @@ async def test_an_idle_connection_over_mqtt_costs_what_it_takes_to_keep() -> Non
     often = Broker(host="localhost").model_copy(update={"keepalive_s": 0.001})
     counting = asyncio.create_task(MqttUplink(often, "gw", meter=meter)._count_what_it_takes())
     async with asyncio.timeout(20):
-        while meter.counters["bytes_sent_exempt"] < 600 + 3 * 204:  # noqa: ASYNC110 - nobody tells
+        while meter.counters["bytes_sent_exempt"] < 3 * 204:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.001)
     counting.cancel()
-    assert (meter.counters["bytes_sent_exempt"] - 600) % 204 == 0
+    assert meter.counters["bytes_sent_exempt"] % 204 == 0
     assert meter.levels()["bytes_left_day"] == 10_000 - meter.counters["bytes_sent_exempt"]
+
+
+async def test_a_broker_that_lets_nobody_in_costs_a_connection_each_time() -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1024)
+        writer.write(b"\x20\x02\x00\x05")  # CONNACK: not authorised
+        await reader.read()
+        writer.close()
+
+    meter = Meter("one", {DAY_MS: 10_000}, None, MovableClock())
+    async with asyncio.timeout(20), await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        broker = Broker(host="127.0.0.1", port=server.sockets[0].getsockname()[1])
+        uplink = MqttUplink(broker, "gw", meter=meter)
+        with pytest.raises(OSError, match="ot authori"):
+            await uplink.run()
+        assert meter.counters["bytes_sent"] == 600
+        server.close()
+        with pytest.raises(OSError, match="refused"):
+            await uplink.run()
+    assert meter.counters["bytes_sent"] == 600 + 300, "who is not reached costs the attempt"
+
+
+async def test_who_has_used_up_the_budget_asks_nothing_more_except_for_an_alarm(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("emgate.uplinks.meter.LOOK_S", 0.01)
+    clock = MovableClock()
+    meter = Meter("one", {DAY_MS: 10_000}, None, clock)
+    meter.count(10_000, exempt=True)
+    assert await meter.may_ask(1000), "the first time: somebody waits for it to have been tried"
+    asking = asyncio.create_task(meter.may_ask(1000))
+    async with asyncio.timeout(20):
+        while not meter.waiting:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        with meter.delivering(False):
+            assert not asking.done()
+        with meter.delivering(True):
+            assert await asking
+        asking = asyncio.create_task(meter.may_ask(1000))
+        while not meter.waiting:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        clock.ms += DAY_MS // 10
+        assert await asking is False, "within the budget"
+    assert not meter.waiting
 
 
 async def test_a_clock_set_back_and_forth_fills_no_bucket_twice(tmp_path: Path) -> None:

@@ -9,8 +9,16 @@ TakeDown = Callable[[object], None]
 """What an uplink calls with a request that came down from its backend (as JSON); never raises."""
 
 
+LARGE_BYTES = 8 * 1024
+"""A batch that is no larger as it is sent fails for another reason: any broker, server or line takes so much."""
+
+
 class BatchTooLargeError(Exception):
     """The target does not take batches of this size: deliver the records in smaller ones."""
+
+
+class BatchTooSlowError(BatchTooLargeError):
+    """It was not there in time, which may be the line of this hour: smaller ones until they go quickly again."""
 
 
 class Uplink(Protocol):

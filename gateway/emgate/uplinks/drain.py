@@ -16,13 +16,13 @@ import structlog
 
 from emgate.clock import Clock
 from emgate.store.store import Record, Store, last_row, newly_delivered
-from emgate.uplinks import BatchTooLargeError, Uplink
+from emgate.uplinks import BatchTooLargeError, BatchTooSlowError, Uplink
 from emgate.uplinks.asked import AskedDown
 
 log = structlog.get_logger(__name__)
 
 BATCH_BYTES = 256 * 1024
-"""Of payload in a batch; about 600 kB of JSON, well inside every broker's limit."""
+"""Of payload in a batch; about 600 kB of JSON, packed up to 320 kB. Brokers and servers that take less get less."""
 SMALLEST_BATCH_BYTES = 4 * 1024
 """Below this the overhead of a batch outweighs what it carries."""
 SLOW_S, QUICK_S = 2.0, 0.5
@@ -107,6 +107,11 @@ class Drain:
                         preparing = asyncio.create_task(self._prepared(batches[number + 1]))
                     try:
                         await self._uplink.deliver(batch)
+                    except BatchTooSlowError:
+                        self.counters["batch_too_slow"] += 1
+                        bytes_here = sum(len(record.payload) for record in records)
+                        limit_bytes = max(min(SMALLEST_BATCH_BYTES, most_bytes), min(limit_bytes, bytes_here) // 2)
+                        break
                     except BatchTooLargeError as error:
                         self.counters["batch_too_large"] += 1
                         if len(records) == 1:
@@ -114,6 +119,8 @@ class Drain:
                                 "the target does not take even one record", target=self._consumer, reason=str(error)
                             )
                             await asyncio.sleep(TOO_LARGE_RETRY_S)
+                        else:
+                            log.warning("smaller batches from now on", target=self._consumer, reason=str(error))
                         most_records = max(1, len(records) // 2)  # until the next start
                         break
                     took_s = loop.time() - started

@@ -1,11 +1,12 @@
 """The HTTPS uplink: every batch is a POST, its answer the backend's acknowledgement, with what devices are asked.
 
-While there is nothing to deliver, an empty batch asks now and then. Only a 200 with the batch's own id counts; every
+While nothing is delivered, an empty batch asks now and then. Only a 200 with the batch's own id counts; every
 other answer has its reason in the log, the status and a counter, and the batch stays in the store. A batch of alarms
 goes over another connection than the routine one that is under way, and says in a header that it overtakes.
 """
 
 import asyncio
+import contextlib
 import json
 import random
 import ssl
@@ -19,9 +20,9 @@ import structlog
 
 from emgate.config import HttpsTarget
 from emgate.errors import ConfigError
-from emgate.uplinks import BatchTooLargeError, TakeDown, batch_bytes, is_alarm
+from emgate.uplinks import LARGE_BYTES, BatchTooLargeError, BatchTooSlowError, TakeDown, batch_bytes, is_alarm
 from emgate.uplinks.https_connection import Answer, Connection
-from emgate.uplinks.meter import HANDSHAKE_BYTES, Meter
+from emgate.uplinks.meter import HANDSHAKE_BYTES, REACH_BYTES, Meter
 
 log = structlog.get_logger(__name__)
 
@@ -33,12 +34,19 @@ CONNECTIONS = 4
 RETRY_FIRST_S, RETRY_LAST_S = 1.0, {False: 300.0, True: 30.0}
 """After a failure, doubled and jittered, per lane (alarm: True): a server that answers 500 for a week sees 12 attempts
 an hour, while alarms, which are to be there within 3 min (NIJ Standard-1004.00 §5.4.1), go soon after it is back."""
+METERED_ALARM_LAST_S = 120.0
+"""The latter where each attempt, with the handshake and the poll before it, costs money."""
 CONNECT_S, SILENCE_S, TOTAL_S = 15.0, 30.0, 120.0
-"""To connect with TLS over LTE-M; between two bytes of an answer; for 150 kB at 10 kB/s with room."""
+"""To connect with TLS over LTE-M; while nothing gets there and nothing comes; for 240 kB at 2 kB/s."""
 IN_PATHS = "/%!$&'()*+,;=:@~"  # RFC 3986 §3.3, and what is escaped already
 LONGEST_ANSWER = batch_bytes.MAXIMUM_BYTES
 OVERHEAD_BYTES = 900
 """Of one request besides its body: headers 350 and 200, TLS records 60, TCP and IP headers of four segments."""
+POLL_BYTES = OVERHEAD_BYTES + 100
+
+
+class _SlowError(OSError):
+    """The server was there, but not all of the request or of its answer in time."""
 
 
 class HttpsUplink:
@@ -68,6 +76,7 @@ class HttpsUplink:
         self._under_way: set[Connection] = set()
         self._lost: asyncio.Future[str] | None = None
         self._polls = 0
+        self._answers = 0
 
     async def run(self) -> None:
         """Ask whether the backend is there, then again whenever nothing else was sent; OSError when it is not."""
@@ -83,12 +92,7 @@ class HttpsUplink:
             while True:
                 await self._poll()
                 self.up.set()
-                try:
-                    async with asyncio.timeout(self._target.poll_interval_s):
-                        reason = await asyncio.shield(self._lost)
-                except TimeoutError:
-                    continue
-                raise OSError(reason)
+                await self._while_others_ask(self._lost)
         except BatchTooLargeError as error:
             raise OSError(f"not even an empty batch is taken: {error}") from None
         finally:
@@ -99,11 +103,21 @@ class HttpsUplink:
             for connection in self._under_way:
                 connection.cut()
 
+    async def _while_others_ask(self, lost: asyncio.Future[str]) -> None:
+        """Until nothing was under way for as long as is waited between polls: every answer has what a poll's would."""
+        answers = -1
+        while answers != self._answers or self._under_way:
+            answers = self._answers
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._target.poll_interval_s):
+                    reason = await asyncio.shield(lost)
+                raise OSError(reason)
+
     async def _poll(self) -> None:
         self._polls += 1
         batch_id = f"{self._gateway_id}-poll-{self._polls}"
         body = {"batchId": batch_id, "gatewayId": self._gateway_id, "uploadedDateMs": 0, "records": []}
-        await self._meter.spend(OVERHEAD_BYTES + 100, exempt=not self.up.is_set())
+        self._meter.count(POLL_BYTES, await self._meter.may_ask(POLL_BYTES))
         self.counters["polls"] += 1
         refused = await self._post(batch_id, batch_bytes.encode(body)[0])
         if refused is not None:
@@ -114,8 +128,12 @@ class HttpsUplink:
         payload, plain_bytes = await asyncio.to_thread(batch_bytes.encode, batch)
         self.counters["bytes_plain"] += plain_bytes
         self.counters["bytes_packed"] += len(payload)
+        with self._meter.delivering(is_alarm(batch)):
+            await self._until_acknowledged(batch, payload, is_alarm(batch))
+
+    async def _until_acknowledged(self, batch: dict[str, Any], payload: bytes, alarm: bool) -> None:
         delay_s = RETRY_FIRST_S
-        alarm = is_alarm(batch)
+        last_s = METERED_ALARM_LAST_S if alarm and self._meter.limited else RETRY_LAST_S[alarm]
         while True:
             await self.up.wait()
             await self._meter.spend(len(payload) + OVERHEAD_BYTES, alarm)
@@ -127,9 +145,11 @@ class HttpsUplink:
                 log.error("the backend refused a batch; it stays in the store", batch=batch["batchId"], reason=refused)
             except OSError as error:
                 self._give_up(str(error))
+                if isinstance(error, _SlowError) and len(payload) > LARGE_BYTES and len(batch["records"]) > 1:
+                    raise BatchTooSlowError(str(error)) from None
             self.counters["resent"] += 1
             await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))
-            delay_s = min(RETRY_LAST_S[alarm], delay_s * 2)
+            delay_s = min(last_s, delay_s * 2)
 
     def _give_up(self, reason: str) -> None:
         """Let run() find out when the backend is there again."""
@@ -148,10 +168,12 @@ class HttpsUplink:
         if alarm:
             headers[LANE] = LANE_ALARM
         try:
-            async with asyncio.timeout(TOTAL_S):
-                answered = await self._exchange(context, payload, headers)
+            answered = await self._exchange(context, payload, headers)
+        except _SlowError:
+            self._failed("timeout", "no whole answer in time")
+            raise
         except TimeoutError:  # an OSError as well
-            raise self._failed("timeout", "no whole answer in time") from None
+            raise self._failed("timeout", "no connection in time") from None
         except OSError as error:
             raise self._failed("connection", _words(error)) from None
         except HTTPException as error:
@@ -159,6 +181,7 @@ class HttpsUplink:
         except ValueError as error:
             raise self._failed("connection", f"correct the url: {error}") from None
         answer = self._answer(answered, batch_id)
+        self._answers += 1
         self.last_problem = None
         for asked in answer.get("down") or ():
             self._take_down(asked)
@@ -170,15 +193,23 @@ class HttpsUplink:
         parts = urlsplit(self._target.url)
         connection = self._kept()
         if connection is None:
-            connection = await Connection.open(
-                parts.hostname or "", parts.port or 443, context, self._threads,
-                within_s=CONNECT_S, silence_s=SILENCE_S,
-            )  # fmt: skip
-            await self._meter.spend(HANDSHAKE_BYTES, exempt=True)
+            took = HANDSHAKE_BYTES
+            try:
+                connection = await Connection.open(
+                    parts.hostname or "", parts.port or 443, context, self._threads, within_s=CONNECT_S
+                )
+            except OSError as error:
+                took = HANDSHAKE_BYTES if isinstance(error, ssl.SSLError | ConnectionResetError) else REACH_BYTES
+                raise
+            finally:
+                self._meter.count(took, exempt=True)
         self._under_way.add(connection)
         try:
             path = quote(parts.path.rstrip("/") + PATH, safe=IN_PATHS)
-            answer = await connection.post(path, payload, headers, LONGEST_ANSWER)
+            async with asyncio.timeout(TOTAL_S):
+                answer = await connection.post(path, payload, headers, LONGEST_ANSWER, SILENCE_S)
+        except TimeoutError:
+            raise _SlowError("no whole answer in time") from None
         finally:
             self._under_way.discard(connection)
         if connection.kept and self._context is context:

@@ -8,6 +8,7 @@ import contextlib
 import select
 import socket
 import ssl
+import struct
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -16,6 +17,11 @@ from typing import TypeVar
 
 Result = TypeVar("Result")
 
+THREAD_S = 600.0
+"""At most in one call of the socket; whoever waits for it cuts it long before."""
+DROP_THE_REST = struct.pack("ii", 1, 0)  # struct linger of socket(7): on, 0 s
+LOOKS = 30
+"""At whether anything moves, while silence is waited for: once a second."""
 HAPPY_EYEBALLS_S = 0.25  # RFC 8305 §8: until the next address is tried beside the first
 
 
@@ -43,9 +49,9 @@ class Connection:
 
     @classmethod
     async def open(
-        cls, host: str, port: int, context: ssl.SSLContext, threads: Executor, *, within_s: float, silence_s: float
+        cls, host: str, port: int, context: ssl.SSLContext, threads: Executor, *, within_s: float
     ) -> "Connection":
-        """Connected, with TLS. OSError; TimeoutError after `within_s`; `silence_s`: between two bytes later on."""
+        """Connected, with TLS. OSError; TimeoutError after `within_s`."""
         async with asyncio.timeout(within_s):
             plain = await _reach(host, port)
             plain.settimeout(within_s)
@@ -55,7 +61,7 @@ class Connection:
                 plain.close()
                 raise
             await made._in_thread(made._socket.do_handshake)
-        made._socket.settimeout(silence_s)
+        made._socket.settimeout(THREAD_S)
         made.kept = True
         return made
 
@@ -68,9 +74,34 @@ class Connection:
         look.register(self._socket, select.POLLIN)
         return not look.poll(0)
 
-    async def post(self, path: str, body: bytes, headers: Mapping[str, str], longest: int) -> Answer:
-        """The server's answer. OSError, or HTTPException where it is none."""
-        return await self._in_thread(lambda: self._post(path, body, headers, longest))
+    async def post(self, path: str, body: bytes, headers: Mapping[str, str], longest: int, silence_s: float) -> Answer:
+        """The server's answer. OSError, or HTTPException where it is none; TimeoutError when for `silence_s` nothing
+        got there and nothing came: the kernel takes a whole batch at once, and a slow line is busy with it for long."""
+        loop = asyncio.get_running_loop()
+        moved = self._moved()
+        looking: asyncio.TimerHandle
+
+        def look() -> None:
+            nonlocal moved, looking
+            before, moved = moved, self._moved()
+            if moved != before and not silent.expired():
+                silent.reschedule(loop.time() + silence_s)
+            looking = loop.call_later(silence_s / LOOKS, look)
+
+        looking = loop.call_later(silence_s / LOOKS, look)
+        try:
+            async with asyncio.timeout(silence_s) as silent:
+                return await self._in_thread(lambda: self._post(path, body, headers, longest))
+        finally:
+            looking.cancel()
+
+    def _moved(self) -> tuple[int, int]:
+        """Bytes that the server's machine has acknowledged, and that came from it."""
+        with contextlib.suppress(OSError, AttributeError, struct.error):  # closed; not Linux; before 4.1
+            information = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 136)
+            acknowledged, received = struct.unpack_from("=QQ", information, 120)  # <linux/tcp.h>, struct tcp_info
+            return acknowledged, received
+        return 0, 0
 
     def _post(self, path: str, body: bytes, headers: Mapping[str, str], longest: int) -> Answer:
         self.kept = False
@@ -113,6 +144,8 @@ class Connection:
         """Whoever waits for the server hears that the connection is gone. From any thread."""
         self.kept = False
         with contextlib.suppress(OSError):  # the socket's own shutdown: that of TLS forgets the keys under the reader
+            # What the kernel still has of a batch would go on filling the line, and cost.
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, DROP_THE_REST)
             socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
     def close(self) -> None:

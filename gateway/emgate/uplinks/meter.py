@@ -1,13 +1,15 @@
 """How much a target may cost: bytes an hour and a day, as buckets that fill evenly and outlast a restart.
 
-Routine batches wait until the bucket has what they need. Alarms never wait, but are counted: what they take, routine
-has to save. The level is kept in the store, so that a gateway that restarts again and again gets no new allowance.
+Routine batches wait until the bucket has what they need, and so do questions and connections, unless an alarm needs
+them. Alarms never wait, but are counted: what they take, routine has to save. The level is kept in the store, so that a
+gateway that restarts again and again gets no new allowance.
 """
 
 import asyncio
+import contextlib
 import sqlite3
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from emgate.clock import Clock
 from emgate.store.store import Store
@@ -15,6 +17,8 @@ from emgate.store.store import Store
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 HANDSHAKE_BYTES = 5000
 """A TLS handshake: certificates of 2 to 4 kB, keys and signatures 700 B, TCP and IP headers of some ten segments."""
+REACH_BYTES = 300
+"""An attempt that reached nobody: the question for the address and its answer, a few SYNs, or a refusal."""
 LOOK_S = 1.0
 """The clock may be moved or shared, so that sleeping exactly as long as needed would be wrong; a look costs nothing."""
 
@@ -30,6 +34,31 @@ class Meter:
         self._at_ms: int | None = None
         self._store = store
         self._clock = clock
+        self.urgent = asyncio.Event()
+        """While alarms are being delivered: nothing that they need waits."""
+        self.waiting = 0
+        """How many wait for the budget now."""
+        self._alarms = 0
+        self._asked = False
+
+    @contextlib.contextmanager
+    def delivering(self, alarm: bool) -> Iterator[None]:
+        """While a batch is under way, or waits for it."""
+        if alarm:
+            self._alarms += 1
+            self.urgent.set()
+        try:
+            yield
+        finally:
+            if alarm:
+                self._alarms -= 1
+                if not self._alarms:
+                    self.urgent.clear()
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is a budget."""
+        return bool(self._limits)
 
     @property
     def largest(self) -> int | None:
@@ -51,14 +80,34 @@ class Meter:
                 self._at_ms = at_ms
 
     async def spend(self, size: int, exempt: bool) -> None:
-        """Return when `size` bytes may be sent."""
-        if self._limits and not exempt:
-            waited = False
-            while not self._has(size):
-                if not waited:
-                    self.counters["waited_for_budget"] += 1
-                    waited = True
+        """Return when `size` bytes may be sent; they are counted."""
+        if not exempt:
+            await self._wait(size, lambda: False)
+        self.count(size, exempt)
+
+    async def may_ask(self, size: int) -> bool:
+        """Return when a question or a connection of `size` bytes may be made: whether that is beyond the budget.
+
+        It is for an alarm, and the first time: somebody waits for this target to have been tried."""
+        if not self._asked:
+            self._asked = True
+            return True
+        await self._wait(size, self.urgent.is_set)
+        return self.urgent.is_set()
+
+    async def _wait(self, size: int, anyway: Callable[[], bool]) -> None:
+        if not self._limits or anyway() or self._has(size):
+            return
+        self.counters["waited_for_budget"] += 1
+        self.waiting += 1
+        try:
+            while not anyway() and not self._has(size):  # noqa: ASYNC110 - a clock tells nobody
                 await asyncio.sleep(LOOK_S)
+        finally:
+            self.waiting -= 1
+
+    def count(self, size: int, exempt: bool) -> None:
+        """They were sent."""
         self.counters["bytes_sent"] += size
         if exempt:
             self.counters["bytes_sent_exempt"] += size

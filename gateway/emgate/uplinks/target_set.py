@@ -97,12 +97,13 @@ class Target:
             **self.meter.levels(),
         }
         plain = counters.get("bytes_plain", 0)
+        waits = "waits for its budget" if self.meter.waiting and not self.uplink.up.is_set() else None
         return {
             "target": self.section.name,
             "name": self.uplink.name,
             "required": self.section.required,
             "up": self.uplink.up.is_set(),
-            "reason": getattr(self.uplink, "last_problem", None) or self.supervisor.last_reason,
+            "reason": getattr(self.uplink, "last_problem", None) or self.supervisor.last_reason or waits,
             "restarts": dict(self.supervisor.restarts),
             "databaseBytes": getattr(self.uplink, "database_bytes", None),
             "compressedTo": round(counters["bytes_packed"] / plain, 3) if plain else None,
@@ -223,7 +224,12 @@ class TargetSet:
             batch_bytes=meter.largest,
             asked=asked,
         )
-        supervisor = Supervisor(uplink, maximum_s=self._maximum_s, events=self._events)
+        supervisor = Supervisor(
+            uplink,
+            maximum_s=self._maximum_s,
+            events=self._events,
+            urgent=meter.urgent if section.metered else None,
+        )
         return Target(section, uplink, drain, meter, asked, supervisor)
 
     def _make_uplink(self, section: UplinkSection, meter: Meter, asked: AskedDown) -> Uplink:
