@@ -177,8 +177,8 @@ class Settings:
         return True
 
     def apply_parameters(self, version: int, parameters) -> bytes:
-        """parameters: ((number, value), …), all or none. Numbers that are unknown, out of bounds or against ORDERED; b"" =
-        taken."""
+        """parameters: ((number, value), …), all or none. The numbers that are refused: unknown, out of bounds, against
+        ORDERED; b"" = taken."""
         refused = []
         numbers = {}
         given = {}
