@@ -509,12 +509,11 @@ class Config(Section):
         """The keys at rest, or None when nothing is sealed; ConfigError when they cannot be opened.
 
         `create`: make them where there are none, unless the registry has keys that were sealed by others."""
-        vault = _open_vault(self.gateway, self.protection, False)
-        if vault is not None or not create:
-            return vault
+        return _open_vault(self.gateway, self.protection, create, self._read_without_vault)
+
+    def _read_without_vault(self) -> None:
         if self.registry is not None and self.registry.exists():
             self.make_registry()
-        return _open_vault(self.gateway, self.protection, True)
 
 
 class PlaceOfGateway(BaseModel):
@@ -718,7 +717,18 @@ def _opener(open_vault: Callable[[], "Vault | None"]) -> OpenKey:
     return open_key
 
 
-def _open_vault(gateway: GatewaySection, protection: ProtectionSection, create: bool = False) -> "Vault | None":
+def _open_vault(
+    gateway: GatewaySection,
+    protection: ProtectionSection,
+    create: bool = False,
+    before_create: Callable[[], None] = lambda: None,
+) -> "Vault | None":
     from emgate.keys.vault import open_vault  # only where something is sealed
 
-    return open_vault(gateway.state_directory, protection.at_rest, protection.passphrase_file, create=create)
+    return open_vault(
+        gateway.state_directory,
+        protection.at_rest,
+        protection.passphrase_file,
+        create=create,
+        before_create=before_create,
+    )

@@ -9,6 +9,7 @@ into the backup, where it tells nothing by itself.
 import json
 import os
 import struct
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
@@ -143,11 +144,17 @@ class PayloadCipher:  # emgate.store.schema.PayloadCipher
 
 
 def open_vault(
-    state_directory: Path, at_rest: str = "auto", passphrase_file: Path | None = None, *, create: bool = False
+    state_directory: Path,
+    at_rest: str = "auto",
+    passphrase_file: Path | None = None,
+    *,
+    create: bool = False,
+    before_create: Callable[[], object] = lambda: None,
 ) -> Vault | None:
     """The vault of a gateway; None when nothing is sealed (no secret was given, or `at_rest` is "off").
 
-    `create`: make keys.json where there is none. ConfigError: sealed keys exist and the secret is missing or wrong."""
+    `create`: make keys.json where there is none, if `before_create` does not raise.
+    ConfigError: sealed keys exist and the secret is missing or wrong."""
     path = state_directory / FILE
     if at_rest == "off":
         if path.exists():
@@ -162,7 +169,10 @@ def open_vault(
             raise ConfigError(f"protection: {MISSING}; {REMEDY}")
         return None
     if not path.exists():
-        return _create(path, secret) if create else None
+        if not create:
+            return None
+        before_create()
+        return _create(path, secret)
     return _open(path, secret)
 
 
