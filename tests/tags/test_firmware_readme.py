@@ -41,10 +41,10 @@ def _insert(path: Path, anchor: str, code: str) -> None:
 
 
 def test_the_new_sensor_reports(micropython: str, tmp_path: Path) -> None:
-    for folder in ("firmware", "protocol"):
+    for folder in ("firmware", "protocol", "hil_tests/emrig"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     blocks = list(BLOCK.finditer((ROOT / "firmware" / "README.md").read_text()))
-    assert len(blocks) == 8, "every step of the example"
+    assert len(blocks) == 10, "every step of the example"
     for block in blocks:
         path = tmp_path / block["path"]
         if block["anchor"]:
@@ -62,3 +62,29 @@ def test_the_new_sensor_reports(micropython: str, tmp_path: Path) -> None:
     path = [tmp_path, VIRTUAL, tmp_path / "firmware", tmp_path / "protocol"]
     (tmp_path / "flash").mkdir()
     run_check(micropython, path, RUN, "check_readme", "check_humidity", tmp_path / "flash")
+    _starts_in_the_simulator(tmp_path)
+    (tmp_path / "board").mkdir()
+    # A board without the part goes without.
+    boards = ROOT / "tests" / "boards" / "device"
+    path = [boards, VIRTUAL, tmp_path / "firmware", tmp_path / "protocol"]
+    run_check(micropython, path, boards / "check_boards.py", "check_models", "esp32s3", tmp_path / "board")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    checked = [tmp_path / block["path"] for block in blocks]
+    for action in (["check", "--no-cache"], ["format", "--check", "--no-cache"]):
+        done = subprocess.run(
+            [Path(sys.executable).with_name("ruff"), *action, *checked], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout
+
+
+def _starts_in_the_simulator(copy: Path) -> None:
+    told = subprocess.run(
+        [sys.executable, "-m", "emgate.cli", "sim", "alcohol", "--repl", "--speed", "1000", "--folder", copy / "sim"],
+        input='board.adc("humidity").read_u16()\nquit\n',
+        env={**os.environ, "PYTHONPATH": f"{copy / 'hil_tests'}:{copy / 'protocol'}"},
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+    assert told.returncode == 0, told.stderr
+    assert "473" in told.stdout and "task humidity" not in told.stdout, told.stdout
