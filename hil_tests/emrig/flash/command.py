@@ -53,13 +53,15 @@ def flash(
     fibre: Annotated[
         bool | None, typer.Option("--fibre/--no-fibre", help="Whether its strap has an optical fibre.")
     ] = None,
-    base_image: Annotated[Path | None, typer.Option(help="Put this MicroPython image on it first.")] = None,
+    base_image: Annotated[
+        Path | None, typer.Option(help="Put this MicroPython image on it first; its data go back on it.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The records as JSON lines.")] = False,
 ) -> None:
     """Install a model's firmware, identity and keys; test it; read it back; say what was installed.
 
-    A board that is already this model keeps identity, keys and unsent records. Exit status 1: a self-test failed, or
-    a record could not be kept; 2: a board could not be flashed (it can be flashed again).
+    A board that is already this model keeps identity, keys and unsent records. Exit status
+    1: a self-test failed, or a record could not be kept; 2: a board could not be flashed (it can be flashed again).
     """
     from emrig.flash.rack import Place, read
 
