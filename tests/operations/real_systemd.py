@@ -1,6 +1,6 @@
 """Installs the gateway as documented in a machine of its own, boots a real systemd there, and attacks the unit.
 
-`make systemd`; as root, with systemd-nspawn, on Debian 12 or later; under two minutes. Above this machine's root lies a
+`make systemd`; as root, with systemd-nspawn, on Debian 12 or later; about two minutes. Above this machine's root lies a
 file system in memory: nothing is written here, and nothing stays. What it shows: docs/operations.md, "The unit under a
 real systemd". The checks themselves: real_systemd_inside.py.
 """

@@ -4,10 +4,12 @@ Writes a line for each fact to the file given, and exits 1 when one of them is n
 # ruff: noqa: ASYNC110, ASYNC240  # waits for what systemd shows, which has no event; nobody else uses this loop
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -26,10 +28,10 @@ from gateway_kit import Port, Tag, event_record, identities, over_mqtt, over_ser
 SERVICE, UNIT = "emtag-gateway", Path("/etc/systemd/system/emtag-gateway.service")
 CONFIG, STATE, WORK = Path("/etc/emtag/gateway.toml"), Path("/var/lib/emtag"), Path("/run/check")
 OVER_MQTT, OVER_SERIAL = 0x20000001, 0x20000002
-WATCHDOG_S = 15
-"""Instead of the unit's 60 s, so that a run stays short; the unit's own is looked at before."""
-RESTART_S, STOP_S = 5, 30
-"""RestartSec= and TimeoutStopSec= of the unit."""
+WATCHDOG_S, STOP_S = 15, 8
+"""Instead of the unit's 60 s and 30 s, so that a run stays short; the unit's own watchdog is looked at before."""
+RESTART_S = 5
+"""RestartSec= of the unit."""
 PATIENCE_S = 60.0
 TOML = """
 registry = "/var/lib/emtag/devices.toml"
@@ -199,9 +201,9 @@ def prepare() -> None:
         Path(folder).chmod(mode)
     Path("/home/somebody/letter").write_text("dear reader")
     fact("\nWatchdogSec=60s\n" in UNIT.read_text(), "the unit as installed has a watchdog", "60 s, here 15 s")
-    drop_in = Path(f"/run/systemd/system/{SERVICE}.service.d/watchdog.conf")
+    drop_in = Path(f"/run/systemd/system/{SERVICE}.service.d/short.conf")
     drop_in.parent.mkdir(parents=True)
-    drop_in.write_text(f"[Service]\nWatchdogSec={WATCHDOG_S}s\n")
+    drop_in.write_text(f"[Service]\nWatchdogSec={WATCHDOG_S}s\nTimeoutStopSec={STOP_S}s\n")
 
 
 def add_device(device_id: int) -> Tag:
@@ -352,6 +354,21 @@ async def attack() -> None:
         pid = await restarted("SIGKILL", pid)
         mains.append(pid)
         fact(await delivered(tag, 3) and await delivered(wired, 3), "both devices go on")
+
+        fact(not list(STATE.glob("store.sqlite.aside-*")), "neither of that has damaged the store")
+        with contextlib.closing(sqlite3.connect(STATE / "store.sqlite")) as connection, connection:
+            connection.execute("UPDATE records SET payload = x'00' WHERE row_id = (SELECT max(row_id) FROM records)")
+        begun = time.monotonic()
+        await until(lambda: (STATE / "store.sqlite.aside-1").exists() and fetched("/readyz")[0] == 200)
+        took_s = time.monotonic() - begun
+        active = shown("ActiveState", "SubState", "MainPID")
+        good = active == {"ActiveState": "active", "SubState": "running", "MainPID": str(pid)}
+        fact(good, "a store damaged while it runs is mended in the same process", f"{active} after {took_s:.1f} s")
+        said = [line["MESSAGE"] for line in log_lines() if "the store was salvaged" in str(line["MESSAGE"])]
+        fact(len(said) == 1, "and that is told", said)
+        fact(await delivered(tag, 4) and await delivered(wired, 4), "both devices go on")
+        await asyncio.sleep(max(0.0, begun + took_s + STOP_S + 1 - time.monotonic()))
+        fact(main_pid() == pid, "and systemd does not kill it when TimeoutStopSec= is over")
         fact(shown("NRestarts")["NRestarts"] == "2", "restarted twice, and no more")
 
     def broker_link() -> dict[str, Any]:

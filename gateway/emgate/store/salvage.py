@@ -393,20 +393,21 @@ class _Salvage:
                 continue
             if not rows:
                 return
-            before = position
+            before, damaged = position, []
             for row in rows:
                 try:
                     if "check_sum" not in present:
                         row = (*row[:9], check_sum(row[:9]))
                     verify(row)
                 except (sqlite3.DatabaseError, TypeError, ValueError):
-                    self._report.unreadable_places += 1
+                    damaged.append(row[7])
                     continue
                 if row[7] > position:
                     position = row[7]
                     yield row
             if position == before:  # what damaged rows say of their place is believed where no other does
-                position = max((row[7] for row in rows if position < row[7] <= end), default=position + SKIP)
+                position = max((place for place in damaged if position < place <= end), default=position + SKIP)
+            self._report.unreadable_places += sum(place <= position for place in damaged)  # others come again
             limit = min(CHUNK, limit * 2)
 
 
