@@ -256,9 +256,11 @@ class Gateway:
         told = 0
         while True:
             try:
+                if await self._store.catch_up():  # at the start: a target that lagged is not waited for any more
+                    await self._sessions.heed_deliveries()
                 told = await self._tell_losses(told)
             except Exception:
-                log.exception("losses could not be told")
+                log.exception("losses and deliveries could not be told")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PRUNE_S):
                     await self._store.crowded.wait()

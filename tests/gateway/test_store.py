@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -169,6 +170,46 @@ async def test_delivered_is_what_every_required_consumer_has(tmp_path: Path) -> 
     await store.close()
     with pytest.raises(StoreError, match="require one"):
         await Store.open(path, consumers={"first": False})
+
+
+@pytest.mark.parametrize("running", [False, True])
+async def test_a_lagging_target_that_is_not_waited_for_any_more_is_let_go_bit_by_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, running: bool
+) -> None:
+    """At a start, or by a reload: neither takes memory for all that becomes delivered, and no start waits for it."""
+    path, rows, some = tmp_path / "store.sqlite", 20_000, 500
+    monkeypatch.setattr(store_writer, "GROUP_FRAMES", 5000)
+    monkeypatch.setattr("emgate.store.store.QUEUE_FRAMES", rows)
+    store = await Store.open(path, consumers={"kept": True, "gone": True})
+    await asyncio.gather(*(store.append(record(n, alarm=n % 50 == 0)) for n in range(rows)))
+    for alarm in (False, True):
+        assert await store.advance("kept", alarm, rows - 100) is not None
+    if not running:
+        await store.close()
+    monkeypatch.setattr("emgate.store.books.DELIVER_ROWS", some)
+    monkeypatch.setattr("emgate.store.books.CHECKPOINT_ROWS", some)
+    tracemalloc.start()
+    try:
+        if running:
+            assert await store.go_by({"kept": True}) == {"gone": rows}
+        else:
+            for _ in range(2):
+                store = await Store.open(path, consumers={"kept": True})
+                assert (await store.totals())["routine_waiting"] > rows // 2, "it is open at once"
+                await store.write(store._log.deliver_more, refused=None)
+                done = store._log.books.delivered_row[False]
+                await store.close()
+            store = await Store.open(path, consumers={"kept": True})
+            assert store._log.books.delivered_row[False] > done > 2 * some, "it goes on where it was"
+            assert await store.catch_up()
+        assert not await store.catch_up()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2_000_000, peak
+    assert await store.totals() == {"records": rows, "routine_waiting": 98, "alarms_waiting": 2}
+    assert await store.counts() == {7: (rows, rows - 100)}
+    await store.close()
 
 
 async def test_state_goes_on_after_reopening(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 They are kept in memory, so that a record needs no look into the file to be known as new, and the file needs no index
 that every commit would have to touch: `records` is written at its end only. Every CHECKPOINT_ROWS the books and the
 index by identity (`identities`) are written in bulk. At start the last checkpoint is read, and the few rows behind it:
-the time that takes does not depend on how many rows there are.
+the time that takes does not depend on how many rows there are, nor on how many became delivered in between.
 """
 
 import sqlite3
@@ -20,6 +20,9 @@ from emgate.store.sqlite_rows import insert
 
 CHECKPOINT_ROWS = 5000
 """Rows between two checkpoints: some 20 ms of the writer's time, and what a start has to read again at most."""
+DELIVER_ROWS = CHECKPOINT_ROWS
+"""Counted as delivered in one transaction. More become so at once where a target that lagged is not waited for any
+more: then the rest follows in others, each with its checkpoint."""
 BOOKS = 20_000
 """Epochs held in memory when nothing of theirs changes, at some 500 bytes."""
 
@@ -95,8 +98,8 @@ class Books:
         self.pruned = last.pruned
         self.catch_up(connection)
         for alarm in LANES:
-            self.deliver(connection, alarm, self.newly_delivered(connection, alarm, delivered_row(alarm)))
-            self.delivered_row[alarm] = max(self.delivered_row[alarm], delivered_row(alarm))
+            identities, self.delivered_row[alarm] = self.newly_delivered(connection, alarm, delivered_row(alarm))
+            self.deliver(connection, alarm, identities)
 
     def catch_up(self, connection: sqlite3.Connection) -> None:
         """Take in rows that are in the file and not yet here."""
@@ -157,9 +160,11 @@ class Books:
             self._dirty.update([record[:2] for record in records])
             self._changes += len(records)
 
-    def find_late(self, connection: sqlite3.Connection, alarm: bool, row_id: int) -> None:
-        """Know which rows behind this one came late, also those that an earlier run has left. On a lane's reader."""
-        through, highest = self._looked_through.get(alarm) or (self.delivered_row[alarm], {})
+    def find_late(self, connection: sqlite3.Connection, alarm: bool, begun: int, row_id: int) -> None:
+        """Know which rows behind this one came late, also those that an earlier run has left. On a lane's reader.
+
+        `begun`: every required consumer has what is up to there."""
+        through, highest = self._looked_through.get(alarm) or (begun, {})
         end = min(row_id + LOOK_AHEAD_ROWS, self._checkpoint_row)
         if through >= end:
             return
@@ -187,15 +192,18 @@ class Books:
 
     def newly_delivered(
         self, connection: sqlite3.Connection, alarm: bool, through: int, after: int = 0
-    ) -> list[Identity]:
-        """What of a lane, behind a row, counts as delivered once every required consumer's cursor is there."""
+    ) -> tuple[list[Identity], int]:
+        """What of a lane, behind a row, counts as delivered once every required consumer's cursor is there: the first
+        of it, and the row up to which that is all."""
         after = max(after, self.delivered_row[alarm])
         if through <= after:
-            return []
-        return connection.execute(
-            f"SELECT device_id, epoch, sequence FROM {lane_rows(alarm)} AND row_id > ? AND row_id <= ?",
-            (after, through),
+            return [], after
+        found = connection.execute(
+            f"SELECT device_id, epoch, sequence, row_id FROM {lane_rows(alarm)} AND row_id > ? AND row_id <= ?"
+            " ORDER BY row_id LIMIT ?",
+            (after, through, DELIVER_ROWS),
         ).fetchall()
+        return [row[:3] for row in found], found[-1][3] if len(found) == DELIVER_ROWS else through
 
     def deliver(self, connection: sqlite3.Connection, alarm: bool, identities: Iterable[Identity]) -> None:
         """These are delivered, and the cursors say so on the disk."""

@@ -231,10 +231,18 @@ class Log:
         begun = max(self.books.delivered_row[alarm], *counted, 0)
         held = self.tails[alarm].between(begun, through)
         if held is None:
-            identities = self.books.newly_delivered(connection, alarm, through, begun)
+            identities, through = self.books.newly_delivered(connection, alarm, through, begun)
         else:
             identities = [record[:3] for record in held]
         self._delivered.append((alarm, through, identities))
+
+    def deliver_more(self, connection: sqlite3.Connection) -> bool:
+        """Take some of what every required consumer has, and the books do not call delivered yet, into the books; False
+        when there is none."""
+        behind = [alarm for alarm in LANES if self.books.delivered_row[alarm] < self.delivered_row(alarm)]
+        for alarm in behind:
+            self._deliver(connection, alarm, self.delivered_row(alarm))
+        return bool(behind)
 
     def go_by(self, connection: sqlite3.Connection, consumers: Mapping[str, bool]) -> dict[str, int]:
         """Other consumers from now on, as after a restart; how many rows each that goes lacked at most.
@@ -250,9 +258,7 @@ class Log:
         self.cursors = {**self.cursors, **cursors}  # others read `required` and these at any moment
         self.required = [consumer for consumer, required in consumers.items() if required]
         self.cursors = cursors
-        for alarm in LANES:
-            if self.delivered_row(alarm) > self.books.delivered_row[alarm]:
-                self._deliver(connection, alarm, self.delivered_row(alarm))
+        self.deliver_more(connection)
         return lacked
 
     def mark(self, connection: sqlite3.Connection, rows: Sequence[tuple[int, int, int, int]]) -> None:

@@ -124,7 +124,8 @@ class Store:
         payload_cipher: PayloadCipher | None = None,
         moves: Callable[[], None] = lambda: None,
     ) -> "Store":
-        """Open or create, check integrity, start the writer. StoreError says what is wrong and what to do.
+        """Open or create, check integrity, start the writer. StoreError says what is wrong and what to do. `catch_up`
+        once it is open.
 
         consumers: name → whether a record must have reached it to count as *delivered*. At least one must be
         required. A consumer that the store does not know yet begins with the oldest record still in the store.
@@ -200,7 +201,16 @@ class Store:
         if lacked is None:
             raise StoreError("the store does not take other uplink targets now (disk full?): try again")
         self._appended = {place: event for place, event in self._appended.items() if place[0] in consumers}
+        await self.catch_up()
         return dict(lacked)
+
+    async def catch_up(self) -> bool:
+        """Have the books call delivered what every required consumer has; True when they did not. So it is after an
+        opening without a consumer that lagged, which would take long to do all of it."""
+        found = False
+        while await self.write(self._log.deliver_more, refused=False):
+            found = True
+        return found
 
     def _note(self, records: Sequence[Record]) -> None:
         """In the event loop, after the commit of new records."""
@@ -439,7 +449,7 @@ class Store:
                     break
                 records.append(self._record(row))
             if records:
-                self._log.books.find_late(connection, alarm, records[-1].row_id)
+                self._log.books.find_late(connection, alarm, self.delivered_row(alarm), records[-1].row_id)
             return self._in_order(connection, alarm, records)
 
         return await self.read(work, alarm=alarm)
