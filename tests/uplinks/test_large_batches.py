@@ -64,8 +64,8 @@ async def running(*what: Any) -> AsyncIterator[None]:
 @pytest.mark.parametrize(
     ("limit", "protocol", "reason"),
     [
-        ("max_packet_size 20000", "3.1.1", "costs the connection"),
-        ("max_packet_size 20000", "5", "takes packets of 20000 B"),
+        ("max_packet_size 30000", "3.1.1", "costs the connection"),
+        ("max_packet_size 30000", "5", "takes packets of 30000 B"),
         ("", "3.1.1", "may have dropped it"),
     ],
 )
@@ -98,7 +98,7 @@ async def test_a_broker_that_takes_no_large_packets_gets_small_ones(
             async with connected(settings, "backend", (topics.backend_batch("gw"),)) as connection:
                 listening.set()
                 async for _, payload in connection.messages():
-                    if len(payload) > 20000:
+                    if len(payload) > 30000:
                         continue
                     batch = batch_bytes.decode(payload)
                     got.update(record["sequence"] for record in batch["records"])
@@ -179,16 +179,16 @@ async def test_a_batch_that_is_long_on_a_slow_line_is_not_silence(
 async def test_a_batch_that_is_too_long_on_a_slow_line_is_made_smaller(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("emgate.uplinks.https.TOTAL_S", 0.7)
+    monkeypatch.setattr("emgate.uplinks.https.TOTAL_S", 0.5)
     got: list[dict[str, Any]] = []
     done = asyncio.Event()
     store = await Store.open(tmp_path / "store.sqlite")
     await fill(store)
-    async with asyncio.timeout(30), slow_line(tmp_path, 80_000, got) as target:
+    async with asyncio.timeout(30), slow_line(tmp_path, 120_000, got) as target:
         uplink = HttpsUplink(target, "gw")
         drain = drain_of(store, uplink, done)
         async with running(Supervisor(uplink, maximum_s=0.1).run(), drain.run()):
             await done.wait()
     assert {record["sequence"] for batch in got for record in batch["records"]} == set(range(RECORDS + 1))
-    assert 1 <= drain.counters["batch_too_slow"] <= 3 and drain.counters["batch_too_large"] == 0
+    assert 1 <= drain.counters["batch_too_slow"] <= 4 and drain.counters["batch_too_large"] == 0
     await store.close()
