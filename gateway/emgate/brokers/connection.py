@@ -6,6 +6,7 @@ The client library is named in client.py, here, and for devices' messages in lin
 else: another takes its place by these few lines.
 """
 
+import secrets
 import ssl
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -49,8 +50,10 @@ class Connection:
 
 @asynccontextmanager
 async def connected(broker: Broker, client_id: str, subscriptions: Iterable[str]) -> AsyncIterator[Connection]:
-    """Connect with a clean session and subscribe; OSError when it cannot be done, or is lost."""
-    client = make_client(broker, client_id, persistent=False)
+    """Connect with a clean session and subscribe; OSError when it cannot be done, or is lost.
+
+    The id ends with random bits each time: who could guess it would end our connection by coming under it."""
+    client = make_client(broker, f"{client_id}-{secrets.token_hex(8)}", persistent=False)
     heard = _Heard(client)
     connection: Connection | None = None
     try:
