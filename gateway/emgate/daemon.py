@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import fcntl
 import json
+import math
 import os
 import signal
 import sqlite3
@@ -34,7 +35,7 @@ from emgate.operation import logs, service_manager, status_facts
 from emgate.operation.control_client import SOCKET
 from emgate.operation.control_socket import ControlSocket
 from emgate.operation.running import LOCK, STATUS
-from emgate.own_records import OwnRecords
+from emgate.own_records import OwnRecords, evidence_of
 from emgate.store.audit import STEP_S
 from emgate.store.store import Store
 from emgate.supervisor import Supervisor
@@ -46,6 +47,8 @@ STOP_S = 1.5
 """What a stop may take: the commit of what came in, its acknowledgements, and goodbyes to the brokers."""
 WRITABLE_S = 5.0
 """A store that has committed nothing for so long is not writable; the writer tries a full disk as often."""
+MISSED_TOLD_S = 3600.0
+"""Between two events of what targets that are not required missed: while one is down, every pruning adds to it."""
 LOSSES_TOLD = 500
 """Ranges told at a time: half of what waits in memory at most (own_records)."""
 STATUS_S, CARD_STATUS_S = 1.0, 60.0
@@ -81,6 +84,7 @@ class Gateway:
         runtime = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]  # systemd.exec(5)
         self._status_path = (Path(runtime) if runtime else self._state) / STATUS
         self._started = time.monotonic()
+        self._tell_missed_s = -math.inf  # not before
 
     async def run(self, stop: asyncio.Event, ready: Callable[[dict[str, Any]], None] = lambda _: None) -> None:
         """Until `stop` is set. ConfigError or StoreError when it cannot start at all."""
@@ -180,6 +184,19 @@ class Gateway:
             await self._store.drain()  # no more of them at once than the own records can hold
         return after
 
+    async def _tell_missed(self) -> None:
+        """What was pruned that a target, which is not required, lacks. Killed in between, it is told twice."""
+        if time.monotonic() < self._tell_missed_s:
+            return
+        for target, (records, all_records) in (await self._store.missed_untold()).items():
+            self._tell_missed_s = time.monotonic() + MISSED_TOLD_S
+            self._own.event(
+                constants.EVENT_GATEWAY_TARGET_MISSED,
+                value=records,
+                evidence=evidence_of(target),
+                stored=partial(self._store.told_missed, target, all_records),
+            )
+
     async def _serve(self, stop: asyncio.Event, ready: Callable[[dict[str, Any]], None]) -> None:
         self._targets.start()
         self._links.start()
@@ -259,6 +276,7 @@ class Gateway:
                 if await self._store.catch_up():  # at the start: a target that lagged is not waited for any more
                     await self._sessions.heed_deliveries()
                 told = await self._tell_losses(told)
+                await self._tell_missed()
             except Exception:
                 log.exception("losses and deliveries could not be told")
             with contextlib.suppress(TimeoutError):

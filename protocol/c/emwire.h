@@ -304,6 +304,7 @@ static inline int32_t emwire_get_i32(const uint8_t *data)
 #define EMWIRE_EVENT_GATEWAY_HEARS_NOTHING 98 /* Radio silence where somebody always is heard; value: s; evidence: link, rate */
 #define EMWIRE_EVENT_GATEWAY_HEARS_AGAIN 99 /* That silence is over; value: s it lasted; evidence: link */
 #define EMWIRE_EVENT_GATEWAY_GROUP_CHANGED 100 /* Gateways that share the fleet now; value: count; evidence: link, their names */
+#define EMWIRE_EVENT_GATEWAY_TARGET_MISSED 101 /* Records deleted before a target had them; value: count; evidence: its name */
 
 /* cause: Why records are missing. */
 #define EMWIRE_GAP_STORAGE_FULL 1 /* Dropped for want of flash */

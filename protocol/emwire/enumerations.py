@@ -179,6 +179,7 @@ EVENT_TYPE = Enumeration(
         ("GATEWAY_HEARS_NOTHING", 98, "Radio silence where somebody always is heard; value: s; evidence: link, rate"),
         ("GATEWAY_HEARS_AGAIN", 99, "That silence is over; value: s it lasted; evidence: link"),
         ("GATEWAY_GROUP_CHANGED", 100, "Gateways that share the fleet now; value: count; evidence: link, their names"),
+        ("GATEWAY_TARGET_MISSED", 101, "Records deleted before a target had them; value: count; evidence: its name"),
     ),
 )
 GAP_CAUSE = Enumeration(

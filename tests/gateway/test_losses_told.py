@@ -2,11 +2,12 @@
 
 import asyncio
 import contextlib
+import json
 import sqlite3
 from pathlib import Path
 
 from emgate.backend.queries import Reader
-from emgate.store.limits import note_loss
+from emgate.store.limits import note_loss, note_missed
 from emgate.store.store import Store
 from emwire import codec, constants
 from gateway_kit import DEVICE, GatewayProcess, Port, toml
@@ -22,6 +23,7 @@ async def test_every_range_is_told_to_the_backend_once(tmp_path: Path) -> None:
     def note(connection: sqlite3.Connection) -> None:
         for lost in RANGES:
             note_loss(connection, lost, constants.GAP_TOO_OLD)
+        note_missed(connection, {"uplink": 7})
 
     await store.write(note, refused=None)
     await store.close()
@@ -37,6 +39,12 @@ async def test_every_range_is_told_to_the_backend_once(tmp_path: Path) -> None:
     assert booked == RANGES, "the books of the device account for them"
     with contextlib.closing(sqlite3.connect(gateway.store)) as connection:
         assert connection.execute("SELECT count(*) FROM losses").fetchone() == (0,)
+        assert connection.execute("SELECT * FROM missed").fetchall() == [("uplink", 7, 7)]
+    with contextlib.closing(sqlite3.connect(gateway.backend)) as connection:
+        events = [codec.decode(row[0]) for row in connection.execute("SELECT payload FROM records WHERE alarm = 0")]
+    assert json.loads((gateway.store.parent / "status.json").read_text())["uplink"][0]["missed"] == 7
+    told = [each for each in events if getattr(each, "event_type", 0) == constants.EVENT_GATEWAY_TARGET_MISSED]
+    assert [(each.value, each.evidence) for each in told] == [(7, b"uplink")]
 
 
 def _told(path: Path) -> list[tuple[int, int, int, int]]:

@@ -248,6 +248,32 @@ async def test_only_old_delivered_records_below_both_watermarks_are_pruned(store
     assert await store.counts() == {7: (10, 7)}
 
 
+async def test_what_is_pruned_before_an_optional_target_had_it_is_counted_and_told(tmp_path: Path) -> None:
+    path, consumers = tmp_path / "store.sqlite", {"service": True, "archive": False, "spare": False}
+    store = await Store.open(path, consumers=consumers)
+    await asyncio.gather(*(store.append(record(n, alarm=n >= 90)) for n in range(100)))
+    for consumer, routine, alarm in (("service", 90, 100), ("archive", 30, 95), ("spare", 90, 100)):
+        await store.advance(consumer, False, routine)
+        await store.advance(consumer, True, alarm)
+    assert await store.prune(2000, keep_delivered_days=0) == 100
+    assert store.missed == {"archive": 65} and await store.missed_untold() == {"archive": (65, 65)}
+    await store.append(record(100))
+    await store.advance("service", False, 101)
+    await store.told_missed("archive", 65)
+    await store.prune(2000, keep_delivered_days=0)
+    assert await store.missed_untold() == {"archive": (1, 66), "spare": (1, 1)}
+    await store.close()
+    store = await Store.open(path, consumers=consumers)
+    assert store.missed == {"archive": 66, "spare": 1}
+    assert await store.missed_untold() == {"archive": (1, 66), "spare": (1, 1)}
+    await store.close()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("DROP TABLE missed")
+    store = await Store.open(path, consumers=consumers)
+    assert store.missed == {} and store.salvaged is None, "one of an earlier program is taken as it is"
+    await store.close()
+
+
 async def test_a_store_that_grew_too_large_prunes_whatever_is_delivered(tmp_path: Path) -> None:
     store = await Store.open(tmp_path / "store.sqlite", maximum_bytes=200_000)
     await asyncio.gather(*(store.append(record(n, payload=b"\x06" + bytes([n % 256]) * 900)) for n in range(300)))

@@ -107,6 +107,7 @@ EVENT_TYPES: dict[int, EventType] = dict(
         _event(wire.EVENT_GATEWAY_HEARS_NOTHING, "Gateway hears nothing", "EV_GATEWAY_SILENCE", Criticality.HIGH),
         _event(wire.EVENT_GATEWAY_HEARS_AGAIN, "Gateway hears again", "EV_GATEWAY_SILENCE_END", Criticality.LOW),
         _event(wire.EVENT_GATEWAY_GROUP_CHANGED, "Gateways of a fleet", "EV_GATEWAY_GROUP", Criticality.LOW),
+        _event(wire.EVENT_GATEWAY_TARGET_MISSED, "Target missed records", "EV_GATEWAY_TARGET", Criticality.MEDIUM),
         _event(BATTERY_EVENT_TYPE_ID, "Battery percentage", EV_BATTERY_PERCENTAGE, Criticality.LOW),
     ]
 )

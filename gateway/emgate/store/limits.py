@@ -6,7 +6,7 @@ deletes it, and out of there only when the record that tells the backend of it i
 """
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from emgate.store import summed
@@ -99,6 +99,22 @@ def ranges_of(identities: Iterable[Identity]) -> list[Range]:
 def note_loss(connection: sqlite3.Connection, lost: Range, cause: int) -> None:
     """To be told."""
     connection.execute("INSERT INTO losses (device_id, epoch, first, last, cause) VALUES (?,?,?,?,?)", (*lost, cause))
+
+
+def note_missed(connection: sqlite3.Connection, missed: Mapping[str, int]) -> None:
+    """So many more records went that these consumers, which are not required, had not taken."""
+    connection.executemany(
+        "INSERT INTO missed VALUES (?,?,0) ON CONFLICT DO UPDATE SET records = records + excluded.records",
+        list(missed.items()),
+    )
+
+
+def missed(connection: sqlite3.Connection) -> dict[str, tuple[int, int]]:
+    """Per consumer how many in all, since the store was made, and of how many the backend was told."""
+    return {
+        consumer: (records, told)
+        for consumer, records, told in connection.execute("SELECT consumer, records, told FROM missed")
+    }
 
 
 def losses(connection: sqlite3.Connection, after: int, limit: int) -> list[Loss]:

@@ -5,6 +5,7 @@ has succeeded (`committed`), and forgotten when it has not (`rolled_back`).
 """
 
 import sqlite3
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ import structlog
 
 from emgate.store import summed
 from emgate.store.books import Books, Identity
-from emgate.store.limits import drop
+from emgate.store.limits import drop, missed, note_missed
 from emgate.store.schema import COLUMNS, INSERT, LANES, Outcome, PayloadCipher, Record, check_sum, verify
 from emgate.store.sqlite_rows import bytes_in_use, insert
 from emgate.store.tail import Tail
@@ -43,6 +44,8 @@ class Log:
         self._moved: Cursors = {}
         self._delivered: list[tuple[bool, int, list[Identity]]] = []
         self._pruned: list[Identity] = []
+        self.missed = {consumer: records for consumer, (records, _) in missed(connection).items()}
+        self._missed: Counter[str] = Counter()  # what was pruned, and who that is not required had not taken it
         self._dropped: list[tuple[int, Identity]] = []
         self._maybe_dropped: list[tuple[int, Identity]] = []  # by a commit that seemed to fail
         self.dropped_through = 0  # routine records up to this row that were not delivered are given up
@@ -94,6 +97,9 @@ class Log:
             for identity in self._pruned:
                 books.recent.pop(identity, None)
         self._pruned.clear()
+        if self._missed:
+            self.missed = {**self.missed, **{each: self.missed.get(each, 0) + n for each, n in self._missed.items()}}
+            self._missed.clear()
         self._take_out(connection, self._dropped)
         self._dropped.clear()
 
@@ -128,6 +134,7 @@ class Log:
         self._moved.clear()
         self._delivered.clear()
         self._pruned.clear()
+        self._missed.clear()
         self._maybe_dropped += self._dropped
         self._dropped.clear()
 
@@ -285,11 +292,18 @@ class Log:
         ).fetchall()
         last = 0
         gone: list[Identity] = []
+        lacking: Counter[str] = Counter()
+        spare = [each for each in {consumer for consumer, _ in self.cursors} if each not in self.required]
         for row_id, alarm, received_time_ms, *identity in rows:
             if received_time_ms >= before_ms or row_id > self.books.delivered_row[bool(alarm)]:
                 break
             last = row_id
             gone.append((identity[0], identity[1], identity[2]))
+            for each in spare:
+                lacking[each] += row_id > max(self.cursors[each, bool(alarm)], self._moved.get((each, bool(alarm)), 0))
+        lacking = +lacking
+        note_missed(connection, lacking)
+        self._missed += lacking
         self._delete(connection, gone, "row_id <= ?", [(last,)])
         return len(gone)
 

@@ -134,6 +134,12 @@ CREATE TABLE IF NOT EXISTS losses (
     last INTEGER NOT NULL,
     cause INTEGER NOT NULL
 );
+-- What was pruned before a consumer that is not required had it, and how much of that is told (limits.py).
+CREATE TABLE IF NOT EXISTS missed (
+    consumer TEXT PRIMARY KEY,
+    records INTEGER NOT NULL,
+    told INTEGER NOT NULL
+) WITHOUT ROWID;
 -- Which row was the last one when the gateway had run so long in all.
 CREATE TABLE IF NOT EXISTS ages (running_s REAL PRIMARY KEY, row_id INTEGER NOT NULL) WITHOUT ROWID;
 -- What is left of a metered target's budget (uplinks/meter.py).
@@ -257,6 +263,8 @@ def prepare(connection: sqlite3.Connection) -> None:
         summed.add_sums(connection)
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         connection.execute("COMMIT")
+    if not connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'missed'").fetchone()[0]:
+        connection.execute(CREATE_MISSED)  # made by an earlier program that was otherwise the same
     for table in TABLES:
         for row in connection.execute(f"SELECT * FROM {table} LIMIT {LOOKED_AT}").fetchall():
             if table in summed.SUMMED:
@@ -298,6 +306,7 @@ INSERT = f"INSERT INTO records ({COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?)"
 LOOKED_AT = 200
 """Rows of each table looked at when opening. The rest is for audit.py."""
 TABLES = tuple(re.findall(r"CREATE TABLE IF NOT EXISTS (\w+)", SCHEMA))
+CREATE_MISSED = re.findall(r"CREATE TABLE IF NOT EXISTS missed [^;]*;", SCHEMA)[0]
 
 
 def check_sum(row: Sequence[Any]) -> int:

@@ -336,7 +336,7 @@ class Store:
         Then give up routine records that nobody has taken for undelivered_days, and those that stand in the way of
         alarms (limits.py)."""
         self.crowded.clear()
-        total = 0
+        total, missed = 0, self.missed
         before_ms = now_ms - int(keep_delivered_days * DAY_MS)
         while not self._writer.closing:
             deleted = await self.write(lambda connection: self._prune(connection, before_ms), refused=0)
@@ -345,6 +345,9 @@ class Store:
             total += deleted
         if total:
             self.counters["pruned"] += total
+        for consumer, records in self.missed.items():
+            if lacking := records - missed.get(consumer, 0):
+                log.warning("records were pruned that a target had not taken", target=consumer, records=lacking)
         too_old = await self._too_old(undelivered_days * DAY_MS / 1000)
         while not self._writer.closing and (
             given_up := await self.write(lambda connection: self._give_up(connection, too_old), refused=0)
@@ -388,6 +391,26 @@ class Store:
 
         def apply(connection: sqlite3.Connection) -> bool:
             connection.execute("DELETE FROM losses WHERE row_id = ?", (loss.number,))
+            return True
+
+        return self.write(apply, refused=False)
+
+    @property
+    def missed(self) -> Mapping[str, int]:
+        """How many records were pruned that a consumer, which is not required, had not taken, since the store was
+        made."""
+        return self._log.missed
+
+    async def missed_untold(self) -> dict[str, tuple[int, int]]:
+        """Consumers that missed more than the backend was told: how many more, and how many in all; `told_missed`."""
+        found = await self.read(limits.missed)
+        return {consumer: (records - told, records) for consumer, (records, told) in found.items() if records > told}
+
+    def told_missed(self, consumer: str, records: int) -> "asyncio.Future[bool]":
+        """The record that tells of so many in all is committed."""
+
+        def apply(connection: sqlite3.Connection) -> bool:
+            connection.execute("UPDATE missed SET told = max(told, ?) WHERE consumer = ?", (records, consumer))
             return True
 
         return self.write(apply, refused=False)

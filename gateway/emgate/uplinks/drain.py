@@ -176,7 +176,7 @@ class Drain:
     def batch(self, records: list[Record]) -> dict[str, Any]:
         """The batch as the backend takes it. Its id names a range of one lane, so a repeated batch has the same."""
         lane = "alarm" if records[0].alarm else "routine"
-        first = min(record.row_id for record in records if record.row_id)
+        first = min((record.row_id for record in records if record.row_id), default=0)
         batch = self._envelope(f"{self._gateway_id}-{lane}-{first}-{last_row(records)}")
         batch["records"] = [
             {

@@ -87,14 +87,15 @@ class Target:
         if self.section.kind == "local":
             await asyncio.to_thread(self.uplink.close)  # type: ignore[attr-defined]
 
-    def facts(self) -> dict[str, Any]:
-        """For the status."""
+    def facts(self, missed: int) -> dict[str, Any]:
+        """For the status. `missed`: records that were pruned before this target had them, since the store was made."""
         counters = {
             **self.drain.counters,
             **self.uplink.counters,
             **self.asked.counters,
             **self.meter.counters,
             **self.meter.levels(),
+            "missed": missed,
         }
         plain = counters.get("bytes_plain", 0)
         waits = "waits for its budget" if self.meter.waiting and not self.uplink.up.is_set() else None
@@ -202,7 +203,7 @@ class TargetSet:
 
     def facts(self) -> list[dict[str, Any]]:
         """For the status."""
-        return [target.facts() for target in self._targets.values()]
+        return [target.facts(self._store.missed.get(name, 0)) for name, target in self._targets.items()]
 
     def _changed(self, origin: str) -> None:
         if origin in self._targets:
