@@ -270,11 +270,13 @@ class Log:
 
     def mark(self, connection: sqlite3.Connection, rows: Sequence[tuple[int, int, int, int]]) -> None:
         """Raise watermarks. Those that a session worked out before it heard what was taken back are cut down."""
+        marks: dict[tuple[int, int], tuple[int, ...]] = {}
         for device_id, epoch, stored, delivered in rows:
             key = (device_id, epoch)
-            _, _, *stood = summed.read(connection, "watermarks", key) or (*key, 0, 0)
+            stood = marks.get(key) or summed.read(connection, "watermarks", key) or (*key, 0, 0)
             stored = min(stored, self.taken_back.get(key, stored))
-            summed.write(connection, "watermarks", [(*key, max(stored, stood[0]), max(delivered, stood[1]))])
+            marks[key] = (*key, max(stored, stood[2]), max(delivered, stood[3]))
+        summed.write(connection, "watermarks", marks.values())
 
     def give_up(self, connection: sqlite3.Connection, through: int, cause: int) -> int:
         """Drop the oldest routine records that are not delivered, up to a row; how many."""

@@ -18,6 +18,9 @@ SUMMED = {
 }
 """Table → its key. The last column is the sum."""
 
+READ = {
+    table: f"SELECT * FROM {table} WHERE {' AND '.join(f'{name} = ?' for name in key)}" for table, key in SUMMED.items()
+}
 Row = tuple[Any, ...]
 
 
@@ -49,8 +52,7 @@ def verified(table: str, row: Sequence[Any]) -> Row:
 
 def read(connection: sqlite3.Connection, table: str, key: Sequence[Any]) -> Row | None:
     """The row of a key, verified."""
-    where = " AND ".join(f"{name} = ?" for name in SUMMED[table])
-    row = connection.execute(f"SELECT * FROM {table} WHERE {where}", key).fetchone()
+    row = connection.execute(READ[table], key).fetchone()
     return None if row is None else verified(table, row)
 
 
