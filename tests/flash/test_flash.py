@@ -5,26 +5,35 @@ import hashlib
 import json
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+from common.keys import Keys
+from emgate.commands import device_commands
 from emgate.devices.registry import read_device_file
+from emgate.keys import key_source, secret_place
+from emgate.keys.sealing import Ccm as HostCcm
+from emgate.keys.vault import open_vault
 from emgate.operation import owner
 from emgate.operation.owner import write_whole
 from emrig.flash import base_image, command, repl
 from emrig.flash import install as flash_install
 from emrig.flash.boards import BoardDefinition, definition
 from emrig.flash.errors import FlashError
+from emrig.flash.given import Given
 from emrig.flash.identity import Identity
 from emrig.flash.install import Wish, install
 from emrig.flash.rack import read as read_rack
 from emrig.flash.registration import Registration
 from emrig.images import firmware_image
 from emrig.images.commands import firmware
+from emwire import codec, envelope
+from emwire.errors import WireError
+from emwire.gateway_link import GatewayLink
 from flash_kit import PROMPT_S, PretendBoard, impatient
 from typer.testing import CliRunner
 
@@ -402,6 +411,74 @@ def test_only_the_id_of_a_board_that_was_given_up_is_taken(tmp_path: Path) -> No
     with attempt(7, "0203", other), pytest.raises(FlashError, match="has device 7 already"), attempt(7, "0203"):
         pass
     assert [path.name for path in tmp_path.glob(".*unfinished*")] == [".other.toml.unfinished-00000007"]
+
+
+def test_a_listed_device_is_flashed_and_believed(
+    board: PretendBoard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From `device add` of a gateway with a secret to a frame that it opens; and again when that key was lost."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "definition", _here)
+    monkeypatch.setenv(key_source.PASSPHRASE, "correct horse battery")
+    config, identity = tmp_path / "gateway.toml", tmp_path / "tag.json"
+    config.write_text(
+        'registry = "state/devices.toml"\n[gateway]\nid = "gw"\nstate_directory = "state"\n'
+        '[[serial]]\nport = "/dev/null"\n[uplink]\nguarded_disk = true\n'
+    )
+    (tmp_path / "state").mkdir()
+
+    def add(**named: Any) -> int:
+        return device_commands.add(config, "7", "pid", None, identity, **named)
+
+    def believed(slot: int = 0) -> bool:
+        """What the firmware seals, as the gateway's end of the link takes it."""
+        vault = open_vault(tmp_path / "state")
+        assert vault is not None
+        (device,) = read_device_file(tmp_path / "state" / "devices.toml", vault.open_key)
+        data = board.flash / "data"
+        keys = Keys(str(data), json.loads((data / "identity.json").read_text()), HostCcm)
+        control = envelope.control_byte(envelope.UP, envelope.LINK, False, keys.slot)
+        frame = envelope.seal(keys, 7, control, 1, 0, codec.Poll().encode())
+        try:
+            return GatewayLink(7, HostCcm(device.key)).received(frame).epoch == 1
+        except WireError:
+            return False
+
+    assert add() == 2, "beside what is sealed on this disk"
+    assert "in plain digits" in capsys.readouterr().err and not identity.exists()
+    monkeypatch.setattr(secret_place, "one_disk", lambda *_: False)
+    assert add() == 0
+    with Registration(tmp_path / "state" / "devices.toml") as sealed, pytest.raises(FlashError, match="device add 8"):
+        sealed.add(Identity(8, "pid", bytes(16)), "01")
+    app = typer.Typer()
+    app.command()(command.flash)
+    arguments = ["--board", "pico_w", "--port", board.port, "--identity", str(identity)]
+    with closing(Given(identity)) as held:
+        done = CliRunner().invoke(app, arguments)
+        assert (done.exit_code, "right now" in done.output) == (2, True)
+        held.add(held.identity, "another board")
+    done = CliRunner().invoke(app, arguments)
+    assert (done.exit_code, "serial number another board may have this" in " ".join(done.output.split())) == (
+        2,
+        True,
+    ), done.output
+    assert not (board.flash / "data").exists()
+    identity.unlink()
+    assert add() == 2 and "--replace lists it anew" in capsys.readouterr().err
+    assert add(replace=True) == 0
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert not identity.exists(), "it goes to one board"
+    assert believed()
+    # The key was changed over the air since, and is lost: the board stays who it is, with what it has not sent.
+    (board.flash / "data" / "journal").write_bytes(b"unsent")
+    data = board.flash / "data"
+    Keys(str(data), json.loads((data / "identity.json").read_text()), HostCcm).update(1, bytes(16))
+    assert add(replace=True) == 0
+    assert not believed()
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert believed() and (board.flash / "data" / "journal").read_bytes() == b"unsent"
 
 
 def test_a_rack_is_flashed_at_once_and_one_bad_board_does_not_stop_the_others(

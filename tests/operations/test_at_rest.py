@@ -25,7 +25,7 @@ from emgate.down.downlink import Downlink
 from emgate.down.kinds import Asked, Made
 from emgate.down.requests import Requests
 from emgate.errors import ConfigError
-from emgate.keys import key_source, unsealed
+from emgate.keys import key_source, secret_place, unsealed
 from emgate.keys.vault import DAY_MS, PayloadCipher, open_vault
 from emgate.operation import running
 from emgate.operation.control_client import short
@@ -396,7 +396,9 @@ def coordinates() -> list[bytes]:
     ]
 
 
-async def test_a_stolen_card_tells_no_history_and_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stolen_card_tells_no_history_and_no_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The whole process with positions, an order with a zone, a command and its result, a stranger and a reused
     identity; killed at work, and again after a stop: the card as a thief has it, write-ahead log and logs included."""
     given = os.urandom(32)
@@ -426,6 +428,15 @@ async def test_a_stolen_card_tells_no_history_and_no_key(tmp_path: Path, monkeyp
     assert await asyncio.to_thread(device_commands.seal_all, gateway.config) == 0
     assert 'key = "sealed:' in registry.read_text()
     await gateway.start()
+    # Provisioned by the command: its key comes onto this card sealed, and to the board from a file in memory.
+    add = (device_commands.add, gateway.config, str(DEVICE + 1), "pid", None)
+    assert await asyncio.to_thread(*add, card / "tag.json") == 2
+    assert "in plain digits" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr(secret_place, "one_disk", lambda path, _: card in (path, *path.parents))
+        assert await asyncio.to_thread(*add, tmp_path / "tag.json") == 0
+    provisioned = bytes.fromhex(json.loads((tmp_path / "tag.json").read_text())["key"])
+    assert f"device_id = {DEVICE + 1}" in registry.read_text()
     good = gateway.config.read_text()
     gateway.config.write_text(good.replace("guarded_disk = true", "guarded_disk = false"))
     assert await asyncio.to_thread(running.reload, gateway.config) == 2, "nor does a reload bring one in"
@@ -466,7 +477,9 @@ async def test_a_stolen_card_tells_no_history_and_no_key(tmp_path: Path, monkeyp
     async with over_serial(twice, port):
         twice.record(payloads[2])
         await twice.until(lambda: (DEVICE, 1, 0) in twice.told)
-    secrets = [form for key in (given, KEY, OTHER_KEY, BEACON_KEY, detail) for form in as_written(key)] + coordinates()
+    secrets = [
+        form for key in (given, KEY, OTHER_KEY, BEACON_KEY, provisioned, detail) for form in as_written(key)
+    ] + coordinates()
     secrets += [form for message in (*payloads, *orders) for form in as_written(message[1:])]
     secrets += [b"seen near the school", b"seen near the school".hex().encode(), b"LOCATE_NOW"]
     await gateway.kill()

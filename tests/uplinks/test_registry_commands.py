@@ -108,6 +108,16 @@ async def test_devices_come_and_go_on_a_running_gateway(tmp_path: Path) -> None:
         assert (await emtag("gateway", "device", "rotate-key", str(DEVICE), "--config", config)).returncode == 0
         twice = await emtag("gateway", "device", "rotate-key", str(DEVICE), "--config", config)
         assert (twice.returncode, "has not taken its last new key" in twice.stderr) == (2, True)
+    # Another board under this number: with another key, above every boot that there are records of.
+    again = tmp_path / "again.json"
+    assert device_commands.add(gateway.config, str(DEVICE), "ankle_gps", None, again, replace=True) == 0
+    replaced = json.loads(again.read_text())
+    assert (replaced["first_epoch"], replaced["key"] != key.hex()) == (tag.link.epoch + 1, True)
+    tag = Tag(tmp_path / "another", key=bytes.fromhex(replaced["key"]), epoch=replaced["first_epoch"])
+    async with over_serial(tag, port):
+        tag.record(status_record(1))
+        await tag.until_delivered()
+    assert device_commands.add(gateway.config, "8", "ankle_gps", None, None, replace=True) == 2
     assert await gateway.stop() == 0
     assert {device.device_id for device in read_device_file(tmp_path / "devices.toml")} == {7, DEVICE}
     port.unplug()
@@ -140,7 +150,7 @@ def test_a_change_that_fails_leaves_the_registry_as_it_was(tmp_path: Path) -> No
     path.write_text(text)
     with pytest.raises(ConfigError, match="device would be lost"):
         edit(path, lambda devices: devices.clear(), None)
-    with pytest.raises(ConfigError, match="not hexadecimal"):
+    with pytest.raises(ConfigError, match=rf"^{path}: .*not hexadecimal"):
         edit(path, lambda devices: devices.append({"device_id": 6, "model": "pid", "key": "zz"}), None)
     assert path.read_text() == text
     assert [each.name for each in tmp_path.iterdir() if each.name.endswith(".new")] == []

@@ -16,6 +16,7 @@ from emgate.devices import registry_changes
 from emgate.devices.registry import KEY_BYTES, Registry, read_device_file, unopened
 from emgate.devices.registry_changes import Changes
 from emgate.errors import ConfigError
+from emgate.keys import key_source, secret_place, vault
 from emgate.operation import running
 
 WITHOUT_SECRET = ("revoke", "release")
@@ -23,17 +24,30 @@ CHANGE_S = 30.0
 """Reading and writing a file, on a busy card."""
 
 
-def add(config_path: Path, device: str, model: str, key_file: Path | None, identity_file: Path | None) -> int:
-    """List a new device, with a new key or a given one; its identity goes to a file for flashing."""
+def add(
+    config_path: Path,
+    device: str,
+    model: str,
+    key_file: Path | None,
+    identity_file: Path | None,
+    *,
+    replace: bool = False,
+) -> int:
+    """List a new device, with a new key or a given one, or one that is listed anew; its identity goes to a file for
+    `emtag flash`."""
 
     def work() -> int:
         state = configuration.state_directory(config_path)
         number = device_number(device)
         key = os.urandom(KEY_BYTES) if key_file is None else _read_key(key_file)
         if identity_file is not None:  # first: a device without its key is of no use
-            _write_secret(identity_file, {"device_id": number, "model": model, "key": key.hex()})
+            _keep_off_the_disk(identity_file, config_path, state)
+            identity: dict[str, Any] = {"device_id": number, "model": model, "key": key.hex()}
+            before = registry_changes.newest_epoch(state, number)
+            _write_secret(identity_file, identity | ({"first_epoch": before + 1} if before else {}))
         try:
-            said = _make(config_path, state, {"change": "add", "deviceId": number, "model": model, "key": key.hex()})
+            asked = {"change": "add", "deviceId": number, "model": model, "key": key.hex(), "replace": replace}
+            said = _make(config_path, state, asked)
         except BaseException:
             if identity_file is not None:
                 identity_file.unlink(missing_ok=True)  # of a device that is not listed
@@ -125,6 +139,19 @@ def _read_key(path: Path) -> bytes:
     if len(key) != KEY_BYTES:
         raise ConfigError(f"{path}: a key has {2 * KEY_BYTES} hexadecimal digits")
     return key
+
+
+def _keep_off_the_disk(identity_file: Path, config_path: Path, state: Path) -> None:
+    """Where keys are sealed, none is written in plain digits onto the same disk, which keeps it after it is deleted."""
+    sealed = (state / vault.FILE).exists()
+    if not sealed and running.running_pid(state) is None:  # the first device makes keys.json, where there is a secret
+        protection = configuration.load(config_path, open_keys=False).protection
+        sealed = protection.at_rest != "off" and key_source.find(protection.passphrase_file) is not None
+    if sealed and secret_place.one_disk(identity_file.absolute().parent, state):
+        raise ConfigError(
+            f"{identity_file}: this disk is the one that keys are sealed on, and here one would stand in plain digits;"
+            " name a file in memory, in /run or /dev/shm"
+        )
 
 
 def _write_secret(path: Path, identity: dict[str, Any]) -> None:

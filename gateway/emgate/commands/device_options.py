@@ -37,13 +37,18 @@ def register(gateway: typer.Typer) -> None:
         ] = None,
         identity: Annotated[
             Path | None,
-            typer.Option("--identity", metavar="FILE", help="Write identity.json for flashing here (0600)."),
+            typer.Option(
+                "--identity", metavar="FILE", help="Write here, in memory, what `emtag flash --identity` takes (0600)."
+            ),
         ] = None,
+        replace: Annotated[
+            bool, typer.Option("--replace", help="It is listed: give it another key; the former one counts no more.")
+        ] = False,
     ) -> None:
         """List a new device. What it sent before is taken out of quarantine."""
         from emgate.commands.device_commands import add
 
-        raise typer.Exit(add(config, number, model.value, key_file, identity))
+        raise typer.Exit(add(config, number, model.value, key_file, identity, replace=replace))
 
     @device.command("list")
     def device_list(

@@ -66,16 +66,26 @@ class Changes:
             raise ConfigError(f"device {number} is listed in the configuration itself: take it out there first")
         refuse_own(self._config.gateway.id, (number,))
         key = _key(asked)
+        replace = asked.get("replace") is True
 
         def change(devices: list[Table]) -> None:
+            table: Table = {"device_id": number, "model": str(asked.get("model"))}
+            table["key"] = self._put(number, "key", key)
+            if replace:
+                before = self._find(devices, number)
+                if "configuration" in before:
+                    table["configuration"] = before["configuration"]
+                devices[devices.index(before)] = table
+                return
             if any(each.get("device_id") == number for each in devices):
-                raise ConfigError(f"device {number} is listed already: rotate-key gives it a new key")
-            devices.append(
-                {"device_id": number, "model": str(asked.get("model")), "key": self._put(number, "key", key)}
-            )
+                raise ConfigError(
+                    f"device {number} is listed already: rotate-key gives it a new key over the air; where its key is"
+                    " lost, or another board takes its place, --replace lists it anew"
+                )
+            devices.append(table)
 
         self._edit(change)
-        return f"device {number} is listed"
+        return f"device {number} is listed" + (" anew; its former key is refused from now on" if replace else "")
 
     def _rotate_key(self, number: int, asked: dict[str, Any]) -> str:
         new = _key(asked)
@@ -193,16 +203,27 @@ def rows(config: Config, devices: Iterable[Device], *, opened: bool = True) -> l
 
 def keys_in_use(config: Config) -> dict[int, tuple[int, bytes]]:
     """The slot and fingerprint of the key that each device used last."""
-    found = _query(config, "SELECT device_id, slot, fingerprint FROM keys_in_use")
+    found = _query(config.gateway.state_directory, "SELECT device_id, slot, fingerprint FROM keys_in_use")
     return {device_id: (slot, mark) for device_id, slot, mark in found}
 
 
 def _quarantined(config: Config) -> dict[int, int]:
-    return dict(_query(config, "SELECT device_id, count(*) FROM quarantine GROUP BY device_id"))
+    text = "SELECT device_id, count(*) FROM quarantine GROUP BY device_id"
+    return dict(_query(config.gateway.state_directory, text))
 
 
-def _query(config: Config, text: str) -> list[tuple[Any, ...]]:
-    path: Path = config.gateway.state_directory / "store.sqlite"
+def newest_epoch(state_directory: Path, number: int) -> int:
+    """Of a device, as far as the store knows; 0: nothing. A board that begins anew begins above it."""
+    behind = "records WHERE row_id > (SELECT coalesce(max(row_id), 0) FROM checkpoint) AND"  # not in the books yet
+    text = " UNION ALL ".join(
+        f"SELECT max(epoch) FROM {rows} device_id = {number:d}"
+        for rows in (behind, "epochs WHERE", "up_counters WHERE")
+    )
+    return max((epoch for (epoch,) in _query(state_directory, text) if epoch is not None), default=0)
+
+
+def _query(state_directory: Path, text: str) -> list[tuple[Any, ...]]:
+    path = state_directory / "store.sqlite"
     if not path.exists():
         return []
     try:

@@ -34,8 +34,15 @@ def edit(
         text = render(devices)
         if tomllib.loads(text) != {"devices": devices}:
             raise ConfigError(f"{path}: it holds something that cannot be written back; edit it by hand")
-        # Checked by what the daemon will read it by.
-        write_whole(path, text.encode(), state_directory, lambda written: read_device_file(written, open_key))
+
+        def check(written: Path) -> None:
+            """By what the daemon will read it by."""
+            try:
+                read_device_file(written, open_key)
+            except ConfigError as error:
+                raise ConfigError(str(error).replace(str(written), str(path))) from None
+
+        write_whole(path, text.encode(), state_directory, check)
 
 
 @contextmanager

@@ -35,7 +35,7 @@ def beside(config: Config) -> Iterator[tuple[Location, str, str]]:
     if source == "credential" and not has_tpm():
         yield ("protection", "at_rest"), HOST_KEY, ELSEWHERE
     path = key_source.passphrase_place(config.protection.passphrase_file)
-    if source == "passphrase" and path is not None and _one_disk(path, config.gateway.state_directory):
+    if source == "passphrase" and path is not None and one_disk(path, config.gateway.state_directory):
         name = "at_rest" if config.protection.passphrase_file is None else "passphrase_file"
         yield ("protection", name), f"{path} lies on the disk that it is to protect", ELSEWHERE
 
@@ -51,7 +51,8 @@ def _source(config: Config) -> str | None:
         return None
 
 
-def _one_disk(path: Path, folder: Path) -> bool:
+def one_disk(path: Path, folder: Path) -> bool:
+    """Whether a file that is there lies on the disk of a folder, or of what there is above it."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return path.exists() and _disk(path) == _disk(folder)

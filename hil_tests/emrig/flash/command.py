@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
+    from emrig.flash.given import Given
     from emrig.flash.rack import Place
 
 # Exit statuses: all boards installed and passed; one failed its self-test, or its record could not be kept; one could
@@ -41,7 +42,11 @@ def flash(
         bool, typer.Option("--new-identity", help="Make it another device; what the old one left is saved first.")
     ] = False,
     registry: Annotated[
-        Path | None, typer.Option(help="The gateway's registry file that learns of new devices.")
+        Path | None, typer.Option(help="The registry file that learns of new devices, where its keys are not sealed.")
+    ] = None,
+    identity: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Who it is to be, as `gateway device add` wrote it; removed once it is."),
     ] = None,
     broker: Annotated[
         str | None, typer.Option(metavar="HOST[:PORT]", help="The devices' MQTT broker (ankle_gps).")
@@ -63,17 +68,27 @@ def flash(
     A board that is already this model keeps identity, keys and unsent records. Exit status
     1: a self-test failed, or a record could not be kept; 2: a board could not be flashed (it can be flashed again).
     """
+    from emrig.flash.given import Given
     from emrig.flash.rack import Place, read
 
+    given = None
     try:
         if every is not None:
-            if board or model or port or device_id or base_image:
+            if board or model or port or device_id or base_image or identity:
                 raise FlashError("--all takes boards, models and ports from the file: leave the other options out")
             places = read(every)
+        elif board and port and identity is not None:
+            if registry or device_id:
+                raise FlashError("--identity says who it is, and that is registered: no --registry, no --device-id")
+            given = Given(identity)
+            who = given.identity
+            if model not in (None, who.model):
+                raise FlashError(f"{identity} is of device {who.device_id}, {who.model}, not {model}")
+            places = [Place(board, who.model, port, who.device_id)]
         elif board and model and port:
             places = [Place(board, model, port, device_id)]
         else:
-            raise FlashError("give --board, --model and --port, or --all RACK.toml")
+            raise FlashError("give --board, --port and --model or --identity; or --all RACK.toml")
         try:
             RECORDS.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -82,11 +97,16 @@ def flash(
             ) from None
         status = _flash_all(
             places,
-            _Common(new_identity, registry, _broker(broker), _public_key(update_key), fibre, base_image, as_json),
+            _Common(
+                new_identity, registry, given, _broker(broker), _public_key(update_key), fibre, base_image, as_json
+            ),
         )
     except FlashError as error:
         print(f"emtag flash: {error}", file=sys.stderr)
         raise typer.Exit(NOT_FLASHED) from None
+    finally:
+        if given is not None:
+            given.close()
     raise typer.Exit(status)
 
 
@@ -97,6 +117,7 @@ class _Common:
         self,
         new_identity: bool,
         registry: Path | None,
+        given: Given | None,
         mqtt: tuple[str, int] | None,
         update_key: bytes | None,
         fibre: bool | None,
@@ -105,6 +126,7 @@ class _Common:
     ) -> None:
         self.new_identity = new_identity
         self.registry = registry
+        self.given = given
         self.mqtt = mqtt
         self.update_key = update_key
         self.fibre = fibre
@@ -151,6 +173,7 @@ def _flash_one(place: Place, common: _Common, progress: Progress, console: Conso
                     base_image=common.base_image,
                     backups=RECORDS,
                     registration=registration,
+                    given=common.given,
                 ),
                 tell,
             )
@@ -173,6 +196,8 @@ def _flash_one(place: Place, common: _Common, progress: Progress, console: Conso
                 _show(record, console)
             try:
                 registration.finish()
+                if common.given is not None:
+                    common.given.finish()
                 kept = _keep(record)
             except OSError as error:
                 said = f"{place.port}: it is flashed, but its record could not be kept: {error}: keep what is above"

@@ -1,4 +1,4 @@
-"""Who a board is to be: device id and keys, made here and told to the gateway's registry, nowhere else."""
+"""Who a board is to be: device id and keys, made here and told to the gateway's registry, nowhere else; or given."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ class Identity:
     device_id: int
     model: str
     key: bytes | None
+    first_epoch: int = 1
+    """Above every boot epoch that somebody has records of; matters to a board whose own count was lost."""
+
+    def told(self) -> dict[str, Any]:
+        """What a board learns of its own key."""
+        assert self.key is not None, "only of a new identity"
+        return {"key": self.key.hex(), **({"first_epoch": self.first_epoch} if self.first_epoch > 1 else {})}
 
     def file(self, board: str, more: Mapping[str, Any]) -> bytes:
         """identity.json as the firmware reads it."""
-        assert self.key is not None, "only of a new identity"
-        content: dict[str, Any] = {
-            "device_id": self.device_id,
-            "model": self.model,
-            "board": board,
-            "key": self.key.hex(),
-        }
-        return json.dumps({**content, **more}).encode()
+        content: dict[str, Any] = {"device_id": self.device_id, "model": self.model, "board": board}
+        return json.dumps({**content, **self.told(), **more}).encode()
 
 
 def make(model: str, device_id: int | None) -> Identity:

@@ -14,6 +14,7 @@ from emrig.flash import base_image, data, identity, rom
 from emrig.flash.boards import BoardDefinition
 from emrig.flash.data import DATA
 from emrig.flash.errors import FlashError, NoAnswerError
+from emrig.flash.given import Given
 from emrig.flash.registration import Registration
 from emrig.flash.repl import RECONNECT_S, STARTING_S, Repl, sha256
 from emrig.images import firmware_image
@@ -65,6 +66,8 @@ class Wish:
     backups: Path = Path("var/flash")
     registration: Registration | None = None
     """Told of a new identity before the board is."""
+    given: Given | None = None
+    """The identity that it is to have. A board that is this device gets the key alone, and keeps its records."""
 
     def more_identity(self) -> dict[str, Any]:
         """What identity.json says besides who it is."""
@@ -75,7 +78,7 @@ class Wish:
             more["update_key"] = self.update_key.hex()
         if self.fibre is not None:
             more["fibre"] = self.fibre
-        return more
+        return more if self.given is None else more | self.given.identity.told()
 
 
 @dataclass(slots=True)
@@ -302,12 +305,15 @@ def _kept(repl: Repl, wish: Wish) -> identity.Identity | None:
 def _decide(repl: Repl, wish: Wish, serial: str) -> identity.Identity:
     """Who it is to be, before anything is changed; without a key: who it is."""
     kept = _kept(repl, wish)
+    if kept is None and wish.model == "ankle_gps" and wish.mqtt is None:
+        raise FlashError("a new ankle_gps has to know where it reports to: give --broker HOST[:PORT]")
+    if wish.given is not None:
+        wish.given.add(wish.given.identity, serial)
+        return kept or wish.given.identity
     if kept is not None:
         if wish.registration is not None:
             wish.registration.keep(kept.device_id)
         return kept
-    if wish.model == "ankle_gps" and wish.mqtt is None:
-        raise FlashError("a new ankle_gps has to know where it reports to: give --broker HOST[:PORT]")
     if wish.registration is None:
         return identity.make(wish.model, wish.device_id)
     wanted = wish.registration.given_up(wish.model, serial) if wish.device_id is None else wish.device_id

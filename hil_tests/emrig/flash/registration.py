@@ -86,8 +86,9 @@ class Registration:
         from emgate.errors import ConfigError
 
         assert who.key is not None, "only new identities are registered"
-        entry: Table = {"device_id": who.device_id, "model": who.model, "key": who.key.hex()}
         path = self._registry
+        self._refuse_sealed(who)
+        entry: Table = {"device_id": who.device_id, "model": who.model, "key": who.key.hex()}
         self._hold(who.device_id)
         before = self._read()
 
@@ -110,6 +111,20 @@ class Registration:
             raise FlashError(
                 f"the new device's key could not be kept: {error}; nothing was written to the board"
             ) from None
+
+    def _refuse_sealed(self, who: Identity) -> None:
+        """A key in plain digits among sealed ones would keep the gateway from its next start."""
+        path = self._registry
+        try:
+            sealed = path.with_name("keys.json").exists() or b'"sealed:' in path.read_bytes()
+        except OSError:  # said by edit, if it is not only to be made
+            return
+        if sealed:
+            raise FlashError(
+                f"{path}: its keys are sealed by a gateway's secret, so that the gateway has to make this one: run"
+                f" `emtag gateway device add {who.device_id} --model {who.model} --identity FILE` there, and flash with"
+                " --identity FILE instead of --registry; nothing was written to the board"
+            )
 
     def finish(self) -> None:
         """The board is flashed whole: now it is a device like any other."""
