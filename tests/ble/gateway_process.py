@@ -41,6 +41,7 @@ async def main() -> None:
 
     def received(link: Link, device_id: int, frame: bytes) -> "asyncio.Future[bool]":
         say(device=device_id, size=len(frame), first=frame[0])
+        link.proven(device_id)
         if not silent:
             task = loop.create_task(link.send(device_id, frame))
             replies.add(task)

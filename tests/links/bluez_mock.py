@@ -153,6 +153,8 @@ class Device(ServiceInterface):
         self.trusted = False
         self.peer_lost_bond = False
         self.refuses_connections = False
+        self.given_up: asyncio.Event | None = None  # never answers, until that
+        self.attempts = 0
         self.connections = 0
         self.rssi = -60
         self.exported = False
@@ -214,6 +216,11 @@ class Device(ServiceInterface):
 
     @method()
     async def Connect(self):
+        self.attempts += 1
+        if self.given_up is not None:
+            await self.given_up.wait()
+            self.given_up.clear()
+            raise DBusError("org.bluez.Error.Failed", "Operation aborted")
         if self.refuses_connections:
             raise DBusError("org.bluez.Error.Failed", "le-connection-abort-by-remote")
         if self.peer_lost_bond:
@@ -228,6 +235,8 @@ class Device(ServiceInterface):
 
     @method()
     def Disconnect(self):
+        if self.given_up is not None:
+            self.given_up.set()
         self.drop()
 
     def _connect(self) -> None:

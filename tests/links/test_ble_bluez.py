@@ -29,6 +29,15 @@ from test_serial_link import Taker
 QUICK = Timing(idle_ms=200, pause_ms=100, back_off_ms=50, retry_s=0.02, watch_s=0.02)
 
 
+class Judge(Taker):
+    """A session that takes every frame for a device's own, but those that begin with `forged`."""
+
+    def __call__(self, link, device_id, frame):
+        if not frame.startswith(b"forged"):
+            link.proven(device_id)
+        return super().__call__(link, device_id, frame)
+
+
 class SteppedClock:
     """Stands still until the test moves it."""
 
@@ -176,7 +185,7 @@ async def test_more_frames_than_may_wait_for_their_commit_are_counted(world) -> 
 
 async def test_slots_are_bounded_and_everybody_has_a_turn(world) -> None:
     """Three slots, eight tags that never fall silent; and the time of day set back in the middle."""
-    taker = Taker()
+    taker = Judge()
     devices = [world.add(number) for number in range(8)]
     timing = Timing(idle_ms=60_000, turn_ms=100, pause_ms=300, back_off_ms=50, watch_s=0.02)
 
@@ -207,6 +216,58 @@ async def test_a_tag_that_cannot_be_connected_to_does_not_stop_the_others(world)
         await ready(good)
         await until(lambda: link.counters["connect_failed"] >= 3)
         assert not supervisor.restarts and not heard.of(constants.EVENT_GATEWAY_ADAPTER_RESET)
+
+
+# -- a neighbour with a radio -----------------------------------------------------------------------------------
+
+
+async def speaks(device, device_id: int, what: bytes, every_s: float = 0.01) -> None:
+    while True:
+        await device.ready.wait()
+        with contextlib.suppress(OSError):
+            device.send(device_id, what)
+        await asyncio.sleep(every_s)
+
+
+async def test_tags_are_served_among_addresses_that_never_answer_or_forge(world) -> None:
+    """Some advertise and never answer, others connect and send whole datagrams under a tag's number. A tag that is
+    connected stays, one that comes back is reached at once, and one that was never heard before has its turn."""
+    taker, heard = Judge(), Heard()
+    timing = Timing(
+        idle_ms=200, pause_ms=50, back_off_ms=500, connect_timeout_s=0.5, stranger_timeout_s=0.05, prove_ms=150,
+        turn_ms=5_000, heard_ms=1_000, watch_s=0.02,
+    )  # fmt: skip
+    stays, returns, new = (world.add(number) for number in (1, 2, 3))
+    new.advertises = False
+    async with linked(taker, heard=heard, timing=timing) as (link, supervisor):
+        for tag in (stays, returns):
+            await ready(tag)
+            tag.send(tag.number, b"authentic")
+        await taker.until(2)
+        for number in range(100, 112):
+            world.add(number).given_up = asyncio.Event()
+        forgers = [world.add(number) for number in range(200, 204)]
+        talking = [asyncio.create_task(speaks(forger, 1, b"forged")) for forger in forgers]
+        talking.append(asyncio.create_task(speaks(stays, 1, b"still here")))
+        made_up = [device for device in world.devices if device.number >= 100]
+        await until(lambda: sum(device.attempts + device.connections for device in made_up) >= 8)
+        for _ in range(2):
+            tried = sum(device.attempts for device in made_up)
+            returns.drop()
+            await until(lambda: not returns.connected)
+            await ready(returns)
+            returns.send(2, b"authentic")
+            assert sum(device.attempts for device in made_up) - tried <= 3, "one under way, and hardly more"
+        new.advertises = True
+        await until(lambda: new.connected)
+        await ready(new)
+        new.send(3, b"authentic")
+        await until(lambda: (3, b"authentic") in taker.frames)
+        for task in talking:
+            task.cancel()
+        assert stays.connections == 1 and new.connections == 1
+        assert not supervisor.restarts and not link.counters["adapter_resets"]
+        assert link.statistics["strangers_ended"] > 0
 
 
 # -- pairing ----------------------------------------------------------------------------------------------------
@@ -452,12 +513,39 @@ async def test_an_adapter_that_scans_without_listening_is_reset(world) -> None:
 
 
 async def test_four_tags_in_a_row_that_nobody_reaches_are_the_adapters_fault(world) -> None:
-    heard = Heard()
-    for number in range(4):
-        world.add(number).refuses_connections = True
-    async with linked(Taker(), heard=heard):
+    """But not while another tag is heard over its connection."""
+    heard, taker = Heard(), Judge()
+    tags = [world.add(number) for number in range(1, 6)]
+    talking = [asyncio.create_task(speaks(tag, tag.number, b"here")) for tag in tags]
+    timing = Timing(pause_ms=50, back_off_ms=50, connect_timeout_s=0.1, watch_s=0.02)
+    async with linked(taker, heard=heard, slots=5, timing=timing) as (link, _):
+        await until(lambda: {device_id for device_id, _ in taker.frames} == {1, 2, 3, 4, 5})
+        for tag in tags[1:]:
+            tag.given_up = asyncio.Event()
+            tag.drop()
+        await until(lambda: link.counters["connect_failed"] >= 8)
+        assert not heard.of(constants.EVENT_GATEWAY_ADAPTER_RESET) and tags[0].connections == 1
+        for task in talking:
+            task.cancel()
         await until(lambda: bool(heard.of(constants.EVENT_GATEWAY_ADAPTER_RESET)))
         assert b"none of 4 tags" in heard.of(constants.EVENT_GATEWAY_ADAPTER_RESET)[0][1]
+
+
+async def test_strangers_that_nobody_reaches_say_it_once_and_never_where_a_tag_is_known(world) -> None:
+    heard, tag = Heard(), world.add(1)
+    for number in range(2, 8):
+        world.add(number).refuses_connections = True
+    tag.advertises = False
+    async with linked(Judge(), heard=heard) as (link, _):
+        await until(lambda: bool(heard.of(constants.EVENT_GATEWAY_ADAPTER_RESET)))
+        await until(lambda: link.counters["connect_failed"] >= 12)
+        assert link.counters["adapter_resets"] == 1
+        tag.advertises = True
+        await ready(tag)
+        tag.send(1, b"authentic")
+        tried = link.counters["connect_failed"]
+        await until(lambda: link.counters["connect_failed"] >= tried + 8)
+        assert link.counters["adapter_resets"] == 1 and tag.connections == 1
 
 
 async def test_bluetoothd_goes_and_comes(bus) -> None:

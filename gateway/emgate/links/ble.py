@@ -12,9 +12,8 @@ import contextlib
 import importlib
 import struct
 import sys
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol, cast
 
 import structlog
@@ -31,6 +30,8 @@ from emwire.framing import MAXIMUM_DATAGRAM
 from emgate.clock import Clock
 from emgate.config import BleSection
 from emgate.links import Events, Received
+from emgate.links.ble_choice import Choice
+from emgate.links.ble_timing import Timing
 from emgate.links.listening import Ledger
 from emgate.links.silence import Ears
 from emgate.own_records import evidence_of
@@ -44,9 +45,6 @@ TX_UUID = "6e400003-b5a3-f393-e0a9-e50e24dcca9e"
 
 # What a tag's receive buffer holds (firmware/drivers/ble_link.py): MTU 247 less the ATT header.
 MAXIMUM_WRITE = 244
-# Tags wait in order of discovery; more than a city block of them at once is a flood.
-MAXIMUM_CANDIDATES = 64
-MAXIMUM_KNOWN = 1024
 # Bleak and its BlueZ manager keep 2.4 kB of every address since scanning began (tracemalloc, 4,096 of them). A crowd
 # has hundreds; more is made up, and forgotten: 10 MB at most.
 MAXIMUM_SEEN = 4096
@@ -65,36 +63,6 @@ MAXIMUM_RUBBISH = 100
 CLOSE_TIMEOUT_S = 5.0
 DEVICE_ID = struct.Struct("<I")
 MAXIMUM_FRAME = MAXIMUM_DATAGRAM - DEVICE_ID.size
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """`_ms`: on the gateway's clock, as elapsed_ms(). `_s`: real time, about the adapter and not about devices."""
-
-    idle_ms: int = 5_000
-    """Silence after which a connection makes room for a tag that waits: longer than commit and acknowledgement."""
-    maximum_idle_ms: int = 900_000
-    """Silence after which it ends anyway. Otherwise the tag hangs up when it is done, for its battery's sake."""
-    pause_ms: int = 2_000
-    """After a connection that carried something: time for the tag to fall silent."""
-    back_off_ms: int = 5_000
-    """After a failure, doubled with each in a row."""
-    maximum_back_off_ms: int = 300_000
-    connect_timeout_s: float = 20.0
-    """An advertiser of 1 s interval is met within 2 s; discovery takes 2 to 5 s on a slow stack."""
-    refresh_s: float = 120.0
-    """Scanning is started anew after so long without a tag: an adapter that fell silent must not stay so."""
-    turn_ms: int = 60_000
-    """While others wait a connection ends after so long even if it is busy: minutes of backlog have time, alarms have
-    180 s (NIJ 1004.00 §5.4.1)."""
-    tick_s: float = 0.05
-    start_s: float = 10.0
-    """Scanning starts within milliseconds; a stack that needs so long is stuck."""
-    retry_s: float = 1.0
-    deaf_s: float = 30.0
-    """BlueZ pauses a long discovery for 5 s at a time; six times that is no pause."""
-    watch_s: float = 1.0
-    """How often to look for that, and at the ledger."""
 
 
 class Adapter(Protocol):
@@ -201,8 +169,7 @@ class BleLink:
         self.clock = clock
         self._settings = settings
         self._received = received
-        self._slots = slots
-        self._candidates: OrderedDict[str, BLEDevice] = OrderedDict()
+        self._choice: Choice[BLEDevice] = Choice(clock, self.timing, slots, self.counters, self.statistics)
         self._changed = asyncio.Event()
         self._events = events
         self.ears = Ears()
@@ -211,10 +178,9 @@ class BleLink:
         self._seen: set[str] = set()  # addresses since scanning began
         self._scanning = False
         self._stuck: str | None = None  # why the adapter needs a reset
-        self._unreachable: set[str] = set()  # addresses that could not be connected to since the last that could
-        self._connections: dict[str, _Connection] = {}
+        self._unreachable: set[str] = set()  # addresses that could not be connected to since one could, or a tag spoke
+        self._reset_for_strangers = False  # since the last connection
         self._routes: dict[int, _Connection] = {}
-        self._back_off: OrderedDict[str, tuple[int, int]] = OrderedDict()  # address -> (not before, failures in a row)
 
     async def run(self) -> None:
         """Scan and serve until the adapter is lost (OSError) or the task cancelled."""
@@ -249,7 +215,8 @@ class BleLink:
             self.up.clear()
             self._scanning = False
             self.ledger.now(constants.DEAF_FAULT)
-            self._candidates.clear()
+            self._choice.nobody_is_there()
+            self._routes.clear()
             await adapter.close()
 
     async def send(self, device_id: int, frame: bytes) -> bool:
@@ -265,10 +232,9 @@ class BleLink:
         """Whether devices are paired with on connecting."""
         return self._settings.pair
 
-    @property
-    def slot_wanted(self) -> bool:
-        """Whether a tag waits for another to finish."""
-        return bool(self._candidates) and len(self._connections) >= self._slots
+    def slot_wanted(self, connection: "_Connection") -> bool:
+        """Whether somebody waits for this one to finish."""
+        return self._choice.in_the_way(connection.address)
 
     # -- scanning and connecting ------------------------------------------------------------------------------
 
@@ -341,23 +307,39 @@ class BleLink:
             changed()
             self.up.set()
             try:
-                device = await self._next_candidate()
+                chosen = await self._next_candidate()
             finally:
                 self._scanning = False
                 self.ledger.now(constants.DEAF_BUSY)
                 with contextlib.suppress(BleakError, OSError, EOFError, TimeoutError, AssertionError):
                     async with asyncio.timeout(self.timing.start_s):
                         await scanner.stop()
-            if device is not None:
-                connection = _Connection(self, device, client_backend, adapter)
+            if chosen is not None:
+                address, device = chosen
+                began_ms = self.clock.elapsed_ms()
+                connection = _Connection(
+                    self, address, device, client_backend, adapter, self._choice.timeout_s(address)
+                )
                 if await connection.open():
                     self._unreachable.clear()
-                    self._connections[device.address] = connection
+                    self._reset_for_strangers = False
+                    self._choice.connected(address)
                     group.create_task(self._serve(connection))
-                elif not adapter.lost.is_set():
-                    self._unreachable.add(device.address)
-                    if len(self._unreachable) >= STUCK_ADDRESSES:
-                        self._is_stuck(f"none of {len(self._unreachable)} tags could be connected to")
+                else:
+                    self._choice.failed(address, self.clock.elapsed_ms() - began_ms)
+                    if not adapter.lost.is_set():
+                        self._not_reached(address)
+
+    def _not_reached(self, address: str) -> None:
+        """Several tags in a row: is the adapter to blame? Strangers say little of it, and a reset costs the tags their
+        connections: they count only while no tag is known, and once."""
+        stranger = not self._choice.knows(address)
+        if stranger and (self._reset_for_strangers or not self._choice.knows_nobody):
+            return
+        self._unreachable.add(address)
+        if len(self._unreachable) >= STUCK_ADDRESSES:
+            self._reset_for_strangers = stranger
+            self._is_stuck(f"none of {len(self._unreachable)} tags could be connected to")
 
     async def _reset(self, adapter: Adapter, reason: str) -> None:
         """Switch the adapter off and on, and tell everybody; OSError when that does not help."""
@@ -377,51 +359,43 @@ class BleLink:
         self._seen.add(address)
         if len(self._seen) == MAXIMUM_SEEN:
             self._changed.set()
-        if SERVICE_UUID not in advertisement.service_uuids or address in self._connections:
-            return
-        not_before_ms, _ = self._back_off.get(address, (0, 0))
-        if self.clock.elapsed_ms() < not_before_ms:
-            return  # it will advertise again
-        if address not in self._candidates and len(self._candidates) >= MAXIMUM_CANDIDATES:
-            self.counters["too_many_candidates"] += 1
-            return
-        self._candidates[address] = device
-        self._changed.set()
+        if SERVICE_UUID in advertisement.service_uuids and self._choice.heard(address, device):
+            self._changed.set()
 
-    async def _next_candidate(self) -> BLEDevice | None:
-        """The tag that has waited longest, once there is a slot; None when scanning should start anew."""
+    async def _next_candidate(self) -> tuple[str, BLEDevice] | None:
+        """Whose turn it is, once there is a slot; None when scanning should start anew."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.timing.refresh_s):
-                while not self._candidates or len(self._connections) >= self._slots:
+                while (chosen := self._choice.next()) is None:
                     if self._stuck is not None or len(self._seen) >= MAXIMUM_SEEN:
                         return None
                     self._changed.clear()
-                    await self._changed.wait()
-                return self._candidates.popitem(last=False)[1]
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(self.timing.tick_s if self._choice.somebody_waits else None):
+                            await self._changed.wait()
+                return chosen
         return None
 
     async def _serve(self, connection: "_Connection") -> None:
         try:
             await connection.serve()
         finally:
-            self._connections.pop(connection.address, None)
+            self._choice.ended(connection.address, connection.proved, connection.age_ms)
             for device_id in [d for d, c in self._routes.items() if c is connection]:
                 del self._routes[device_id]
             self._changed.set()
 
-    def ended(self, address: str, carried: bool) -> None:
-        """Decide when this device is next connected to."""
-        _, failures = self._back_off.pop(address, (0, 0))
-        failures = 0 if carried else failures + 1
-        doubled_ms = self.timing.back_off_ms << min(failures - 1, 16) if failures else self.timing.pause_ms
-        not_before_ms = self.clock.elapsed_ms() + min(doubled_ms, self.timing.maximum_back_off_ms)
-        self._back_off[address] = (not_before_ms, failures)
-        if len(self._back_off) > MAXIMUM_KNOWN:
-            self._back_off.popitem(last=False)
+    def spoke(self, connection: "_Connection") -> None:
+        """Something came over a connection: if it is a tag's, the adapter works."""
+        self.ears.heard(connection.address)
+        if connection.proved:
+            self._unreachable.clear()
 
     def proven_by(self, connection: "_Connection", device_id: int) -> None:
         """The device itself speaks over this connection."""
-        self._routes[device_id] = connection
+        if connection.up.is_set():  # a commit may take longer than its connection
+            self._routes[device_id] = connection
+        self._choice.proven(connection.address, device_id)
 
     def datagram(self, connection: "_Connection", datagram: bytes) -> "asyncio.Future[bool] | None":
         """Pass what a device sent to the session; None when it is no datagram."""
@@ -438,9 +412,16 @@ class _Connection:
     kind = "ble"
 
     def __init__(
-        self, link: BleLink, device: BLEDevice, backend: type[BaseBleakClient] | None, adapter: Adapter
+        self,
+        link: BleLink,
+        address: str,
+        device: BLEDevice,
+        backend: type[BaseBleakClient] | None,
+        adapter: Adapter,
+        timeout_s: float,
     ) -> None:
-        self.address = device.address
+        self.address = address
+        self.proved = False  # a frame came that its device alone can have made
         self.name = link.name
         self.up = asyncio.Event()
         self.counters = link.counters
@@ -449,16 +430,16 @@ class _Connection:
         self._link = link
         self._gone = False
         self._wake = asyncio.Event()
-        self._carried = False
         self._pending = 0
         self._active_ms = self._began_ms = link.clock.elapsed_ms()
         self._reassembler = fragments.Reassembler()
         self._rubbish_before = 0  # fragments of no use when the last datagram was whole
         self._rx: BleakGATTCharacteristic | None = None
+        self._timeout_s = timeout_s
         self._client = BleakClient(
             device,
             self._disconnected,
-            timeout=link.timing.connect_timeout_s,
+            timeout=timeout_s,
             pair=link.pairs,
             backend=backend,
             services=[SERVICE_UUID],
@@ -467,7 +448,7 @@ class _Connection:
     async def open(self) -> bool:
         """Connect and discover; a failure is counted and the device left alone for a while."""
         try:
-            async with asyncio.timeout(2 * self._link.timing.connect_timeout_s):  # bleak's own does not cover all of it
+            async with asyncio.timeout(2 * self._timeout_s):  # bleak's own does not cover all of it
                 await self._client.connect()
             self._rx = self._client.services.get_characteristic(RX_UUID)
             if self._rx is None:
@@ -479,7 +460,6 @@ class _Connection:
             if "Authentication" in str(error):  # one side has lost the bond: with the next attempt a new one is made
                 self._link.counters["bond_dropped"] += 1
                 await self._adapter.forget(self.address)
-            self._link.ended(self.address, carried=False)
             return False
         self._link.statistics["connections"] += 1
         return True
@@ -510,7 +490,6 @@ class _Connection:
                 self._link.counters["unsent"] += len(self.outbox)
             for reason in ("stray", "interrupted", "damaged", "oversize"):
                 self._link.counters[f"fragments_{reason}"] += getattr(self._reassembler, reason)
-            self._link.ended(self.address, carried=self._carried)
             await self._close()
 
     async def run(self) -> None:
@@ -533,6 +512,7 @@ class _Connection:
 
     def proven(self, device_id: int) -> None:
         """No recording: the device itself."""
+        self.proved = self.proved or not self._gone
         self._link.proven_by(self, device_id)
 
     async def _close(self) -> None:
@@ -549,16 +529,22 @@ class _Connection:
         if self.outbox or self._pending:
             self._active_ms = now_ms
         timing = self._link.timing
-        return now_ms - self._active_ms >= (timing.idle_ms if self._link.slot_wanted else timing.maximum_idle_ms)
+        return now_ms - self._active_ms >= (timing.idle_ms if self._link.slot_wanted(self) else timing.maximum_idle_ms)
 
     def _had_its_turn(self) -> bool:
-        """Long enough, while another waits; not amid what goes down."""
-        if not self._link.slot_wanted or self.outbox or self._pending:
+        """Long enough, while another waits; a tag not amid what goes down."""
+        timing = self._link.timing
+        if self.age_ms < (timing.turn_ms if self.proved else timing.prove_ms) or not self._link.slot_wanted(self):
             return False
-        if self._link.clock.elapsed_ms() - self._began_ms < self._link.timing.turn_ms:
+        if self.proved and (self.outbox or self._pending):
             return False
-        self._link.statistics["turns_ended"] += 1
+        self._link.statistics["turns_ended" if self.proved else "strangers_ended"] += 1
         return True
+
+    @property
+    def age_ms(self) -> int:
+        """How long it has had its slot."""
+        return self._link.clock.elapsed_ms() - self._began_ms
 
     async def _write_datagram(self, datagram: bytes) -> None:
         assert self._rx is not None
@@ -576,7 +562,7 @@ class _Connection:
 
     def _notified(self, characteristic: BleakGATTCharacteristic, data: bytearray) -> None:
         self._active_ms = self._link.clock.elapsed_ms()
-        self._link.ears.heard(self.address)
+        self._link.spoke(self)
         reassembler = self._reassembler
         datagram = reassembler.feed(bytes(data))
         rubbish = reassembler.stray + reassembler.interrupted + reassembler.damaged + reassembler.oversize
@@ -584,7 +570,7 @@ class _Connection:
             if rubbish - self._rubbish_before >= MAXIMUM_RUBBISH and not self._gone:
                 # Hung up, and left alone ever longer: it holds a slot, and the radio's time.
                 self.counters["rubbish"] += 1
-                self._carried = False
+                self.proved = False
                 self._gone = True
                 self._wake.set()
             return
@@ -594,7 +580,6 @@ class _Connection:
             return
         dealt_with = self._link.datagram(self, datagram)
         if dealt_with is not None:
-            self._carried = not self._gone
             self._pending += 1
             dealt_with.add_done_callback(self._dealt_with)
 
