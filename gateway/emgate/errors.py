@@ -66,8 +66,12 @@ def explain(path: Path, error: ValidationError, model: type[BaseModel], text: st
         place = f"{written.place(path, location)}: {named(location)}"
         if fault["type"] == "extra_forbidden":
             known = _known_keys(model, fault["loc"][:-1])
-            near = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1)
+            name = str(fault["loc"][-1])
+            near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+            top = model.model_fields.get(name) if len(fault["loc"]) > 1 else None
+            if top is not None and _inner_model(top.annotation) is None:  # TOML: what stands below a table is in it
+                hint = f"{name} stands above the first table: move this line there"
             lines.append(f"{place}: unknown key; {hint}")
         elif fault["type"] == "missing":
             lines.append(f"{place}: missing; add it")

@@ -4,7 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
+from certificates import Authority
 from emgate import config
+from emgate.commands.check import check
+from emgate.devices.registry_edit import render
 from emgate.keys import key_source
 from emgate.links.listening import NAMES
 from emgate.links.serial_port import LINE_ERRORS
@@ -58,6 +61,45 @@ def test_every_variable_of_the_environment_is_named() -> None:
         assert f"`{name}`" in OPERATIONS
     for name in config.ENVIRONMENT:
         assert f"`{name}_FILE`" in OPERATIONS
+
+
+def test_the_example_of_a_configuration_passes_the_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As it stands, in folders of the test; its certificates and secrets are there, its servers are not."""
+    (text,) = re.findall(r"```toml\n(registry = .*?)```", OPERATIONS, re.DOTALL)
+    for folder in ("etc/emtag", "var/lib/emtag", "run/emtag-key"):
+        (tmp_path / folder).mkdir(parents=True, mode=0o700)
+        text = text.replace(f'"/{folder}', f'"{tmp_path / folder}')
+    for host in ("mqtt.example", "em.example"):
+        text = text.replace(host, "127.0.0.1")
+    authority = Authority(tmp_path / "etc" / "emtag", "ca")
+    certificate, _ = authority.issue("gw-0042")
+    certificate.rename(certificate.with_suffix(".pem"))
+    (tmp_path / "etc/emtag/token").write_text("0123456789abcdef\n")
+    (tmp_path / "run/emtag-key/passphrase").write_text("correct horse battery\n")
+    for path in (tmp_path / "etc/emtag").iterdir():
+        path.chmod(0o600)
+    for name in ("CREDENTIALS_DIRECTORY", key_source.PASSPHRASE, key_source.PASSPHRASE_FILE, *config.ENVIRONMENT):
+        monkeypatch.delenv(name, raising=False)
+    file = tmp_path / "gateway.toml"
+    file.write_text(text)
+    vault = config.load(file).open_vault(create=True)
+    assert vault is not None
+    listed = {"device_id": 0x30000007, "model": "pid", "key": vault.seal_key(0x30000007, "key", bytes(16))}
+    home = {"device_id": 0x10000001, "model": "home_unit", "key": vault.seal_key(0x10000001, "key", bytes(range(16)))}
+    # The home unit's entry as the page has it: its beacon's key is the text of the pid's own entry.
+    (entry,) = re.findall(r"```toml\n( +\[\[devices\]\].*?)```", OPERATIONS, re.DOTALL)
+    entry = entry.replace("sealed:…", str(home["key"]), 1).replace("sealed:…", str(listed["key"]), 1)
+    (tmp_path / "var/lib/emtag/devices.toml").write_text(render([listed]) + entry)
+    assert check(file) == 0, capsys.readouterr().out
+    told = config.load(file).make_registry().get(0x10000001)
+    assert told is not None and told.configuration is not None
+    assert [(each.beacon_id, each.key) for each in told.configuration.beacons] == [(0x30000007, bytes(16))]
+    moved = text.replace("registry = ", "# ", 1).replace("[mqtt]", f'registry = "{tmp_path}/devices.toml"\n[mqtt]')
+    file.write_text(moved)
+    assert check(file) == 2
+    assert "ble.registry: unknown key: registry stands above the first table" in capsys.readouterr().out
 
 
 def leaned_on() -> list[tuple[str, str]]:
