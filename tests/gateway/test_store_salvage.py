@@ -225,6 +225,24 @@ async def test_a_number_that_is_damaged_while_the_gateway_runs_is_not_written_as
     await store.close()
 
 
+@pytest.mark.parametrize("hurt", ["alarm = 1", "sequence = sequence + 64"])
+async def test_a_damaged_record_is_neither_called_delivered_nor_deleted(tmp_path: Path, hurt: str) -> None:
+    """Its lane and its number may be those of another."""
+    path = tmp_path / "store.sqlite"
+    await filled(path)
+    store = await Store.open(path)
+    with opened(path) as connection:
+        connection.execute(
+            f"UPDATE records SET {hurt} WHERE row_id = {DELIVERED if 'alarm' in hurt else DELIVERED + 2}"
+        )
+    if "alarm" in hurt:
+        assert await store.prune(1 << 40, 0) == 0
+    else:
+        assert await store.advance("uplink", False, COUNT) is None
+    await store.damaged.wait()
+    await store.close()
+
+
 async def test_a_salvage_needs_little_memory_and_moves_on(tmp_path: Path) -> None:
     path, count = tmp_path / "store.sqlite", 8_000
     await filled(path, 0)

@@ -198,12 +198,14 @@ class Books:
         after = max(after, self.delivered_row[alarm])
         if through <= after:
             return [], after
-        found = connection.execute(
-            f"SELECT device_id, epoch, sequence, row_id FROM {lane_rows(alarm)} AND row_id > ? AND row_id <= ?"
-            " ORDER BY row_id LIMIT ?",
+        found = []
+        for row in connection.execute(
+            f"SELECT {COLUMNS} FROM {lane_rows(alarm)} AND row_id > ? AND row_id <= ? ORDER BY row_id LIMIT ?",
             (after, through, DELIVER_ROWS),
-        ).fetchall()
-        return [row[:3] for row in found], found[-1][3] if len(found) == DELIVER_ROWS else through
+        ):
+            verify(row)
+            found.append(row[:3])
+        return found, row[7] if len(found) == DELIVER_ROWS else through
 
     def deliver(self, connection: sqlite3.Connection, alarm: bool, identities: Iterable[Identity]) -> None:
         """These are delivered, and the cursors say so on the disk."""

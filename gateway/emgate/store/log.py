@@ -288,21 +288,21 @@ class Log:
 
     def prune(self, connection: sqlite3.Connection, before_ms: int) -> int:
         """Delete from the beginning of the log what is delivered and was received before; how many."""
-        rows = connection.execute(
-            "SELECT row_id, alarm, received_time_ms, device_id, epoch, sequence FROM records ORDER BY row_id LIMIT ?",
-            (PRUNE_ROWS,),
-        ).fetchall()
+        rows = connection.execute(f"SELECT {COLUMNS} FROM records ORDER BY row_id LIMIT ?", (PRUNE_ROWS,))
         last = 0
         gone: list[Identity] = []
         lacking: Counter[str] = Counter()
         spare = [each for each in {consumer for consumer, _ in self.cursors} if each not in self.required]
-        for row_id, alarm, received_time_ms, *identity in rows:
+        for row in rows:
+            verify(row)  # of a damaged one it cannot be told whether it is delivered
+            device_id, epoch, sequence, alarm, received_time_ms, _, _, row_id = row[:8]
             if received_time_ms >= before_ms or row_id > self.books.delivered_row[bool(alarm)]:
                 break
             last = row_id
-            gone.append((identity[0], identity[1], identity[2]))
+            gone.append((device_id, epoch, sequence))
             for each in spare:
                 lacking[each] += row_id > max(self.cursors[each, bool(alarm)], self._moved.get((each, bool(alarm)), 0))
+        rows.close()
         lacking = +lacking
         note_missed(connection, lacking)
         self._missed += lacking
