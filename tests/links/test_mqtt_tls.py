@@ -20,6 +20,7 @@ from gateway_kit import DEVICE, GatewayProcess, Tag, identities, status_record, 
 from links_kit import PATIENCE_S, Heard, supervised, until, up
 from lying_broker import lying_broker
 from test_serial_link import Taker
+from uplink_kit import BackendProcess, commands_of, emtag
 
 if "mosquitto" not in brokers.available():
     pytest.skip("needs mosquitto", allow_module_level=True)
@@ -57,13 +58,18 @@ def section(authority: Authority, name: str, port: int, **more: object) -> str:
     return "\n".join(lines)
 
 
+def uplink(authority: Authority, name: str, port: int) -> str:
+    """Over the devices' broker, by the same certificate."""
+    return section(authority, name, port).replace("[mqtt]", '[uplink]\nkind = "mqtt"\n[uplink.broker]')
+
+
 DEVICES = [f"{DEVICE + number:08x}" for number in range(8)]
 
 
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
     authority = Authority(tmp_path / "certificates", "ca")
-    for name in ("broker", "gw-a", "gw-b", *DEVICES):
+    for name in ("broker", "gw-a", "gw-b", "backend", *DEVICES):
         authority.issue(name)
     return authority
 
@@ -74,8 +80,8 @@ def guarded(authority: Authority, folder: Path, monkeypatch, *gateways: str):
     lists = []
     for name in gateways:
         config = folder / f"{name}.toml"
-        text = toml(links=section(authority, name, 1, shared_group="fleet", shared_place=0)).replace("gw-test", name)
-        config.write_text(text)
+        links = section(authority, name, 1, shared_group="fleet", shared_place=0)
+        config.write_text(toml(links=links, uplink=uplink(authority, name, 1)).replace("gw-test", name))
         lists.append(access_list(configuration.load(config)))
     (authority.folder / "acl").write_text("\n".join(lists))
     monkeypatch.setattr(brokers, "MOSQUITTO_CONFIGURATION", MOSQUITTO.format(folder=authority.folder))
@@ -155,11 +161,15 @@ async def test_a_hostile_client_has_its_own_topics_only(authority, tmp_path: Pat
 
 
 async def test_no_other_client_comes_under_the_gateway_s_id(authority, tmp_path: Path, monkeypatch) -> None:
-    """A broker ends a connection when another client takes its id, whatever its certificate."""
+    """A broker ends a connection when another client takes its id, whatever its certificate. Records go to a backend
+    over this broker too: the access list lets them."""
     tag, hostile = Tag(tmp_path / "tag"), DEVICES[1]
     with guarded(authority, tmp_path, monkeypatch, "gw-a") as broker:
         links = section(authority, "gw-a", broker.port)
-        gateway = GatewayProcess(tmp_path / "gw-a", toml(links=links).replace("gw-test", "gw-a"))
+        text = toml(links=links, uplink=uplink(authority, "gw-a", broker.port)).replace("gw-test", "gw-a")
+        gateway = GatewayProcess(tmp_path / "gw-a", text)
+        backend = BackendProcess(tmp_path / "backend", section(authority, "backend", broker.port) + "\n")
+        await backend.start()
         await gateway.start()
         kept = gateway.folder / "state" / "mqtt-client"
         name = kept.read_text()
@@ -176,7 +186,13 @@ async def test_no_other_client_comes_under_the_gateway_s_id(authority, tmp_path:
             assert kept.read_text() == name, "or the session would be lost"
             tag.record(status_record(2))
             await tag.until_delivered()
-        assert await gateway.stop() == 0
+            for topic in (topics.backend_ack("gw-a"), topics.backend_down("gw-a"), topics.BACKEND_BATCH_FILTER):
+                await bad.subscribe(topic, qos=1)
+            asked = ("command", str(DEVICE), "locate-now", "--database", str(backend.database))
+            assert (await emtag("backend", *asked)).returncode == 0
+            await tag.until(lambda: bool(commands_of(tag)))
+            assert len(bad.messages) == 0, "of what goes to the backend and back"
+        assert (await gateway.stop(), await backend.stop()) == (0, 0)
 
 
 @pytest.fixture

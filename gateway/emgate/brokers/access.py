@@ -1,4 +1,4 @@
-"""The access list of the devices' broker: a device may use its own two topics, and gateways what they need.
+"""The access list of the devices' broker: a device may use its own two topics, gateways and backend what they need.
 
 For mosquitto, where the user name is the device's number: with `use_identity_as_username true` the common name of its
 certificate, otherwise what it logs in with. A broker that is compromised or set up wrongly gains little: frames are
@@ -11,9 +11,10 @@ from pathlib import Path
 from emwire import topics
 
 from emgate import config as configuration
-from emgate.config import Config
+from emgate.config import Config, UplinkSection
 from emgate.errors import ConfigError
 
+BACKEND = "backend"
 HEADER = """\
 # Access list for mosquitto. In mosquitto.conf:
 #   allow_anonymous false
@@ -46,7 +47,28 @@ def access_list(config: Config) -> str:
             "# Gateways that share this fleet tell each other that they are there, and hand frames on.",
             f"topic readwrite emtag/v1/group/{config.mqtt.shared_group}/#",
         ]
+    for target in config.uplink:
+        if target.kind == "mqtt":
+            lines += _uplink(target, config.gateway.id)
     return HEADER.format(user=user, up=up, down=down) + "\n# This gateway.\n" + "\n".join(lines) + "\n"
+
+
+def _uplink(target: UplinkSection, gateway_id: str) -> list[str]:
+    """Where it goes over this broker, it would be cut off without a word: mosquitto acknowledges what it refuses."""
+    broker = target.mqtt()
+    return [
+        "",
+        f"# Its uplink {target.name!r}, to {broker.host}:{broker.port}; leave this out if that is another broker.",
+        f"user {broker.username or gateway_id}",
+        f"topic write {topics.backend_batch(gateway_id)}",
+        f"topic read {topics.backend_ack(gateway_id)}",
+        f"topic read {topics.backend_down(gateway_id)}",
+        f"# The backend there: instead of {BACKEND} write its user name, or its certificate's common name.",
+        f"user {BACKEND}",
+        f"topic read {topics.BACKEND_BATCH_FILTER}",
+        f"topic write {topics.backend_ack(gateway_id)}",
+        f"topic write {topics.backend_down(gateway_id)}",
+    ]
 
 
 def print_access_list(config_path: Path) -> int:
