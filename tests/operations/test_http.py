@@ -56,13 +56,32 @@ def samples(text: str) -> dict[tuple[str, ...], float]:
     }
 
 
+def alarms() -> list[tuple[str, str, str]]:
+    """(metric, label, its value) of each series that the operator's page sets an alarm on."""
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
+    table = page.split("### Alarms to set", 1)[1].split("\n#", 1)[0]
+    found = re.findall(r"\b(emtag_\w+)(?:\{(\w+)=~?\"([^\"]+)\"\})?", table)
+    series = [(metric, label, value) for metric, label, values in found for value in values.split("|")]
+    assert {"given_up", "alarm", "authentication"} <= {value for _, _, value in series}
+    return series
+
+
+def there(series: tuple[str, str, str], text: str) -> bool:
+    metric, label, value = series
+    labelled = rf"{metric}\{{[^}}]*{label}=\"{value}\""
+    wanted = labelled if label else rf"{metric}(_bucket)?[{{ ]"
+    return re.search(f"^{wanted}", text, re.MULTILINE) is not None
+
+
 async def test_metrics_tell_what_happened(tmp_path: Path, http: aiohttp.ClientSession) -> None:
     number, port, tag = free_port(), Port(), Tag(tmp_path / "tag")
     stranger = Tag(tmp_path / "stranger", device_id=99)
-    text = toml(links=f'[[serial]]\nport = "{port.path}"\n[[serial]]\nport = "{tmp_path}/absent"')
+    text = toml(links=f'[ble]\n[[serial]]\nport = "{port.path}"\n[[serial]]\nport = "{tmp_path}/absent"')
     gateway = GatewayProcess(tmp_path, text + f"[http]\nport = {number}\n")
     await gateway.start()
     base = f"http://127.0.0.1:{number}"
+    first = (await get(http, base + "/metrics"))[1]
+    assert [each for each in alarms() if not there(each, first)] == [], "an increase from nothing is none"
     async with over_serial(tag, port):
         for count in range(10):
             tag.record(event_record(count) if count == 3 else status_record(count), count == 3)

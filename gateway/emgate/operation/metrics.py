@@ -8,6 +8,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import Metric
 
+from emgate.links.listening import NAMES
+
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 NOT_COUNTED = {
     "name", "up", "reason", "restarts", "target", "required", "compressedTo", "databaseBytes", "bytes_left_hour",
@@ -18,6 +20,15 @@ STORE_GAUGES = {
     "records", "routine_waiting", "alarms_waiting", "oldestUndeliveredMs", "bytes", "diskFreeBytes", "commitSeconds",
 }  # fmt: skip
 """What the store's facts hold beside counters."""
+
+# Counters that alarms are set on (operations.md) are there from the start: increase() of a series that appears with its
+# first count is 0.
+FROM_START = {
+    "emtag_clock_steps": ("forward", "back"),
+    "emtag_store": ("store_full", "given_up", "commit_failed"),
+    "emtag_frames_refused": ("authentication",),
+}
+DEAF = tuple(name for name in NAMES.values() if name.startswith("deaf_"))
 
 
 def render(facts: Mapping[str, Any]) -> bytes:
@@ -113,7 +124,10 @@ def _ways(kind: str, ways: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
         up.add_metric([way["name"]], way["up"])
         for reason, count in way["restarts"].items():
             restarts.add_metric([way["name"], reason], count)
-        for name, count in _numbers(way, NOT_COUNTED).items():
+        numbers = _numbers(way, NOT_COUNTED)
+        if kind == "link" and way["name"].startswith("ble:"):  # the links that keep a ledger
+            numbers = dict.fromkeys(DEAF, 0) | numbers
+        for name, count in numbers.items():
             if name == "listened_ms":
                 listened.add_metric([way["name"]], count / 1000)
             elif name.startswith("deaf_") and name.endswith("_ms"):
@@ -133,6 +147,6 @@ def _gauge(name: str, text: str, value: float | None) -> GaugeMetricFamily:
 
 def _counters(name: str, text: str, label: str, counts: Mapping[str, float]) -> CounterMetricFamily:
     family = CounterMetricFamily(name, text, labels=[label])
-    for key, count in counts.items():
+    for key, count in (dict.fromkeys(FROM_START.get(name, ()), 0) | dict(counts)).items():
         family.add_metric([key], count)
     return family
