@@ -1,8 +1,10 @@
 """Whom the BLE link connects to, in simulated time: tags among hundreds of made-up addresses, and BlueZ's radio."""
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
+from emgate.links import ble_known
 from emgate.links.ble_choice import MAXIMUM_CANDIDATES, MAXIMUM_REMEMBERED, Choice
 from emgate.links.ble_timing import Timing
 
@@ -211,3 +213,17 @@ def test_a_device_has_one_address_and_memory_has_bounds() -> None:
     for number in range(2 * MAXIMUM_REMEMBERED):
         choice.failed(f"made up {number}", 1)
     assert len(choice._strangers) == MAXIMUM_REMEMBERED
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [b"", b"[]", b"{", b'{"1": 5}', b'{"x": "y"}', b"[" * 100_000, b"\xff", b'{"1": "' + b"A" * ble_known.MOST_BYTES],
+    ids=range(8),
+)
+def test_a_spoilt_file_of_known_addresses_is_learnt_anew(tmp_path: Path, spoilt: bytes) -> None:
+    path = tmp_path / ble_known.FILE
+    path.write_bytes(spoilt)
+    assert ble_known.read(path) == {}
+    ble_known.write(path, {7: "C0:00:00:00:00:01"})
+    assert ble_known.read(path) == {7: "C0:00:00:00:00:01"}
+    ble_known.write(tmp_path / "not there" / ble_known.FILE, {7: "x"})  # said, and no more

@@ -14,6 +14,7 @@ import struct
 import sys
 from collections import Counter, deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol, cast
 
 import structlog
@@ -29,7 +30,7 @@ from emwire.framing import MAXIMUM_DATAGRAM
 
 from emgate.clock import Clock
 from emgate.config import BleSection
-from emgate.links import Events, Received
+from emgate.links import Events, Received, ble_known
 from emgate.links.ble_choice import Choice
 from emgate.links.ble_timing import Timing
 from emgate.links.listening import Ledger
@@ -159,7 +160,9 @@ class BleLink:
         slots: int = 4,
         timing: Timing | None = None,
         events: Events | None = None,
+        kept: Path | None = None,
     ) -> None:
+        """`kept`: the file of the addresses that are known."""
         self.name = f"ble:{settings.transport or settings.backend}"
         self.up = asyncio.Event()
         self.counters: Counter[str] = Counter()
@@ -169,7 +172,10 @@ class BleLink:
         self.clock = clock
         self._settings = settings
         self._received = received
-        self._choice: Choice[BLEDevice] = Choice(clock, self.timing, slots, self.counters, self.statistics)
+        known = {} if kept is None else ble_known.read(kept)
+        self._choice: Choice[BLEDevice] = Choice(clock, self.timing, slots, self.counters, self.statistics, known)
+        self._kept = kept
+        self._kept_learnt = 0  # how many of them are in the file
         self._changed = asyncio.Event()
         self._events = events
         self.ears = Ears()
@@ -206,6 +212,7 @@ class BleLink:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._watch(adapter))
                 group.create_task(self._watch_listening(deaf_s))
+                group.create_task(self._watch_known())
                 group.create_task(self._scan(adapter, group, changed))
         except BaseExceptionGroup as errors:
             if (lost := first_of(errors, BleakError, OSError, EOFError)) is None:
@@ -218,6 +225,7 @@ class BleLink:
             self._choice.nobody_is_there()
             self._routes.clear()
             await adapter.close()
+            await self._keep()
 
     async def send(self, device_id: int, frame: bytes) -> bool:
         """Queue a frame for a connected device."""
@@ -241,6 +249,18 @@ class BleLink:
     async def _watch(self, adapter: Adapter) -> None:
         await adapter.lost.wait()
         raise OSError(adapter.reason)
+
+    async def _keep(self) -> None:
+        """Write which addresses are known, if that has changed."""
+        learnt = self.statistics["addresses_learnt"]
+        if self._kept is not None and learnt != self._kept_learnt:
+            self._kept_learnt = learnt
+            await asyncio.to_thread(ble_known.write, self._kept, dict(self._choice.addresses))
+
+    async def _watch_known(self) -> None:
+        while True:
+            await asyncio.sleep(self.timing.keep_s)
+            await self._keep()
 
     async def _watch_listening(self, deaf_s: Callable[[], float]) -> None:
         while True:

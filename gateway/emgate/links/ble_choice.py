@@ -33,8 +33,15 @@ class Choice(Generic[T]):
     """Who waits, who is connected, who is known. `T`: whatever the link needs to connect to somebody."""
 
     def __init__(
-        self, clock: Clock, timing: Timing, slots: int, counters: "Counter[str]", statistics: "Counter[str]"
+        self,
+        clock: Clock,
+        timing: Timing,
+        slots: int,
+        counters: "Counter[str]",
+        statistics: "Counter[str]",
+        known: "dict[int, str] | None" = None,
     ) -> None:
+        """`known`: addresses by device, from before."""
         self._clock = clock
         self._timing = timing
         self._slots = slots
@@ -44,8 +51,8 @@ class Choice(Generic[T]):
         self._waiting: OrderedDict[str, _Waiting[T]] = OrderedDict()
         self._connected: dict[str, bool] = {}  # address -> whether it has shown who it is
         # address -> device, and back: one address a device, so that none gets more by having many
-        self._known: dict[str, int] = {}
-        self._address: dict[int, str] = {}
+        self.addresses = known or {}
+        self._known = {address: device_id for device_id, address in self.addresses.items()}
         # address -> (not before, failures in a row); a flood of strangers must not push out what is known of a tag
         self._tags: OrderedDict[str, tuple[int, int]] = OrderedDict()
         self._strangers: OrderedDict[str, tuple[int, int]] = OrderedDict()
@@ -158,13 +165,14 @@ class Choice(Generic[T]):
         """A device has shown that it is the one at this address."""
         if address in self._connected:
             self._connected[address] = True
-        before = self._address.get(device_id)
+        before = self.addresses.get(device_id)
         if before == address:
             return
+        self._statistics["addresses_learnt"] += 1
         if before is not None and self._known.get(before) == device_id:
             del self._known[before]
             self._tags.pop(before, None)
-        self._address[device_id] = address
+        self.addresses[device_id] = address
         self._known[address] = device_id
         self._strangers.pop(address, None)
 

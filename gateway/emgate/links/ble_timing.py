@@ -42,3 +42,5 @@ class Timing:
     """BlueZ pauses a long discovery for 5 s at a time; six times that is no pause."""
     watch_s: float = 1.0
     """How often to look for that, and at the ledger."""
+    keep_s: float = 60.0
+    """How often at most what is known of tags is written, so that nobody wears out a card with it."""

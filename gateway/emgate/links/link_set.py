@@ -80,9 +80,12 @@ class LinkSet:
             name = config.gateway.id, self._received, self._events, unguessed(config.gateway.state_directory)
             wanted["mqtt"] = (config.mqtt, partial(MqttLink, config.mqtt, *name))
         if config.ble is not None:
+            from emgate.links import ble_known
             from emgate.links.ble import BleLink
 
-            wanted["ble"] = (config.ble, partial(BleLink, config.ble, self._received, self._clock, events=self._events))
+            kept = config.gateway.state_directory / ble_known.FILE
+            make_ble = partial(BleLink, config.ble, self._received, self._clock, events=self._events, kept=kept)
+            wanted["ble"] = (config.ble, make_ble)
         return wanted
 
     def _start(self, name: str, section: Section, make: Callable[[], Link]) -> None:
