@@ -166,7 +166,7 @@ def flips(path: Path, table: str) -> Iterator[tuple[int, int]]:
     data = path.read_bytes()[4096 * (page - 1) : 4096 * page]
     begin = int.from_bytes(data[5:7], "big")
     chance = random.Random(table)
-    for at in chance.sample(range(begin, 4096), 25):
+    for at in chance.sample(places := range(begin, 4096), min(25, len(places))):
         yield 4096 * (page - 1) + at, 1 << chance.randrange(8)
 
 
