@@ -15,12 +15,23 @@ GATEWAY, BROKER, BACKEND = "gateway", "broker", "backend"
 MQTT, HTTPS, LOCAL = "mqtt", "https", "local"
 
 
+SECOND_REQUIRED, SECOND_OPTIONAL = "a second target, required", "a second target, not required"
+SECONDS = (SECOND_REQUIRED, SECOND_OPTIONAL)
+
+
 @dataclass(frozen=True)
 class Kind:
-    """What a bench is: whether the gateway seals what it keeps, and by which uplink it delivers."""
+    """What a bench is: whether the gateway seals what it keeps, by which uplink it delivers, and whether there is a
+    second target, which is inside the gateway."""
 
     sealed: bool
     uplink: str
+    second: str | None = None
+
+    @property
+    def title(self) -> str:
+        """With the second target."""
+        return f"{self}, {self.second}" if self.second else str(self)
 
     def __str__(self) -> str:
         return f"{'sealed' if self.sealed else 'in the clear'}, uplink {self.uplink}"
@@ -37,6 +48,7 @@ REGISTRY_CHANGED = "registry changed"
 REGISTRY_CUT_OFF = "registry change cut off by a kill"
 ATTACKS = (
     *(str(kind) for kind in KINDS),
+    *SECONDS,
     *(f"SIGKILL {who}" for who in (GATEWAY, BROKER, BACKEND)),
     *(f"power cut of {who}" for who in (GATEWAY, BACKEND)),
     *(f"{who}: {FAULTS[what]}" for who, what in DISKS),
@@ -104,6 +116,7 @@ class Dealer:
     def __init__(self, seed: int) -> None:
         self._chance = chance = random.Random(f"attacks {seed}")
         self._kinds = Deck(random.Random(f"benches {seed}"), KINDS)
+        self._seconds: Deck[str | None] = Deck(random.Random(f"targets {seed}"), [*SECONDS, None, None])
         everybody = (GATEWAY, BROKER, BACKEND)
         self._clocks: Deck[str | None] = Deck(chance, [*CLOCKS, None, None, None, None])
         self._disks: Deck[tuple[str, int] | None] = Deck(chance, [*DISKS, *[None] * 6])
@@ -116,7 +129,7 @@ class Dealer:
 
     def deal_kind(self) -> Kind:
         """The next bench."""
-        return self._kinds.deal()
+        return replace(self._kinds.deal(), second=self._seconds.deal())
 
     def deal(self) -> Plan:
         """The next round."""

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from unittest import mock
 
-from attack_plan import LOCAL, MQTT, Kind
+from attack_plan import LOCAL, MQTT, SECOND_REQUIRED, Kind
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -26,6 +26,7 @@ from emgate.operation.control_client import SOCKET, short
 from fleet import KEY
 
 GATEWAY_ID = "crash"
+FIRST, SECOND = "uplink", "second"
 SECRET = bytes(range(32))
 """As a machine makes them: keys follow from it at once, where a passphrase's would cost each start a second."""
 FIRST_STRANGER = 0x0200_0000
@@ -42,6 +43,8 @@ class Bench:
         self.kind = kind
         self.config, self.backend_config = folder / "gateway.toml", folder / "backend.toml"
         self.database = state / "backend.sqlite" if kind.uplink == LOCAL else database
+        self.second = state / "second.sqlite" if kind.second else None
+        self.required = [FIRST, SECOND] if kind.second == SECOND_REQUIRED else [FIRST]
         self._folder, self._state, self._port = folder, state, broker_port
         self.environment = {"CREDENTIALS_DIRECTORY": str(folder / "credentials")} if kind.sealed else {}
         (folder / "credentials").mkdir()
@@ -50,7 +53,7 @@ class Bench:
         self.registry = RegistryFile(state, self.environment)
         broker = f'host = "127.0.0.1"\nport = {broker_port}\n'
         receive = f"[mqtt]\n{broker}"
-        self._uplink = f'[uplink]\nkind = "{kind.uplink}"\n'
+        self._uplink = f'[[uplink]]\nname = "{FIRST}"\nkind = "{kind.uplink}"\n'
         if kind.uplink == LOCAL:
             self._uplink += "guarded_disk = true\n"
         elif kind.uplink == MQTT:
@@ -63,6 +66,10 @@ class Bench:
             receive = f'[https]\nhost = "127.0.0.1"\nport = {port}\n{files}{known}'
             self._uplink += f'[uplink.https]\nurl = "https://127.0.0.1:{port}"\n'
             self._uplink += f'token_file = "{folder}/token"\nca_file = "{folder}/server.pem"\n'
+        if self.second is not None:
+            required = str(SECOND in self.required).lower()
+            second = f'name = "{SECOND}"\nkind = "local"\nguarded_disk = true\nrequired = {required}\n'
+            self._uplink += f'[[uplink]]\n{second}database = "{self.second}"\n'
         self.backend_config.write_text(f'[backend]\ndatabase = "{database}"\n{receive}')
 
     def configure(self, at_rest: str, wires: Iterable[Path]) -> None:

@@ -27,11 +27,12 @@ from attack_plan import (
     Kind,
     Plan,
 )
-from bench import AUTO, OFF, REQUIRED, Bench
+from bench import AUTO, OFF, REQUIRED, SECOND, Bench
 from broken_disk import FAULTS, PAGE, WORKS, Disk, build_shim
 from emgate.brokers.broker import RunningBroker, start_broker
 from emgate.store import salvage
 from emrig.mortal import mortal
+from emwire import constants
 from fleet import Fleet, Identity
 
 RATE = 4000  # records a second, so that every device has more than its window lets out
@@ -45,6 +46,9 @@ BROKEN_START_S = 2.5
 """How long a process may try to start on a broken disk before that is mended: a start takes about 1 s."""
 DAY_MS, YEAR_MS = 86_400_000, 365 * 86_400_000
 EXIT_UNUSABLE = 2
+SAID = {constants.MESSAGE_HELLO: (0, 0), constants.MESSAGE_EVENT: (1, 0), constants.MESSAGE_STATUS: (1, 1)}
+"""How many rows a record has in the backend's `events` and `statuses`: what a status says of the battery is an event
+too."""
 MAKING_KEYS_S = 1.5
 """Until a gateway that starts has made its keys, on a busy machine."""
 CHANGING_S = 0.03
@@ -123,6 +127,7 @@ class Harness:
         self.faults: list[str] = []
         self._folder = folder
         self._doubted = False  # a page was overwritten, and not everything has arrived since
+        self._damaged = False  # it has been, once
         shim = build_shim(folder)
         self.broker: RunningBroker = start_broker("mosquitto")
         self._chance = random.Random(f"moments {seed}")
@@ -204,6 +209,8 @@ class Harness:
         if self.kind.uplink == LOCAL:
             plan = plan.of_one_process()
         self.attacks[str(self.kind)] += 1
+        if self.kind.second is not None:
+            self.attacks[self.kind.second] += 1
         judged = self.counts["judged_at_kill"]
         self.faults = []
         changing = asyncio.create_task(self._change_registry())
@@ -249,6 +256,7 @@ class Harness:
         return (
             f"whole: {self.counts['records']} records of {len(self.fleet.devices)} journals in the backend once,"
             f" as they were made and in order; judged {judged} times with the gateway dead"
+            + (f"; {self.counts['in_second']} in the second target" if self.kind.second else "")
         )
 
     @property
@@ -325,7 +333,7 @@ class Harness:
             self.counts["judged_at_kill"] += 1
         if overwrite and self.store.exists():
             self._came(OVERWRITTEN)
-            self._doubted = True
+            self._doubted = self._damaged = True
             size = self.store.stat().st_size
             self.gateway.disk.overwrite(self.store, max(0, (size - 1) // PAGE * PAGE), chance.randbytes(PAGE))
 
@@ -370,16 +378,19 @@ class Harness:
 
     async def _settle(self) -> None:
         before, since = -1, time.monotonic()
-        while not self.fleet.finished:
+        while (waiting := not self.fleet.finished) or not self._second_has_all():
             for process in self.processes.values():
                 if process.ended:
                     process.complain()
             delivered = sum(device.delivered for device in self.fleet.devices)
+            delivered += 0 if waiting else len(self._in_database(self.bench.second))
             if delivered != before:
                 before, since = delivered, time.monotonic()
             if time.monotonic() - since < SETTLE_S:
                 await asyncio.sleep(0.05)
                 continue
+            if not waiting:
+                raise AssertionError("the second target does not get what is in the store")
             late = [device for device in self.fleet.devices if not device.finished]
             made = {(d.device_id, 1, n) for d in late for n in d.made}
             there = self._in_backend()
@@ -388,6 +399,17 @@ class Harness:
                 f" first: {late[0].device_id:x} stored {late[0].stored.through} {late[0].stored.ranges()[:3]}"
                 f" delivered {late[0].delivered} of {late[0].journal.next_sequence}, link open {late[0].link.is_open}"
             )
+
+    def _second_has_all(self) -> bool:
+        """What waits for it; of one that is required the devices have heard."""
+        if self.bench.second is None or SECOND in self.bench.required:
+            return True
+        with contextlib.closing(sqlite3.connect(f"file:{self.store}?mode=ro", uri=True)) as connection:
+            return not connection.execute(
+                "SELECT count(*) FROM records WHERE link <> 'gateway' AND row_id > coalesce((SELECT row_id FROM cursors"
+                " WHERE consumer = ? AND cursors.alarm = records.alarm), 0)",
+                (SECOND,),
+            ).fetchone()[0]
 
     # -- verdicts -----------------------------------------------------------------------------------------
 
@@ -422,7 +444,7 @@ class Harness:
             # A page overwritten in an earlier round that nobody has read since: what the next start would have of it.
             self.faults.append(f"store was damaged before: {error}")
             self.counts["damaged_before"] += 1
-            salvage.run(copy, str(error), ["uplink"])
+            salvage.run(copy, str(error), self.bench.required)
             with contextlib.closing(sqlite3.connect(copy)) as connection:
                 return set(connection.execute(query))
 
@@ -430,9 +452,14 @@ class Harness:
         return self._identities(self.store)
 
     def _in_backend(self) -> set[Identity]:
-        if not self.database.exists():
+        """What every required target has."""
+        found = self._in_database(self.database)
+        return found & self._in_database(self.bench.second) if SECOND in self.bench.required else found
+
+    def _in_database(self, path: Path | None) -> set[Identity]:
+        if path is None or not path.exists():
             return set()
-        with contextlib.closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as connection:
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
             try:
                 return set(connection.execute("SELECT device_id, epoch, sequence FROM records WHERE link <> 'gateway'"))
             except sqlite3.OperationalError as error:
@@ -442,32 +469,54 @@ class Harness:
 
     def judge_all(self) -> None:
         """Everything has arrived: the backend has what the journals had, once, whole, and in order."""
-        with contextlib.closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as connection:
+        made = {(d.device_id, 1, n): what for d in self.fleet.devices for n, what in d.made.items()}
+        self._judge(self.database, made, "")
+        self.counts["records"] = len(made)
+        if self.bench.second is not None:
+            self._judge(self.bench.second, made, "second target: ")
+
+    def _judge(self, path: Path, made: dict[Identity, tuple[bool, int]], whose: str) -> None:
+        required = not whose or SECOND in self.bench.required
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
             rows = connection.execute(
-                "SELECT device_id, epoch, sequence, alarm, payload FROM records WHERE link <> 'gateway'"
+                "SELECT device_id, epoch, sequence, alarm, payload, record_id FROM records WHERE link <> 'gateway'"
                 " ORDER BY record_id"
             ).fetchall()
-        found: Counter[Identity] = Counter()
+            # What a record says has no key of its own in `events`: there it could be twice.
+            said = Counter(number for (number,) in connection.execute("SELECT record_id FROM events"))
+            statuses = Counter(number for (number,) in connection.execute("SELECT record_id FROM statuses"))
         newest: dict[tuple[int, bool], int] = {}
         contents: dict[Identity, tuple[bool, int]] = {}
         disorder = 0
         last: list[tuple[Identity, bool, int]] = []
-        for device_id, epoch, sequence, alarm, payload in rows:
+        for device_id, epoch, sequence, alarm, payload, record_id in rows:
             identity = (device_id, epoch, sequence)
-            found[identity] += 1
             contents[identity] = (bool(alarm), zlib.crc32(payload))
+            there = (said[record_id], statuses[record_id])
+            assert there == SAID[payload[0]], f"{whose}{identity} made {there[0]} events and {there[1]} statuses"
             lane = (device_id, bool(alarm))
             if sequence < newest.get(lane, -1):
                 disorder += 1
                 last.append((identity, bool(alarm), newest[lane]))
             newest[lane] = max(sequence, newest.get(lane, -1))
-        made = {(d.device_id, 1, n): what for d in self.fleet.devices for n, what in d.made.items()}
+        assert len(contents) == len(rows), f"{whose}some are there twice"
+        assert not contents.keys() - made.keys(), f"{whose}the backend has what no device made"
+        assert contents.items() <= made.items(), f"{whose}some are not as they were made"
         missing = made.keys() - contents.keys()
-        assert not missing, f"{len(missing)} are missing: {sorted(missing)[:5]}"
-        assert not contents.keys() - made.keys(), "the backend has what no device made"
-        assert max(found.values()) == 1, "some are there twice"
-        assert contents == made, "some are not as they were made"
-        self.counts["records"] = len(made)
-        new = disorder - self.counts["out_of_order"]
-        self.counts["out_of_order"] = disorder
-        assert not new, f"{new} out of order within their priority: {last[-3:]}"
+        if whose:
+            self.counts["in_second"] = len(contents)
+        if not required:
+            # Of what was deleted before it had it; after a damage also of what the others had already.
+            assert self._damaged or len(missing) <= self._missed(), f"{whose}{len(missing)} lack without a word"
+            return
+        assert not missing, f"{whose}{len(missing)} are missing: {sorted(missing)[:5]}"
+        counter = f"{whose}out_of_order"
+        new = disorder - self.counts[counter]
+        self.counts[counter] = disorder
+        assert not new, f"{whose}{new} out of order within their priority: {last[-3:]}"
+
+    def _missed(self) -> int:
+        """By the gateway's own count."""
+        with contextlib.closing(sqlite3.connect(f"file:{self.store}?mode=ro", uri=True)) as connection:
+            found: int = connection.execute("SELECT coalesce(sum(records), 0) FROM missed").fetchone()[0]
+        return found

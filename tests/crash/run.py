@@ -33,18 +33,22 @@ async def run(rounds: int, seed: int, folder: Path, keep_going: bool) -> int:
     while done < rounds and (keep_going or not failed):
         with tempfile.TemporaryDirectory(dir=folder, prefix="crash-") as made:
             harness = Harness(Path(made), seed + done, dealer)
+            title = harness.kind.title
             done += 1
             last = min(done + AFRESH - 1, rounds)
             try:
                 async with harness:
                     while True:
-                        print(f"{done:4} {harness.kind}: {await harness.round()}  {harness.came}", flush=True)
+                        print(f"{done:4} {title}: {await harness.round()}  {harness.came}", flush=True)
                         if done == last:
                             break
                         done += 1
             except Exception as error:
                 failed += 1
-                print(f"{done:4} {harness.kind}: FAILED: {type(error).__name__}: {error}  {harness.came}", flush=True)
+                print(
+                    f"{done:4} {title}: FAILED: {type(error).__name__}: {error}  {harness.came}",
+                    flush=True,
+                )
                 for process in harness.processes.values():
                     saved = folder / f"crash-log-{seed}-{done}-{process.name}"
                     saved.write_bytes(process.log.read_bytes()[-200_000:])

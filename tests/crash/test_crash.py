@@ -11,7 +11,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from attack_plan import ATTACKS, BACKEND, CLOCKS, DISKS, GATEWAY, HTTPS, KINDS, Dealer, Kind
+from attack_plan import (
+    ATTACKS,
+    BACKEND,
+    CLOCKS,
+    DISKS,
+    GATEWAY,
+    HTTPS,
+    KINDS,
+    SECOND_REQUIRED,
+    SECONDS,
+    Dealer,
+    Kind,
+)
 from broken_disk import FAULTS, FSYNC_FAILS, FULL, NO_GROWTH, READ_ONLY, WORKS, Disk, build_shim
 from emgate.brokers.broker import mosquitto_path
 from harness import Harness
@@ -249,7 +261,8 @@ def test_a_long_run_is_dealt_every_attack_and_the_same_ones_for_a_seed() -> None
     assert any(plan.late for plan in plans) and any(plan.overwrite for plan in plans)
     assert all(f"{who}: {name}" in ATTACKS for who in (GATEWAY, BACKEND) for name in FAULTS.values())
     kinds = [first.deal_kind() for _ in range(ROUNDS_FOR_ALL // AFRESH)]
-    assert set(kinds) == set(KINDS) and {str(kind) for kind in KINDS} <= {*ATTACKS}
+    assert {(kind.sealed, kind.uplink) for kind in kinds} == {(kind.sealed, kind.uplink) for kind in KINDS}
+    assert {kind.second for kind in kinds} == {*SECONDS, None} and {*map(str, KINDS), *SECONDS} <= {*ATTACKS}
     assert kinds == [second.deal_kind() for _ in kinds]
 
 
@@ -268,7 +281,13 @@ async def test_rounds_of_faults_lose_nothing_double_nothing_and_keep_the_order(s
     if mosquitto_path() is None:
         pytest.skip("needs mosquitto")
     rounds = int(os.environ.get("EMTAG_CRASH_ROUNDS", SHORT_ROUNDS))
-    async with Harness(tmp_path, SEED, kind=Kind(sealed=True, uplink=HTTPS)) as harness:
+    async with Harness(tmp_path, SEED, kind=Kind(True, HTTPS, SECOND_REQUIRED)) as harness:
         for _ in range(rounds):
             await harness.round()
         assert harness.counts["rounds"] == rounds and harness.counts["records"] > 1000
+        with contextlib.closing(sqlite3.connect(harness.database)) as connection, connection:
+            columns = "record_id, device_id, reporting_device_id, event_type_id, event_type_code, value, evidence"
+            device = "WHERE reporting_device_id >> 24 = 1 LIMIT 1"
+            connection.execute(f"INSERT INTO events ({columns}) SELECT {columns} FROM events {device}")
+        with pytest.raises(AssertionError, match="made 2 events"):
+            harness.judge_all()
