@@ -10,13 +10,14 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from emgate import config
+from emgate import config, systemd
 from emgate.commands import device_commands
 from emgate.commands.check import check
 from emgate.commands.run_commands import run_gateway
 from emgate.errors import ConfigError
 from emgate.gateway_number import device_id_of
 from emgate.keys import key_source, secret_place, vault
+from emgate.systemd import confines
 from emgate.toml_lines import Lines
 from gateway_kit import DEVICE, KEY, GatewayProcess, Port, toml
 from hypothesis import given
@@ -365,6 +366,46 @@ def test_the_machine_is_looked_at_too(tmp_path: Path, capsys: pytest.CaptureFixt
         assert words in warned, words
     sqlite3.connect(tmp_path / "state" / "store.sqlite").execute("PRAGMA user_version = 4")
     assert "its schema 4 is an earlier one" in "\n".join(each["problem"] for each in found(path, capsys)[1])
+
+
+def test_what_the_installed_unit_forbids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The unit as shipped, with the folders of the test instead of the machine's."""
+    units, disk, home = tmp_path / "units", tmp_path / "disk", tmp_path / "home"
+    for folder in (units / f"{confines.UNIT}.d", disk, home, tmp_path / "var" / "emtag"):
+        folder.mkdir(parents=True, mode=0o700)
+    monkeypatch.setattr(confines, "PLACES", (units,))
+    monkeypatch.setattr(confines, "OWN", {"StateDirectory": str(tmp_path / "var")})
+    monkeypatch.setattr(confines, "HOMES", (home,))
+    monkeypatch.setattr(confines, "TEMPORARY", ())
+    (home / "ca.pem").write_text("…")
+    text = toml(
+        links='[mqtt]\nhost = "127.0.0.1"\nca_file = "home/ca.pem"',
+        uplink='[uplink]\nkind = "local"\ndatabase = "disk/backend.sqlite"',
+    )
+    path = write(tmp_path, 'registry = "devices.toml"\n' + text.replace('"state"', '"var/emtag"'))
+    (tmp_path / "devices.toml").write_text("devices = []")
+    shipped = (Path(systemd.__file__).parent / confines.UNIT).read_text()
+
+    def forbidden() -> str:
+        return "\n".join(
+            f"{each['level']}: {each['place']}: {each['problem']}: {each['remedy']}"
+            for each in found(path, capsys)[1]
+            if "the unit" in each["problem"]
+        )
+
+    (units / confines.UNIT).write_text(shipped)
+    assert forbidden() == "", "it runs another configuration"
+    (units / confines.UNIT).write_text(shipped.replace("/etc/emtag/gateway.toml", str(path)))
+    said = forbidden()
+    assert said.count("error") == 2 and "warning: " in said and "registry: the unit does not let" in said
+    assert f"mqtt.ca_file: the unit keeps {home}/ca.pem from the gateway (ProtectHome=yes)" in said
+    assert f"uplink.database: the unit does not let the gateway write to {disk} (ProtectSystem=strict): allow" in said
+    (units / f"{confines.UNIT}.d" / "disk.conf").write_text(f"[Service]\nReadWritePaths={disk} -{tmp_path}\n")
+    assert forbidden().count("error") == 1
+    (units / f"{confines.UNIT}.d" / "home.conf").write_text("[Service]\nProtectHome=no\nReadWritePaths=\n")
+    assert forbidden().count("error") == 1 and "ca_file" not in forbidden()
 
 
 @pytest.mark.parametrize(

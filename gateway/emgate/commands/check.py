@@ -22,6 +22,7 @@ from emgate.errors import ConfigError, named
 from emgate.gateway_number import refuse_own
 from emgate.keys import key_source, secret_place, unsealed, vault
 from emgate.store.schema import SCHEMA_VERSION, WITHOUT_SUMS
+from emgate.systemd import confines
 from emgate.toml_lines import Lines, Location
 
 CONNECT_S = 3.0
@@ -269,6 +270,7 @@ def _running_status(config: Config) -> dict[str, Any] | None:
 
 def _access(config: Config, file: _File) -> Iterator[Finding]:
     needs = list(_needs(config, file))
+    yield from _confined(config, file, needs)
     user = _gateways_user(config.gateway.state_directory)
     allowed = allowed_to(user, [(path, mode) for _, path, mode in needs])
     for (place, path, mode), fine in zip(needs, allowed, strict=True):
@@ -280,6 +282,25 @@ def _access(config: Config, file: _File) -> Iterator[Finding]:
         else:
             remedy = f"give it to the gateway's user (chown {_name(pwd.getpwuid, user)} {path}), or name another"
         yield Finding("error", place, f"{path} cannot be {what} by the gateway's user", remedy)
+
+
+def _confined(config: Config, file: _File, needs: Sequence[tuple[str, Path, int]]) -> Iterator[Finding]:
+    """What the installed unit forbids, whatever the file system allows."""
+    unit = confines.of(file.path)
+    if unit is None:
+        return
+    for place, path, mode in needs:
+        hidden = unit.hidden(path)
+        if hidden is not None:
+            remedy = "put it elsewhere, as in /etc/emtag or the state directory"
+            yield Finding("error", place, f"the unit keeps {path} from the gateway ({hidden})", remedy)
+        elif mode & os.W_OK and (setting := unit.read_only(path)) is not None:
+            remedy = f"allow it: `systemctl edit emtag-gateway`, [Service], ReadWritePaths={path}"
+            problem = f"the unit does not let the gateway write to {path} ({setting})"
+            yield Finding("error", place, problem, remedy)
+    if config.registry is not None and unit.read_only(config.registry.parent) is not None:
+        remedy = "keep it in the state directory, or no device can be added or revoked by command"
+        yield Finding("warning", file.place("registry"), "the unit does not let the gateway write there", remedy)
 
 
 def _needs(config: Config, file: _File) -> Iterator[tuple[str, Path, int]]:
