@@ -2,13 +2,17 @@
 from binascii import unhexlify
 
 from common.wait import Signal
-from cryptolib import aes
 from drivers.beacon_radio import RSSI_UNKNOWN, BeaconScanner
 from emwire import beacon, constants
 from emwire.beacon import BeaconWatch
 from emwire.errors import WireError
 
 from tags.counters import Counters
+
+try:
+    from cryptolib import aes
+except ImportError:
+    from common.aes import aes  # type: ignore[assignment]
 
 CAUSE_DOCK = 1  # taken off the charger, or moved
 CAUSE_BEACON = 2  # the beacon is not heard any more

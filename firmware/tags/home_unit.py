@@ -5,7 +5,6 @@ from binascii import unhexlify
 from common import transports
 from common.device import Device
 from common.wait import Signal
-from cryptolib import aes
 from emwire import beacon, constants
 
 from tags.counters import Counters
@@ -15,6 +14,11 @@ from tags.moved import Moved
 from tags.presence import Presence
 from tags.range_test import RangeTest
 from tags.whereabouts import Whereabouts
+
+try:
+    from cryptolib import aes
+except ImportError:
+    from common.aes import aes  # type: ignore[assignment]
 
 # Newest counters are written down after so much progress of any: two hours at one token in 10 s. What a thief
 # recorded in the last two hours would be believed for as long after a reset, while the pid itself is not heard.

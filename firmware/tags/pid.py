@@ -7,11 +7,15 @@ from common.settings import Settings
 from common.slots import Slots
 from common.supervisor import Supervisor
 from common.wait import Signal
-from cryptolib import aes
 from drivers import strap
 from drivers.battery import COIN_CURVE, UNKNOWN_PERCENT, Battery
 from drivers.beacon_radio import Advertiser
 from emwire import beacon, constants
+
+try:
+    from cryptolib import aes
+except ImportError:
+    from common.aes import aes  # type: ignore[assignment]
 
 # Counters reserved on flash at a time: a write every 2.8 h at one token in 10 s, 3,000 a year, and a reset skips
 # no more than so many of four thousand million.

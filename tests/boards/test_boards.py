@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 from device_checks import ROOT, VIRTUAL, run_check
+from emrig.flash import install
 from emrig.flash.boards import definition, definitions
 from emrig.flash.errors import FlashError
 from emrig.flash.repl import FACTS
+from emrig.images import firmware_image
 
 DEVICE = Path(__file__).parent / "device"
 ZEPHYR = ROOT / "firmware" / "boards" / "nrf52840" / "zephyr"
@@ -37,7 +39,11 @@ ONLY = [
 @pytest.mark.parametrize(("check", "board"), [*CHECKS, *ONLY])
 def test_on_micropython(micropython: str, tmp_path: Path, check: str, board: str) -> None:
     path = [DEVICE, VIRTUAL, ROOT / "firmware", ROOT / "protocol"]
-    run_check(micropython, path, DEVICE / "check_boards.py", f"check_{check}", board, tmp_path)
+    lacking = tmp_path / "lacking"
+    lacking.mkdir()
+    for module in firmware_image.LACKING.get(board, ()):
+        (lacking / f"{module}.py").write_text("raise ImportError\n")
+    run_check(micropython, [lacking, *path], DEVICE / "check_boards.py", f"check_{check}", board, tmp_path)
 
 
 def test_the_host_knows_every_board() -> None:
@@ -51,6 +57,28 @@ def test_the_host_knows_every_board() -> None:
 def test_an_unknown_board_is_named_with_those_that_exist() -> None:
     with pytest.raises(FlashError, match=r"no board 'esp8266'.*pico_w"):
         definition("esp8266")
+
+
+class _WithoutCryptolib:
+    """A board's MicroPython, to flashing."""
+
+    port = "p"
+
+    def missing_modules(self, names: list[str]) -> list[str]:
+        return [name for name in names if name == "cryptolib"]
+
+    def files(self) -> list[str]:
+        return []
+
+
+def test_flashing_does_not_ask_for_a_module_that_the_firmware_brings() -> None:
+    def check(board: str) -> None:
+        wish = install.Wish(definition(board), "home_unit", "p")
+        install._check(_WithoutCryptolib(), wish, {"heap_bytes": 1 << 20, "free_bytes": 0}, {}, True)  # type: ignore[arg-type]
+
+    check("nrf52840")
+    with pytest.raises(FlashError, match="has no cryptolib"):
+        check("pico_w")
 
 
 def _overlay() -> str:

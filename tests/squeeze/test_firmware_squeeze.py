@@ -33,7 +33,8 @@ def squeezed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         kept |= names_of(check.read_text())
     # They compare it with what a board has in its place.
     kept.discard("TABLE")
-    sources = {path: source.read_text() for path, source in firmware_image.modules(["main", *roots]).items()}
+    found = firmware_image.modules(["main", *roots])
+    sources = {path: firmware_image.decided(source.read_text()) for path, source in found.items()}
     # The simulated board needs its rig.
     bundled = [path for path in sources if path != "main.py" and not path.startswith("boards/")]
     made = squeeze(sources, kept, reads_records=True, bundled=bundled)

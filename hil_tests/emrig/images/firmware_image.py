@@ -47,6 +47,9 @@ ARCHITECTURES = {
     "pico_emulated": "armv6m",
     "nrf52840": "armv7emsp",
 }
+LACKING = {"nrf52840": frozenset({"cryptolib"})}
+"""Modules that a board's MicroPython has not, where the firmware has its own: `try: from cryptolib import aes`,
+`except ImportError: from common.aes import aes`. The others' images are without it."""
 ROM_BOARDS = ("pico_w", "pico_emulated")
 """Their images over the air are for a slot that code runs from in place (rom_image.py), not for a folder: what
 runs from a folder is copied to RAM, of which these have too little."""
@@ -187,11 +190,12 @@ def _sources(model: str, board: str) -> Squeezed:
 
 @cache
 def _squeezed(model: str, board: str) -> Squeezed:
-    sources = {
-        path: source.read_text() for path, source in modules(["main", f"tags.{model}", f"boards.{board}.board"]).items()
-    }
+    lacking = LACKING.get(board, frozenset())
+    found = modules(["main", f"tags.{model}", f"boards.{board}.board"], lacking)
+    sources = {path: source.read_text() for path, source in found.items()}
     if ARCHITECTURES[board] is None:
         return Squeezed(sources, {}, {})
+    sources = {path: decided(source, lacking) for path, source in sources.items()}
     started = [f"boards/{board}/board.py", f"tags/{model}.py", *_TRANSPORTS[model]]
     return squeeze(sources, names_outside(), bundled=started)
 
@@ -239,8 +243,11 @@ def installation(model: str, board: str) -> dict[str, bytes]:
     }
 
 
-def modules(roots: list[str]) -> dict[str, Path]:
-    """{path in the tree: source} of these modules, all that they import of firmware and emwire, and their packages."""
+def modules(roots: list[str], lacking: frozenset[str] = frozenset()) -> dict[str, Path]:
+    """{path in the tree: source} of these modules, all that they import of firmware and emwire, and their packages.
+
+    lacking: as LACKING has it.
+    """
     found: dict[str, Path] = {}
     waiting = list(roots)
     for root in roots:
@@ -252,7 +259,7 @@ def modules(roots: list[str]) -> dict[str, Path]:
         if source is None or _path(name, source) in found:
             continue
         found[_path(name, source)] = source
-        waiting += _imported(source)
+        waiting += _imported(source, lacking)
         waiting += [name.rpartition(".")[0]] if "." in name else []
     return found
 
@@ -271,9 +278,34 @@ def _path(name: str, source: Path) -> str:
     return name.replace(".", "/") + ("/__init__.py" if source.name == "__init__.py" else ".py")
 
 
-def _imported(source: Path) -> list[str]:
+class _Decide(ast.NodeTransformer):
+    """Leaves of `try: from A import x`, `except ImportError: from B import x` the one that there will be."""
+
+    def __init__(self, lacking: frozenset[str]) -> None:
+        self._lacking = lacking
+        self.decided = False
+
+    def visit_Try(self, node: ast.Try) -> ast.AST | list[ast.stmt]:
+        first, second = node.body, node.handlers[0].body if node.handlers else []
+        if not (isinstance(first[0], ast.ImportFrom) and second and isinstance(second[0], ast.ImportFrom)):
+            return self.generic_visit(node)
+        self.decided = True
+        return second if first[0].module in self._lacking else first
+
+
+def decided(source: str, lacking: frozenset[str] = frozenset()) -> str:
+    """A module for a MicroPython without these modules alone; a source without a choice as it is."""
+    if "except ImportError" not in source:
+        return source
+    with syntax_trees.alone:
+        decide = _Decide(lacking)
+        tree = decide.visit(syntax_trees.parse(source))
+        return ast.unparse(ast.fix_missing_locations(tree)) if decide.decided else source
+
+
+def _imported(source: Path, lacking: frozenset[str]) -> list[str]:
     names = []
-    for node in ast.walk(syntax_trees.parse(source.read_text())):
+    for node in ast.walk(syntax_trees.parse(decided(source.read_text(), lacking))):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
