@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from emgate import config, systemd
+from emgate.commands import check as check_command
 from emgate.commands import device_commands
 from emgate.commands.check import check
 from emgate.commands.run_commands import run_gateway
@@ -338,12 +339,17 @@ def test_a_passphrase_on_the_disk_that_it_protects(
             monkeypatch.delenv(key_source.PASSPHRASE_FILE)
 
 
-def test_the_machine_is_looked_at_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_machine_is_looked_at_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check_command, "find_spec", lambda name: None)  # as the documented install is
     with socket.create_server(("127.0.0.1", 0)) as taken, socket.create_server(("127.0.0.1", 0)) as gone:
         closed = gone.getsockname()[1]
         gone.close()
         text = toml(
             links=f'[[serial]]\nport = "{tmp_path}/absent"\n[[serial]]\nport = "{tmp_path}/gateway.toml"\n'
+            '[[serial]]\nmatch = {serial_number = "TYPO"}\n'
+            '[ble]\nbackend = "bumble"\ntransport = "serial:/dev/ttyACM0"\n'
             f'[mqtt]\nhost = "127.0.0.1"\nport = {closed}\nusername = "g"\npassword_file = "password"\n'
         )
         text += f"[http]\nport = {taken.getsockname()[1]}\n[store]\nalarm_reserve_bytes = {1 << 60}\n"
@@ -356,12 +362,18 @@ def test_the_machine_is_looked_at_too(tmp_path: Path, capsys: pytest.CaptureFixt
         status, findings = found(path, capsys)
     assert status == 2
     wrong = "\n".join(errors(findings))
-    for words in ("is not a serial port", "its schema 99 is newer", "MB are free on its disk", "cannot be served"):
+    for words in (
+        "is not a serial port",
+        "bumble is not installed: `PIPX_HOME",
+        "its schema 99 is newer",
+        "MB are free on its disk",
+        "cannot be served",
+    ):
         assert words in wrong, words
     warned = "\n".join(f"{each['problem']}: {each['remedy']}" for each in findings if each["level"] == "warning")
     for words in (
-        f"there is no {tmp_path}/absent now: plug", "does not answer", "password_file holds secrets", "chmod 700",
-        "the registry holds secrets", "the configuration holds secrets",
+        f"there is no {tmp_path}/absent now: plug", "TYPO; there is", "does not answer", "chmod 700",
+        "password_file holds secrets", "the registry holds secrets", "the configuration holds secrets",
     ):  # fmt: skip
         assert words in warned, words
     sqlite3.connect(tmp_path / "state" / "store.sqlite").execute("PRAGMA user_version = 4")

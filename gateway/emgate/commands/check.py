@@ -10,13 +10,14 @@ import sqlite3
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from emgate import config as configuration
 from emgate.clock import UNKNOWN_UNCERTAINTY_MS
-from emgate.config import BleSection, Broker, Config, HttpsTarget, Section
+from emgate.config import BleSection, Broker, Config, HttpsTarget, Section, SerialSection
 from emgate.devices.registry import OpenKey, never_sent, unopened
 from emgate.errors import ConfigError, named
 from emgate.gateway_number import refuse_own
@@ -77,6 +78,8 @@ def _findings(path: Path) -> Iterator[Finding]:
     for index, section in enumerate(config.serial):
         if section.port is not None:
             yield from _serial(file.place("serial", index, "port"), section.port)
+        else:
+            yield from _match(file.place("serial", index, "match"), section)
     if config.mqtt is not None:
         yield from _broker(file, ("mqtt",), config.mqtt)
     if config.ble is not None:
@@ -398,9 +401,23 @@ def _serial(place: str, port: str) -> Iterator[Finding]:
         yield Finding("error", place, f"{port} is not a serial port", "name a device such as /dev/ttyUSB0")
 
 
+def _match(place: str, section: SerialSection) -> Iterator[Finding]:
+    from emgate.links.serial_identity import resolve
+
+    try:
+        resolve(section)
+    except OSError as error:
+        problem, _, remedy = str(error.strerror).partition("; add")
+        remedy = f"add{remedy}" if remedy else "plug the home unit in (the gateway waits for it), or name what is there"
+        yield Finding("warning", place, problem, remedy)
+
+
 def _ble(place: str, section: BleSection) -> Iterator[Finding]:
     """An adapter may be plugged in later, and BlueZ started later: both are waited for."""
-    if section.backend != "bluez":
+    if section.backend == "bumble":
+        if find_spec("bumble") is None:
+            remedy = "`PIPX_HOME=/opt/emtag pipx inject emtag bumble`, or leave backend out to use BlueZ"
+            yield Finding("error", place, "bumble is not installed", remedy)
         return
     if not BUS.exists() and "DBUS_SYSTEM_BUS_ADDRESS" not in os.environ:
         yield Finding("warning", place, "there is no system bus, so no BlueZ", "install bluez and dbus, and start them")
