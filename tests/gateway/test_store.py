@@ -192,6 +192,7 @@ async def test_a_lagging_target_that_is_not_waited_for_any_more_is_let_go_bit_by
     try:
         if running:
             assert await store.go_by({"kept": True}) == {"gone": rows}
+            assert await store.catch_up()
         else:
             for _ in range(2):
                 store = await Store.open(path, consumers={"kept": True})

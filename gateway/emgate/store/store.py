@@ -194,19 +194,18 @@ class Store:
 
     async def go_by(self, consumers: Mapping[str, bool]) -> dict[str, int]:
         """Go by other consumers from now on (see `open`), none of which may be reading that is not among them; how many
-        rows each that goes lacked at most. They hold back nothing any more: more may be delivered now."""
+        rows each that goes lacked at most. They hold back nothing any more: more may be delivered now (`catch_up`)."""
         for place in [(consumer, alarm) for consumer in consumers for alarm in LANES]:
             self._appended.setdefault(place, asyncio.Event())
         lacked = await self.write(lambda connection: self._log.go_by(connection, consumers), refused=None)
         if lacked is None:
             raise StoreError("the store does not take other uplink targets now (disk full?): try again")
         self._appended = {place: event for place, event in self._appended.items() if place[0] in consumers}
-        await self.catch_up()
         return dict(lacked)
 
     async def catch_up(self) -> bool:
-        """Have the books call delivered what every required consumer has; True when they did not. So it is after an
-        opening without a consumer that lagged, which would take long to do all of it."""
+        """Have the books call delivered what every required consumer has; True when they did not. So it is once a
+        consumer that lagged is not waited for any more, at an opening or by `go_by`, which do not take that time."""
         found = False
         while await self.write(self._log.deliver_more, refused=False):
             found = True

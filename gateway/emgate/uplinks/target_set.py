@@ -190,6 +190,7 @@ class TargetSet:
             if name in fresh or running[name] != section:
                 said.append(f"uplink {name}")
         self._targets = {name: self._targets[name] for name in wanted}
+        await self._store.catch_up()  # which takes a while where one lagged
         return said
 
     async def _begin(self, section: UplinkSection) -> None:
