@@ -5,7 +5,7 @@ as long as while it is quiet; the test runs some seconds of it. The gateway is a
 makes the garbage: what he costs himself must not be taken for the gateway's delay. (BLE's comes from the mock of BlueZ,
 which is one with the real tag.) Line rates: 115200 baud is 11,520 B/s; LTE-M sends up at 1 Mbit/s, 1,250 frames of
 100 B; a BLE connection takes some 90 kB/s, 370 notifications of 244 B. Half of what looks like frames names a
-registered device, the other half a stranger.
+registered device, the other half a stranger. Meanwhile made-up addresses offer the BLE service and never answer.
 """
 
 import asyncio
@@ -46,6 +46,8 @@ from gateway_kit import (
 )
 
 SERIAL_BYTES_PER_S, MQTT_FRAMES_PER_S, BLE_NOTIFICATIONS_PER_S = 11_520, 1_250, 370
+MADE_UP = 20
+"""BLE addresses; the mock has each advertise 20 times a second."""
 TICK_S, AT_ONCE_S = 0.02, 0.2
 POOL = 2000
 """Pieces of garbage made beforehand, and sent round and round."""
@@ -72,6 +74,9 @@ class Outcome:
     busy: dict[bool, list[float]] = field(default_factory=lambda: {False: [0.0, 0.0], True: [0.0, 0.0]})
     """Flooded or not: seconds, and the gateway's seconds of processor time in them."""
     garbage: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
+    made_up_tried: int = 0
+    ble_connections: int = 0
+    """Of the real tag: a flood must not cost it one."""
     made: list[tuple[int, int, int]] = field(default_factory=list)
     stored: list[tuple[int, int, int]] = field(default_factory=list)
     delivered: list[tuple[int, int, int]] = field(default_factory=list)
@@ -310,10 +315,16 @@ async def flood(folder: Path, quiet_s: float, flood_s: float) -> Outcome:
         async with asyncio.timeout(30):
             await real.ready.wait()
             await liar.ready.wait()
+        made_up = [world.add(number) for number in range(100, 100 + MADE_UP)]
+        for address in made_up:
+            address.given_up = asyncio.Event()
+            address.advertises = False
         turns = max(1, round(flood_s / TURN_S))
         phases = ((quiet_s / turns, outcome.quiet_ms, False), (flood_s / turns, outcome.flooded_ms, True))
         for seconds, into, loud in phases * turns:
             stop = asyncio.Event()
+            for address in made_up:
+                address.advertises = loud
             work = [measure(tags, 0.1, stop, into, outcome.made), watch_memory(gateway.process.pid, outcome, stop)]
             if loud:
                 work += [garbage.loud(stop), ble_garbage(liar, pieces, outcome, stop)]
@@ -324,6 +335,7 @@ async def flood(folder: Path, quiet_s: float, flood_s: float) -> Outcome:
             outcome.busy[loud][1] += processor_s(gateway.process.pid) - used_s
         for tag in tags.values():
             await tag.until_delivered()
+        outcome.ble_connections, outcome.made_up_tried = real.connections, sum(each.attempts for each in made_up)
         assert await gateway.stop() == 0
         outcome.status = json.loads((folder / "state" / "status.json").read_text())
         outcome.stored, outcome.delivered = identities(gateway.store), identities(gateway.backend)
@@ -332,6 +344,7 @@ async def flood(folder: Path, quiet_s: float, flood_s: float) -> Outcome:
 
 def report(outcome: Outcome) -> dict[str, object]:
     told: dict[str, object] = {"garbage": outcome.garbage, "rssMaximumMiB": round(max(outcome.rss_kib) / 1024, 1)}
+    told |= {"bleConnections": outcome.ble_connections, "bleMadeUpTried": outcome.made_up_tried}
     third = max(1, len(outcome.rss_kib) // 3)
     told["rssGrowthMiB"] = round((max(outcome.rss_kib[-third:]) - max(outcome.rss_kib[:third])) / 1024, 1)
     (quiet_s, quiet_busy_s), (loud_s, loud_busy_s) = outcome.busy[False], outcome.busy[True]
@@ -374,6 +387,8 @@ def main() -> int:
     beyond = too_slow(told)
     if not outcome.stored == outcome.delivered == sorted(outcome.made):
         beyond.append("a real record was lost")
+    if outcome.ble_connections != 1:
+        beyond.append("the real tag's BLE connection was ended")
     if max(outcome.rss_kib) > MOST_KIB:
         beyond.append(f"more than {MOST_KIB // 1024} MiB resident")
     print("\n".join(beyond) or f"real traffic within {MOST_RATIO:g} times its quiet latency")

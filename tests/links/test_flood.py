@@ -20,5 +20,6 @@ async def test_real_traffic_arrives_through_a_flood_in_bounded_memory(tmp_path: 
     links = {link["name"].split(":")[0]: link for link in outcome.status["links"]}
     assert links["mqtt"]["limited_strangers"] > 0
     assert links["serial"]["damaged"] > 0
+    assert outcome.ble_connections == 1 and outcome.made_up_tried
     assert outcome.status["refused"]["authentication"] > 0
     print(report(outcome))
