@@ -36,7 +36,7 @@ COUNTER_BLOCK = 256
 class Received:
     """An authentic frame: a record (payload = its plaintext) or a link message (message = as decoded)."""
 
-    __slots__ = ("alarm", "epoch", "kind", "message", "payload", "sequence")
+    __slots__ = ("alarm", "epoch", "kind", "message", "newest", "payload", "sequence")
 
     def __init__(
         self,
@@ -46,14 +46,18 @@ class Received:
         alarm: bool,
         payload: bytes,
         message: "tuple[object, ...] | None" = None,
+        newest: bool = True,
     ) -> None:
-        """Kind is envelope.RECORD or envelope.LINK; a link message's sequence is its counter."""
+        """Kind is envelope.RECORD or envelope.LINK; a link message's sequence is its counter.
+
+        Newest: nobody can have recorded it before the device was last heard; False means that this cannot be told."""
         self.kind = kind
         self.epoch = epoch
         self.sequence = sequence
         self.alarm = alarm
         self.payload = payload
         self.message = message
+        self.newest = newest
 
 
 class _Epoch:
@@ -239,6 +243,7 @@ class GatewayLink:
         if epoch != self.epoch:
             self._note_epoch(epoch)
         state = self._state(epoch)
+        newest = epoch == self.epoch and counter >= state.next_sequence
         if counter >= state.next_sequence:
             state.next_sequence = counter + 1
         lost = lost_range(payload)
@@ -246,7 +251,7 @@ class GatewayLink:
             if len(self._gaps) >= MAXIMUM_GAPS:
                 self._gaps.pop(next(iter(self._gaps)))
             self._gaps[(epoch, counter)] = lost
-        return Received(envelope.RECORD, epoch, counter, control & 4 != 0, payload)
+        return Received(envelope.RECORD, epoch, counter, control & 4 != 0, payload, newest=newest)
 
     def _link_message(self, epoch: int, counter: int, payload: bytes) -> Received:
         if self.epoch is not None and epoch < self.epoch:

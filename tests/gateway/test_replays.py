@@ -9,9 +9,21 @@ from emgate.devices.registry import Device, Settings
 from emgate.store.schema import Outcome
 from emwire import codec, envelope
 from gateway_kit import DEVICE, KEY, status_record
-from test_sessions import Bench, Wire, bench, opened, up_frame
+from test_sessions import Bench, bench, opened, up_frame
+from test_sessions import Wire as PlainWire
 
 __all__ = ["bench"]
+
+
+class Wire(PlainWire):
+    """Counts what it is told of its device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.proofs = 0
+
+    def proven(self, device_id: int) -> None:
+        self.proofs += 1
 
 
 def record(sequence: int) -> bytes:
@@ -78,6 +90,26 @@ async def test_a_device_that_moves_is_answered_where_it_is_now(bench: Bench) -> 
     assert confirmed([message for message in told if isinstance(message, codec.Acknowledgement)]) == {0, 1}
     assert [type(message) for message in told] == [codec.Time, codec.Acknowledgement]
     assert [session.via for session in bench.sessions] == [third]
+
+
+async def test_what_another_gateway_got_moves_nothing_either_once_the_device_is_here(bench: Bench) -> None:
+    """This one's store lacks it: it is taken, and confirmed where it came from. The device's newest word is its own."""
+    tag, neighbour = Wire(), Wire()
+    await over(bench, tag, up_frame(envelope.LINK, 2, 0, codec.Sync(2, 0, 50).encode()))
+    for sequence in (49, 10):
+        told = await over(bench, neighbour, up_frame(envelope.RECORD, 2, sequence, status_record(sequence)))
+        assert [[tuple(each) for each in message.ranges] for message in told] == [[(sequence, sequence)]]
+    await over(bench, neighbour, record(3))  # of an earlier boot
+    assert [session.via for session in bench.sessions] == [tag]
+    assert bench.query("SELECT count(*) FROM records") == [(3,)]
+    tag.up.clear()
+    await over(bench, neighbour, up_frame(envelope.RECORD, 2, 11, status_record(11)))
+    assert [session.via for session in bench.sessions] == [neighbour], "the device is nowhere else"
+    assert neighbour.proofs == 0
+    tag.up.set()
+    await over(bench, tag, up_frame(envelope.RECORD, 2, 50, status_record(50)))
+    assert [session.via for session in bench.sessions] == [tag]
+    assert tag.proofs == 2
 
 
 async def test_a_repeated_record_is_answered_after_a_restart_of_the_gateway(bench: Bench) -> None:

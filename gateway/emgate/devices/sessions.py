@@ -83,8 +83,8 @@ class Session:
         self.device = device
         self.link = GatewayLink(device.device_id, Ccm(device.key), slot=device.key_slot)
         self.status = DeviceStatus()
-        self.via: Link | None = None  # where the last authentic frame came from that had not come before
-        self.repeats: dict[Link, set[tuple[int, int]]] = {}  # stored before, and came again from elsewhere
+        self.via: Link | None = None  # where the last authentic frame came from that cannot be a recording
+        self.repeats: dict[Link, set[tuple[int, int]]] = {}  # stored, and came from elsewhere
         self.committing: dict[tuple[int, int], asyncio.Future[bool]] = {}
         self.send_time = False
         self.send_configuration = False
@@ -249,14 +249,15 @@ class Sessions:
         return self._record(session, link, received)
 
     def _heard_anew(self, session: Session, link: Link) -> None:
-        """The device itself is there: this frame never came before. A recording of an older one moves nothing."""
+        """The device itself is there: a link message or record later than all that came before. What may be a recording
+        moves nothing."""
         session.via = link
         session.status.link = link.kind
         link.proven(session.device.device_id)
 
     def _heard_again(self, session: Session, link: Link, identity: tuple[int, int]) -> None:
-        """A record came that is stored: by the device, which has not heard of it, or by somebody who recorded it. So it
-        alone is confirmed where it came from, and all else goes where it went."""
+        """A record came that was stored already, or is older than what the device has told of since: by the device,
+        which has not heard of it, or by somebody who recorded it. So it alone is confirmed where it came from."""
         waiting = session.repeats.setdefault(link, set())
         if len(waiting) < MAXIMUM_REPEATS:
             waiting.add(identity)
@@ -282,7 +283,7 @@ class Sessions:
             self._count_duplicate(session)
 
             def dealt(done: "asyncio.Future[bool]") -> None:
-                if link is not session.via and done.result():
+                if link is not session.via and not done.cancelled() and done.result():
                     self._heard_again(session, link, identity)
 
             under_way.add_done_callback(dealt)
@@ -299,28 +300,36 @@ class Sessions:
             link.kind,
             received.payload,
         )
-        self._store.put(record, partial(self._committed, session, link, dealt_with))
+        self._store.put(record, partial(self._committed, session, link, received.newest, dealt_with))
         if received.payload[:1] == HELLO:
             session.send_time = True  # a device that has just started wants the time before its hello is on disk
             self._flush_soon(session)
         return dealt_with
 
     def _committed(
-        self, session: Session, link: Link, dealt_with: "asyncio.Future[bool]", record: Record, outcome: Outcome
+        self,
+        session: Session,
+        link: Link,
+        newest: bool,
+        dealt_with: "asyncio.Future[bool]",
+        record: Record,
+        outcome: Outcome,
     ) -> None:
         session.committing.pop((record.epoch, record.sequence), None)
         if outcome is Outcome.REFUSED:
             self.counters["not_stored"] += 1
         else:
-            if outcome is Outcome.STORED:
+            if outcome is Outcome.STORED and newest:
                 self._heard_anew(session, link)
+            elif outcome is Outcome.STORED and (session.via is None or not session.via.up.is_set()):
+                session.via = link
             # A conflict is acknowledged too: what came is kept in quarantine, and waiting would stop the device.
-            if link is session.via:
+            if outcome is Outcome.STORED or link is session.via:
                 session.link.stored(record.epoch, record.sequence, record.payload)
                 session.due = True
                 if session.timer is None:
                     self._flush_soon(session)
-            else:
+            if link is not session.via:
                 self._heard_again(session, link, (record.epoch, record.sequence))
             if outcome is Outcome.STORED:
                 self._count(session, record)
