@@ -5,6 +5,7 @@
 #     read(after_ms) waits so long, and then until a burst has ended (100 ms of silence), without waking anybody before;
 #     discard() forgets what has come
 #   adc(name): .read_u16()             names: battery, alcohol_cell, contact_infrared, skin_temperature
+#     0 or 65535 for an input at a rail, whatever its scale
 #   pin_in(name): .value(), .on_change(callback(level))  names: strap, case, mains, charger, alcohol_ready, motion
 #   pin_out(name): .value(level)                         names: gnss_power, modem_power, modem_doze, alcohol_sample,
 #                                                              vibration; cell_check, where there is one

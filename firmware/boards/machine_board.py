@@ -12,6 +12,11 @@ from machine import Pin
 READ_BYTES = 256
 # Bytes of a session that is over; a receiver that cannot be switched off would send for ever.
 DISCARDED_READS = 64
+# Lowest and highest count of a converter of 12 bits, as ports spread them over 16; a converter's own offset is some
+# counts, so an input below 10 mV is at the end, too.
+_LOWEST_RAW = 15
+_HIGHEST_RAW = 65520
+_LOWEST_UV = 10000
 # A burst is over when nothing comes for this long (drivers/gnss.py, IDLE_MS).
 SILENCE_MS = 100
 # esp32 has four hardware timers (0 may be the UART driver's own), other ports have virtual ones.
@@ -109,18 +114,28 @@ class Uart:
 
 
 class Adc:
-    """Counts in the unit the driver expects: microvolts at the pin * numerator // denominator + offset."""
+    """Counts in the unit the driver expects: microvolts at the pin * numerator // denominator + offset.
 
-    def __init__(self, pin, numerator, denominator, offset):
+    An input at an end, open or shorted, reads 0 or 65535, whatever the scaling makes of it. rail_uv: from where it is
+    at the upper one, where the converter reaches beyond the supply.
+    """
+
+    def __init__(self, pin, numerator, denominator, offset, rail_uv=0):
         self._adc = machine.ADC(Pin(pin) if isinstance(pin, int) else pin)
         self._numerator = numerator
         self._denominator = denominator
         self._offset = offset
+        self._rail_uv = rail_uv
 
     def read_u16(self):
         adc = self._adc
+        raw = adc.read_u16()
         # Calibrated where the port can; else full scale is the supply.
-        microvolts = adc.read_uv() if hasattr(adc, "read_uv") else adc.read_u16() * 3300000 // 65535
+        microvolts = adc.read_uv() if hasattr(adc, "read_uv") else raw * 3300000 // 65535
+        if raw <= _LOWEST_RAW or microvolts < _LOWEST_UV:
+            return 0
+        if raw >= _HIGHEST_RAW or 0 < self._rail_uv <= microvolts:
+            return 65535
         return max(0, min(65535, microvolts * self._numerator // self._denominator + self._offset))
 
 

@@ -26,6 +26,8 @@ CHECKS = [
 ]
 ONLY = [
     ("power", "esp32s3"),
+    ("converter_ends", "esp32s3"),
+    ("converter_ends", "nrf52840"),
     ("silent_power_manager", "esp32s3"),
     ("fuel_gauge", "pico_w"),
     ("light_sleep", "esp32s3"),
@@ -111,5 +113,7 @@ def test_the_nrf52840s_device_tree_has_what_its_pins_name() -> None:
     nodes = re.findall(r"channel@(\d) {\s+reg = <(\d)>", overlay)
     assert {int(at) for at, register in nodes if at == register} == channels
     assert {int(number) for number in re.findall(r"<&adc (\d)>", overlay)} == channels
+    worn = (ZEPHYR / "worn.overlay").read_text()
     for device, *_ in pins["UART"].values():
         assert re.search(rf'&{device} {{\s+status = "okay";', overlay)
+        assert re.search(rf'&{device} {{\s+status = "disabled";', worn), "a line that listens takes 0.6 mA"

@@ -29,15 +29,18 @@ ADC = {
     "contact_infrared": (2, 1, 100, 0),
     "skin_temperature": (8, 1, 100, 5000),
 }
-# name: (pin, pull up, inverted). Contacts close to ground: strap closed reads 0 and means 1.
+# name: (pin, pull up, inverted). Contacts close to ground: strap closed reads 0 and means 1. They are closed while the
+# tag is worn: the chip's own pull-up (45 kohm) would take 73 uA through each, if it is on in light sleep. They have a
+# resistor to 3.3 V.
 PIN_IN = {
-    "strap": (9, True, True),
-    "case": (10, True, False),
+    "strap": (9, False, True),
+    "case": (10, False, False),
     "motion": (11, False, False),
     "alcohol_ready": (12, False, False),
     # The comparator's: 1 while light arrives. Where the alcohol tag has its infrared contact.
     "fibre": (2, False, False),
 }
+CONTACT_KOHM = 1000
 # name: (pin, inverted)
 PIN_OUT = {
     "gnss_power": (18, False),

@@ -34,6 +34,10 @@ def board_of(name, folder, model="pid"):
     if name == "nrf52840":
         zephyr_port.install()
     module = __import__("boards.%s.board" % name, None, None, ("Board",))
+    pins = __import__("boards.%s.pins" % name, None, None, ("PIN_IN",))
+    # By docs/flashing.md, where the chip's own pull-up is off.
+    if hasattr(pins, "CONTACT_KOHM"):
+        machine.Pin.resistors = {pins.PIN_IN[contact][0] for contact in ("strap", "case")}
     board = module.Board(folder)
     board.lines = []
     board.log = board.lines.append
@@ -63,11 +67,16 @@ async def check_models(folder, name):
 async def check_pins(folder, name):
     """Levels mean what the driver expects, and edges arrive in the asyncio thread, both of two fast ones."""
     board = board_of(name, folder)
-    number, pull_up, inverted = board.pins.PIN_IN["strap"]
+    number, _, inverted = board.pins.PIN_IN["strap"]
+    for contact in ("strap", "case"):
+        # Closed while the tag is worn: only a board of which nobody asks to last may use the chip's.
+        board.pin_in(contact)
+        own = machine.Pin.made[board.pins.PIN_IN[contact][0]].pull == machine.Pin.PULL_UP
+        assert own == board.pins.PIN_IN[contact][1] == (name == "pico_w"), contact
     strap = board.pin_in("strap")
     assert strap is board.pin_in("strap")
     raw = machine.Pin.made[number]
-    assert pull_up and inverted and strap.value() == 0, "an unconnected strap is open"
+    assert inverted and strap.value() == 0, "an unconnected strap is open"
     raw.set(0)
     assert strap.value() == 1
     seen = []
@@ -147,6 +156,27 @@ async def check_battery(folder, name):
                 machine.REGISTERS[register] = kept
             else:
                 raise AssertionError("no battery, or no word for it")
+
+
+async def check_converter_ends(folder, name):
+    """What a driver calls an input at the rail is one, whatever its channel's scaling; in between nothing changes."""
+    from drivers import alcohol_cell
+
+    supply_uv, machine.ADC.full_uv = {"esp32s3": (3300000, 3100000), "nrf52840": (3000000, 3600000)}[name]
+    board = board_of(name, folder)
+    for channel in board.pins.ADC:
+        pin = board.pins.ADC[channel][0]
+        adc = board.adc(channel)
+        read = {}
+        for microvolts in (0, 2000, 800000, supply_uv):
+            machine.ADC.microvolts[pin] = microvolts
+            read[microvolts] = adc.read_u16()
+        assert read[0] == read[2000] == 0, (channel, read)
+        assert read[800000] == {"battery": 16000, "skin_temperature": 13000}.get(channel, 8000), (channel, read)
+        # Half of a battery is never at the supply.
+        assert read[supply_uv] > alcohol_cell.HIGHEST_COUNTS or channel == "battery", (channel, read)
+        machine.ADC.microvolts[pin] = machine.ADC.full_uv
+        assert adc.read_u16() == 65535, channel
 
 
 async def check_fuel_gauge(folder, name):

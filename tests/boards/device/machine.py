@@ -52,6 +52,7 @@ def wake_reason():
 class Pin:
     IN, OUT, PULL_UP, IRQ_RISING, IRQ_FALLING = 0, 1, 2, 4, 8
     made = {}
+    resistors = set()  # those that have one to the supply
 
     def __new__(cls, number, mode=None, pull=None, value=None):
         return Pin.made.get(number) or super().__new__(cls)
@@ -61,7 +62,8 @@ class Pin:
             return  # as it is
         assert number not in Pin.made or self.mode is None, "pin %r is used twice" % (number,)
         Pin.made[number] = self
-        self.level = 1 if value is None and pull == Pin.PULL_UP else value or 0
+        self.level = 1 if value is None and (pull == Pin.PULL_UP or number in Pin.resistors) else value or 0
+        self.pull = pull
         self.mode = mode
         self.handler = None
         self.taken = False  # by the chip's own wake-up
@@ -93,16 +95,17 @@ class Pin:
 class ADC:
     CORE_TEMP = 4
     microvolts = {CORE_TEMP: 706000}  # 27 degrees
+    full_uv = 3300000
 
     def __init__(self, pin):
         self.pin = pin
 
     def read_uv(self):
         number = next((number for number, pin in Pin.made.items() if pin is self.pin), self.pin)
-        return ADC.microvolts.get(number, 1900000)
+        return min(ADC.microvolts.get(number, 1900000), ADC.full_uv)
 
     def read_u16(self):
-        return self.read_uv() * 65535 // 3300000
+        return self.read_uv() * 65535 // ADC.full_uv
 
 
 class UART(io.IOBase):
