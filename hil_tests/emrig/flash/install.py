@@ -41,8 +41,8 @@ NEEDED_MODULES = {
 # Of MicroPython's heap, where code is copied to RAM: docs/pico.md, "from the file system"; for the others home_unit's.
 HEAP_BYTES = {"pid": 69_000, "ankle_gps": 220_000}
 HEAP_BYTES_ELSE = 183_000
-# common/aes.py in the place of cryptolib takes 3,824 B there when it is imported (the emulated Pico).
-HEAP_BYTES_WITHOUT_CRYPTOLIB = 4_000
+# common/aes.py in the place of cryptolib takes 4,112 B there when it is imported (the emulated Pico).
+HEAP_BYTES_WITHOUT_CRYPTOLIB = 4_500
 # The lowest that the firmware's tests run on (docs/pico.md: Debian's 1.25; the simulator's is newer).
 LOWEST_VERSION = (1, 25)
 
