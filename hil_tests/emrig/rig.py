@@ -41,6 +41,8 @@ class Rig:
         self.hold_s = HOLD_S
         self.spawners: dict[str, Spawner] = {}
         """Of devices that are to run on another target than the simulated board, by name; put here before add()."""
+        self.before_firmware: dict[str, Path] = {}
+        """A folder that comes before the firmware on a device's module path, by name; put here before add()."""
         self._spawner = Spawner(interpreter)
         self._holds: dict[str, float] = {}
         self._settling: set[str] = set()
@@ -54,7 +56,12 @@ class Rig:
             name,
             folder,
             self.spawners.get(name, self._spawner),
-            [firmware_folder(), protocol_folder(), Path(__file__).parent / "micropython"],
+            [
+                *([self.before_firmware[name]] if name in self.before_firmware else []),
+                firmware_folder(),
+                protocol_folder(),
+                Path(__file__).parent / "micropython",
+            ],
             firmware_folder() / "boards" / "sim" / "start.py",
             self._log,
         )

@@ -13,7 +13,7 @@ import pytest
 from emrig.clock import VirtualClock
 from emrig.micropython import ble_wire
 from emrig.micropython import rig_wire as w
-from emrig.models.parts import AdcChannel, OutputPin
+from emrig.models.parts import AdcChannel, InputPin, OutputPin
 from emrig.models.receiver import SyntheticReceiver
 from emrig.models.ublox import Sky
 from emrig.paths import firmware_folder
@@ -97,8 +97,8 @@ class Bench:
     def device(self, name: str) -> SimpleNamespace:
         return SimpleNamespace(device_id=7)
 
-    def meter(self, table: Table, slow: float = 1.0, wait: str = "sleep") -> Meter:
-        return Meter(self, "tag", table, "nrf52840", "pid", slow, wait)  # type: ignore[arg-type]
+    def meter(self, table: Table, slow: float = 1.0, wait: str = "sleep", board: str = "nrf52840") -> Meter:
+        return Meter(self, "tag", table, board, "pid", slow, wait)  # type: ignore[arg-type]
 
     def pass_to(self, now_ms: int) -> None:
         """Virtual time passes from one timer to the next, as in the rig."""
@@ -137,6 +137,26 @@ def test_a_processor_that_does_not_sleep(tmp_path: Path) -> None:
     bench.pass_to(100_000)
     assert mas(meter, "processor waiting") == pytest.approx(100 * 11.0)
     assert mas(meter, "processor awake") == mas(meter, "processor asleep") == 0
+
+
+@pytest.mark.parametrize(("board", "kohm"), [("nrf52840", 4700), ("esp32s3", 1000), ("pico_w", 65)])
+def test_a_closed_contact_takes_its_pull_ups_current(tmp_path: Path, board: str, kohm: float) -> None:
+    bench = Bench(tmp_path)
+    pins = {name: InputPin(bench.board, name, level) for name, level in (("strap", 1), ("case", 0))}  # type: ignore[arg-type]
+    figures = {f"boards__{board}__{name}": value for name, value in (("supply_volts", 3.0), ("efficiency", 1.0))}
+    meter = bench.meter(round_figures(**figures), board=board)
+    parts = bench.board.parts
+    parts["strap"].call(w.READ, b"")
+    bench.pass_to(100_000)
+    one = 3.0 / kohm
+    assert mas(meter, "contacts") == pytest.approx(100 * one), "the case's contact, which nobody asks for, is not there"
+    parts["case"].call(w.READ, b"")
+    bench.pass_to(200_000)
+    assert mas(meter, "contacts") == pytest.approx(300 * one)
+    pins["strap"].set(0)
+    pins["case"].set(1)
+    bench.pass_to(900_000)
+    assert mas(meter, "contacts") == pytest.approx(300 * one), "open"
 
 
 def test_a_converter_turns_the_boards_current_into_the_batterys(tmp_path: Path) -> None:

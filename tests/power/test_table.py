@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from emrig.flash.boards import definitions
+from emrig.flash.boards import definitions, pins_of
 from emrig.power import table as tables
 from emrig.power.run import DEFAULTS, check_board, of_model
 from emrig.power.table import TableError
@@ -38,6 +38,21 @@ def test_states_are_in_the_order_of_their_currents() -> None:
 
 def test_the_documentation_has_this_very_table() -> None:
     assert tables.markdown(tables.load()) in (ROOT / "docs" / "power.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("board", ["nrf52840", "esp32s3"])
+def test_the_pin_tables_name_the_contacts_resistors(board: str) -> None:
+    pins = pins_of(board)
+    page = (
+        (ROOT / "docs" / "flashing.md")
+        .read_text(encoding="utf-8")
+        .partition(f"\n## {board}\n")[2]
+        .partition("\n## ")[0]
+    )
+    assert not pins["PIN_IN"]["strap"][1] and not pins["PIN_IN"]["case"][1]
+    resistor = f"{pins['CONTACT_KOHM'] / 1000:g} Mohm"
+    for contact in ("strap to ground", "case switch to ground"):
+        assert f"{contact}, {resistor} to " in page
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import runpy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from emrig.flash.errors import FlashError
 from emrig.paths import firmware_folder
@@ -41,8 +42,13 @@ def definition(name: str) -> BoardDefinition:
     return known[name]
 
 
+def pins_of(name: str) -> dict[str, Any]:
+    """A board's table of pins, as it stands in its pins.py."""
+    return runpy.run_path(str(firmware_folder() / "boards" / name / PINS))
+
+
 def _read(path: Path) -> BoardDefinition:
-    pins = runpy.run_path(str(path))
+    pins = pins_of(path.parent.name)
     return BoardDefinition(
         pins["NAME"],
         pins["TITLE"],

@@ -5,8 +5,10 @@ from __future__ import annotations
 import struct
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 from emrig.clock import Timer
+from emrig.flash.boards import pins_of
 from emrig.micropython import ble_wire
 from emrig.micropython import rig_wire as w
 from emrig.power.charge import HOUR_MS, Charges, Level
@@ -22,6 +24,8 @@ STARTED_MS = 5_000
 UARTS = ("gnss", "modem", "host")
 ADCS = ("battery", "alcohol_cell", "contact_infrared", "skin_temperature", "fibre_light")
 ADVERTISEMENT_HEAD = struct.calcsize(ble_wire.ADVERTISE)
+CONTACTS = ("strap", "case")
+"""Close to ground: then their pull-up's current flows."""
 WAITS = ("sleep", "idle")
 
 
@@ -60,6 +64,7 @@ class Meter:
         self._held = False
         self._watch_processor()
         self._watch_pins()
+        self._watch_contacts()
         Radio(self, station)
         if name in station.receivers:
             Receiver(self, station)
@@ -195,6 +200,42 @@ class Meter:
         self.pulse("samples", self.of("adc_uc"))
         if channel == "contact_infrared":
             self.pulse("alcohol cell", self.table["alcohol.infrared_uc"])
+
+    def _watch_contacts(self) -> None:
+        """A closed contact's current, from when the firmware first looks at it: what it never does is not fitted."""
+        pins = pins_of(self._board)
+        fed: dict[str, Callable[[], None]] = {}
+        for name in CONTACTS:
+            if (part := self.device.parts.get(name)) is not None:
+                fed[name] = self._contact(name, part, pins)
+        feed = self.device.feed
+
+        def watched_feed(channel: str, kind: int, payload: bytes) -> None:
+            if channel in fed and kind == w.PIN:
+                fed[channel]()
+            feed(channel, kind, payload)
+
+        self.device.feed = watched_feed  # type: ignore[method-assign]
+
+    def _contact(self, name: str, part: Part, pins: dict[str, Any]) -> Callable[[], None]:
+        _, pull_up, inverted = pins["PIN_IN"][name]
+        # Volts by kilohms are milliamperes.
+        closed_ma = self.of("supply_volts") / (self.of("pull_up_kohm") if pull_up else pins["CONTACT_KOHM"])
+        level = self.level("contacts")
+        looked_at = False
+
+        def changed() -> None:
+            closed = (part.call(w.READ, b"") == b"\1") == inverted
+            level.set(closed_ma if looked_at and closed else 0.0, self._clock.now_ms())
+
+        def asked(*_: object) -> None:
+            nonlocal looked_at
+            if not looked_at:
+                looked_at = True
+                changed()
+
+        self.device.parts[name] = _Watched(part, on_call=asked)
+        return changed
 
     # -- time
 

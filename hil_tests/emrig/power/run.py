@@ -14,6 +14,7 @@ from emwire.positions import decode_block
 
 from emrig import interpreter as interpreters
 from emrig.flash.boards import definition, definitions
+from emrig.images.firmware_image import LACKING
 from emrig.ledger import made
 from emrig.power import processor
 from emrig.power.charge import HOUR_MS
@@ -100,6 +101,7 @@ async def simulate(options: Options, table: Table, progress: Callable[[float], N
     station = Station(options.folder, scenario, interpreter)
     logs = (options.folder / "devices.log").open("a", buffering=1)
     station.rig.on_log = lambda device, text: print(station.clock.now_ms(), device, text, file=logs)
+    station.rig.before_firmware[name] = _without(LACKING.get(options.board, frozenset()), options.folder / "lacking")
     meters: list[Meter] = []
     station.on_wired = lambda: meters.append(Meter(station, name, table, options.board, battery, slow, options.wait))
     duration_ms = options.duration_ms or round(scenario.duration_h * HOUR_MS)
@@ -122,6 +124,14 @@ async def simulate(options: Options, table: Table, progress: Callable[[float], N
                 showing.cancel()
     progress(1.0)
     return _result(options, table, battery, meters[0], duration_ms, slow, station)
+
+
+def _without(modules: frozenset[str], folder: Path) -> Path:
+    """A folder on whose path MicroPython has none of these, as the board's: what the firmware brings costs its time."""
+    folder.mkdir()
+    for module in modules:
+        (folder / f"{module}.py").write_text("raise ImportError\n")
+    return folder
 
 
 def _result(
