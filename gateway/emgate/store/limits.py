@@ -80,9 +80,7 @@ def _books_without(connection: sqlite3.Connection, books: Books, identities: lis
             book.stored.discard(sequence, sequence)
         book.stored_records -= len(sequences)
         summed.write(connection, "epochs", [book.row(key)])
-    checkpoint = summed.checkpoint(connection)
-    stored = checkpoint.routine_stored - len(identities)
-    summed.write(connection, "checkpoint", [checkpoint._replace(routine_stored=stored)])
+    summed.add_to_checkpoint(connection, "routine_stored", -len(identities))
 
 
 def ranges_of(identities: Iterable[Identity]) -> list[Range]:

@@ -14,7 +14,7 @@ import structlog
 from emgate.store import summed
 from emgate.store.books import Books, Identity
 from emgate.store.limits import drop, missed, note_missed
-from emgate.store.schema import COLUMNS, INSERT, LANES, Outcome, PayloadCipher, Record, check_sum, verify
+from emgate.store.schema import COLUMNS, INSERT, LANES, Cursors, Outcome, PayloadCipher, Record, check_sum, verify
 from emgate.store.sqlite_rows import bytes_in_use, insert
 from emgate.store.tail import Tail
 
@@ -26,8 +26,6 @@ WEIGH_EACH = 16
 ALARM_SHARE = 16
 PRUNE_ROWS = 2000
 """Deleted in one transaction: some 10 ms of the writer's time."""
-
-Cursors = dict[tuple[str, bool], int]
 
 
 class Log:
@@ -63,7 +61,11 @@ class Log:
 
     def delivered_row(self, alarm: bool) -> int:
         """Every record of the lane up to this row has reached every required consumer."""
-        return min(max(self.cursors[each, alarm], self._moved.get((each, alarm), 0)) for each in self.required)
+        return min(self._stands(each, alarm) for each in self.required)
+
+    def _stands(self, consumer: str, alarm: bool) -> int:
+        """The cursor, as this transaction has moved it."""
+        return max(self.cursors[consumer, alarm], self._moved.get((consumer, alarm), 0))
 
     # -- a transaction ------------------------------------------------------------------------------------
 
@@ -225,7 +227,7 @@ class Log:
         before = self.delivered_row(alarm)
         _, _, stood = summed.read(connection, "cursors", (consumer, alarm)) or (consumer, alarm, 0)
         summed.write(connection, "cursors", [(consumer, int(alarm), max(row_id, stood))])
-        self._moved[consumer, alarm] = max(row_id, self.cursors[consumer, alarm], self._moved.get((consumer, alarm), 0))
+        self._moved[consumer, alarm] = max(row_id, self._stands(consumer, alarm))
         after = self.delivered_row(alarm)
         if after > before:
             self._deliver(connection, alarm, after)
@@ -301,7 +303,7 @@ class Log:
             last = row_id
             gone.append((device_id, epoch, sequence))
             for each in spare:
-                lacking[each] += row_id > max(self.cursors[each, bool(alarm)], self._moved.get((each, bool(alarm)), 0))
+                lacking[each] += row_id > self._stands(each, bool(alarm))
         rows.close()
         lacking = +lacking
         note_missed(connection, lacking)
@@ -315,9 +317,7 @@ class Log:
         if gone:
             connection.executemany(f"DELETE FROM records WHERE {where}", parameters)
             connection.executemany("DELETE FROM identities WHERE device_id=? AND epoch=? AND sequence=?", gone)
-            checkpoint = summed.checkpoint(connection)
-            pruned = checkpoint.pruned + len(gone)
-            summed.write(connection, "checkpoint", [checkpoint._replace(pruned=pruned)])
+            summed.add_to_checkpoint(connection, "pruned", len(gone))
             self._pruned += gone
 
 

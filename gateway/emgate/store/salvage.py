@@ -20,7 +20,18 @@ from emgate.store import summed
 from emgate.store.books import Book, unpack
 from emgate.store.errors import is_out_of_room
 from emgate.store.limits import note_loss
-from emgate.store.schema import COLUMNS, INSERT, LANES, SCHEMA, SCHEMA_VERSION, TABLES, check_sum, connect, verify
+from emgate.store.schema import (
+    COLUMNS,
+    INSERT,
+    LANES,
+    SCHEMA,
+    SCHEMA_VERSION,
+    TABLES,
+    Cursors,
+    check_sum,
+    connect,
+    verify,
+)
 from emgate.store.sqlite_rows import insert
 
 log = structlog.get_logger(__name__)
@@ -39,9 +50,6 @@ NOT_WITHOUT_ROOM = {"quarantine"}
 """Left out, with records, where the disk has no room for both stores."""
 OWN_TABLES = {"records", "identities", "epochs", "checkpoint", "cursors", "watermarks"}
 """Rebuilt from the rows, with what verifies of the old books and cursors."""
-
-
-Cursors = dict[tuple[str, bool], int]
 
 
 @dataclass

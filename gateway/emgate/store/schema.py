@@ -157,6 +157,10 @@ LANES = (False, True)
 """Routine records, then alarms (what a record's `alarm` says): the order of the checkpoint's columns."""
 
 
+Cursors = dict[tuple[str, bool], int]
+"""(consumer, whether of alarms) → the row up to which it has all."""
+
+
 class Record(NamedTuple):
     """One record as committed."""
 
@@ -263,8 +267,7 @@ def prepare(connection: sqlite3.Connection) -> None:
         summed.add_sums(connection)
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         connection.execute("COMMIT")
-    if not connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'missed'").fetchone()[0]:
-        connection.execute(CREATE_MISSED)  # made by an earlier program that was otherwise the same
+    connection.execute(CREATE_MISSED)  # where an earlier program made the file
     for table in TABLES:
         for row in connection.execute(f"SELECT * FROM {table} LIMIT {LOOKED_AT}").fetchall():
             if table in summed.SUMMED:

@@ -72,6 +72,12 @@ def checkpoint(connection: sqlite3.Connection) -> Checkpoint:
     return Checkpoint(*(read(connection, "checkpoint", (0,)) or [0] * len(Checkpoint._fields)))
 
 
+def add_to_checkpoint(connection: sqlite3.Connection, figure: str, change: int) -> None:
+    """Change one of its figures by so much."""
+    last = checkpoint(connection)
+    write(connection, "checkpoint", [last._replace(**{figure: getattr(last, figure) + change})])
+
+
 def add_sums(connection: sqlite3.Connection) -> None:
     """To tables of an earlier program, which wrote none, inside a transaction."""
     for table in SUMMED:
