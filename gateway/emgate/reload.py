@@ -11,6 +11,7 @@ from emgate.devices.registry import Registry, never_sent
 from emgate.errors import ConfigError, named, read_toml
 from emgate.keys import unsealed
 from emgate.operation import logs
+from emgate.operation.places import nearest
 from emgate.toml_lines import Lines, Location
 
 FIXED = ("gateway.id", "gateway.state_directory", "clock", "protection")
@@ -38,8 +39,11 @@ def read(path: Path, present: Config, devices: Registry, *, sealed: bool) -> tup
     ready_file = wanted.gateway.ready_file
     if ready_file is not None and (ready_file.is_dir() or not _takes(ready_file)):
         raise ConfigError(_unusable(path, ("gateway", "ready_file"), ready_file))
-    if served_at is not None and (not _takes(served_at) or (served_at.exists() and not served_at.is_socket())):
-        raise ConfigError(_unusable(path, ("http", "socket"), served_at))
+    if served_at is not None:
+        from emgate.operation.http_server import not_a_socket  # only where it is wanted
+
+        if not_a_socket(served_at) or not _takes(served_at):
+            raise ConfigError(_unusable(path, ("http", "socket"), served_at))
     for broker in (wanted.mqtt, *(each.mqtt() for each in wanted.uplink if each.kind == "mqtt")):
         if broker is not None:
             from emgate.brokers.client import tls_context
@@ -79,8 +83,8 @@ def _place_of_device(device_id: int, *paths: Path | None) -> str:
 
 def _takes(path: Path) -> bool:
     """Its folder, or what there is above it: folders that are missing are made."""
-    there = next(folder for folder in path.absolute().parents if folder.exists())
-    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+    folder = nearest(path.absolute().parent)
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
 
 
 def _unusable(path: Path, location: Location, named_there: Path) -> str:

@@ -22,6 +22,7 @@ from emgate.devices.registry import OpenKey, never_sent, unopened
 from emgate.errors import ConfigError, named
 from emgate.gateway_number import refuse_own
 from emgate.keys import key_source, secret_place, unsealed, vault
+from emgate.operation.places import nearest
 from emgate.store.schema import SCHEMA_VERSION, WITHOUT_SUMS
 from emgate.systemd import confines
 from emgate.toml_lines import Lines, Location
@@ -141,17 +142,10 @@ def _exposed(path: Path, what: str, *, secret: bool) -> Iterator[Finding]:
         )
 
 
-def _there(path: Path) -> Path:
-    """The path, or what there is above it."""
-    while not path.exists() and path != path.parent:
-        path = path.parent
-    return path
-
-
 def _state_directory(config: Config, file: _File) -> Iterator[Finding]:
     folder = config.gateway.state_directory
     place = file.place("gateway", "state_directory")
-    there = _there(folder)
+    there = nearest(folder)
     if not there.is_dir():
         yield Finding("error", place, f"{there} is no folder", "name a folder")
         return
@@ -310,7 +304,7 @@ def _needs(config: Config, file: _File) -> Iterator[tuple[str, Path, int]]:
     """(place, path, what has to be allowed) of all that is there; what is missing is said elsewhere."""
     gateway = config.gateway
     write_in = os.W_OK | os.X_OK
-    state = _there(gateway.state_directory)
+    state = nearest(gateway.state_directory)
     if state.is_dir():
         yield file.place("gateway", "state_directory"), state, write_in
     yield str(file.path), file.path, os.R_OK
@@ -327,14 +321,14 @@ def _needs(config: Config, file: _File) -> Iterator[tuple[str, Path, int]]:
         ("http.socket", None if config.http is None else config.http.socket),
     ):
         if replaced is not None:
-            yield file.place(*table.split(".")), _there(replaced.parent), write_in
+            yield file.place(*table.split(".")), nearest(replaced.parent), write_in
     written: list[tuple[Location, Path | None]] = [
         (("gateway", "log_file"), gateway.log_file),
         *((("uplink", index, "database"), target.database) for index, target in enumerate(config.uplink)),
     ]
     for location, path in written:
         if path is not None:
-            there = _there(path)
+            there = nearest(path)
             yield file.place(*location), there, os.W_OK if there == path else write_in
     read: list[tuple[Location, Section | None]] = [(("mqtt",), config.mqtt)]
     for index, target in enumerate(config.uplink):

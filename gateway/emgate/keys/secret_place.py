@@ -9,6 +9,7 @@ from pathlib import Path
 from emgate.config import Config
 from emgate.errors import ConfigError
 from emgate.keys import key_source, vault
+from emgate.operation.places import nearest
 from emgate.toml_lines import Location
 
 ELSEWHERE = 'keep the secret off this disk: see "The secret for keys at rest" in docs/operations.md'
@@ -53,9 +54,7 @@ def _source(config: Config) -> str | None:
 
 def one_disk(path: Path, folder: Path) -> bool:
     """Whether a file that is there lies on the disk of a folder, or of what there is above it."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return path.exists() and _disk(path) == _disk(folder)
+    return path.exists() and _disk(path) == _disk(nearest(folder))
 
 
 def _disk(path: Path) -> Path:
