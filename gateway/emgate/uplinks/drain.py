@@ -84,6 +84,7 @@ class Drain:
         appended = self._store.appended(self._consumer, alarm)
         loop = asyncio.get_running_loop()
         most_records, most_bytes = self._batch_records, self._batch_bytes
+        least_bytes = min(SMALLEST_BATCH_BYTES, most_bytes)
         limit_bytes = min(most_bytes, FIRST_BATCH_BYTES)
         ahead = READ_AHEAD
         while True:
@@ -112,7 +113,7 @@ class Drain:
                     except BatchTooSlowError:
                         self.counters["batch_too_slow"] += 1
                         bytes_here = sum(len(record.payload) for record in records)
-                        limit_bytes = max(min(SMALLEST_BATCH_BYTES, most_bytes), min(limit_bytes, bytes_here) // 2)
+                        limit_bytes = max(least_bytes, min(limit_bytes, bytes_here) // 2)
                         break
                     except BatchTooLargeError as error:
                         self.counters["batch_too_large"] += 1
@@ -130,7 +131,7 @@ class Drain:
                         await settling
                     settling = asyncio.create_task(self._delivered_to(alarm, records))
                     if took_s > SLOW_S:
-                        limit_bytes = max(min(SMALLEST_BATCH_BYTES, most_bytes), limit_bytes // 2)
+                        limit_bytes = max(least_bytes, limit_bytes // 2)
                         break
                     if took_s < QUICK_S:
                         limit_bytes = min(most_bytes, limit_bytes * 2)
