@@ -82,6 +82,33 @@ def test_frames_are_sealed_and_opened_as_published(repl: Repl) -> None:
         assert told == f"{vector['frame']} True", vector["name"]
 
 
+def test_aes_of_a_board_without_cryptolib_is_this_chip_s(repl: Repl) -> None:
+    """And what it takes beside the chip's own: the figures of docs/flashing.md (-rP)."""
+    repl.run("import time, cryptolib\n" + (ROOT / "firmware" / "common" / "aes.py").read_text())
+    took = repl.run(
+        """
+key, block = bytes(range(16)), bytes(range(100, 116))
+def took(work, data):
+    begun = time.ticks_us()
+    made = work(data)
+    return time.ticks_diff(time.ticks_us(), begun), made
+def beside(own, theirs, data):
+    own, theirs = took(own, data), took(theirs, data)
+    assert own[1] == theirs[1]
+    print(len(data), own[0], theirs[0])
+    return own[1]
+sealed = beside(aes(key, 1).encrypt, cryptolib.aes(key, 1).encrypt, block)
+beside(aes(key, 2, block).encrypt, cryptolib.aes(key, 2, block).encrypt, block * 5)
+again = aes(key, 1)
+again.decrypt(sealed)  # makes its table
+assert beside(again.decrypt, cryptolib.aes(key, 1).decrypt, sealed) == block
+"""
+    )
+    print("bytes, us in plain Python, us by the chip's own: one block, five chained, one opened")
+    print(took)
+    assert [line.split()[0] for line in took.splitlines()] == ["16", "80", "16"]
+
+
 def test_refused_frames_are_refused_with_the_same_words(repl: Repl) -> None:
     cases = json.loads((VECTORS / "refused_frames.json").read_text())
     repl.run(
