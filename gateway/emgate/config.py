@@ -200,7 +200,7 @@ class Broker(WithFiles):
 
 
 SHARES = 4
-"""Gateways that may share a fleet: each takes its quarter of every block of down counters (emgate.devices.sessions)."""
+"""Gateways that may share a fleet: each takes every fourth down counter (emgate.devices.sessions)."""
 
 
 class MqttSection(Broker):
@@ -490,7 +490,7 @@ class Config(Section):
 
     @property
     def counter_share(self) -> tuple[int, int]:
-        """(ours, of how many) parts of every block of down counters; all of it where no fleet is shared."""
+        """(place, places): which down counters are ours (emgate.devices.sessions); all where no fleet is shared."""
         place = self.mqtt.shared_place if self.mqtt else None
         return (0, 1) if place is None else (place, SHARES)
 

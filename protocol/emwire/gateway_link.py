@@ -75,11 +75,11 @@ class _Epoch:
         return self.delivered.through >= self.next_sequence and not len(self.delivered)
 
 
-def first_counter(time_s: int) -> int:
-    """The lowest down counter to grant at a time (s since 2010; below 0 = unknown, then 0). u40 lasts 136 years.
+def first_counter(time_s: int, ms: int = 0) -> int:
+    """The lowest down counter to grant at a time (s and ms since 2010; below 0 = unknown, then 0). u40 lasts 136 years.
 
     A gateway whose store is an older copy of itself has forgotten which counters it used; its clock has not."""
-    return max(0, time_s) * COUNTER_BLOCK
+    return time_s * COUNTER_BLOCK + ms * COUNTER_BLOCK // 1000 if time_s > 0 else 0
 
 
 def lost_range(payload: bytes) -> "tuple[int, int, int] | None":
@@ -122,6 +122,7 @@ class GatewayLink:
         self._down_epoch = -1
         self._down_next = 0
         self._down_end = 0
+        self._down_step = 1
         self._gaps: dict[tuple[int, int], tuple[int, int, int]] = {}
 
     # -- state that outlives a restart --------------------------------------------------------------------
@@ -179,15 +180,25 @@ class GatewayLink:
         state = self._epochs.get(epoch)
         return (0, 0) if state is None else (state.stored.through, state.delivered.through)
 
-    def grant(self, epoch: int, first: int, end: int) -> None:
-        """Down counters first…end-1 of an epoch are this link's to use once; the store has committed that."""
+    def grant(self, epoch: int, first: int, end: int, step: int = 1) -> None:
+        """Down counters first, first + step… below end of an epoch are this link's to use once; the store has committed
+        that."""
         self._down_epoch = epoch
         self._down_next = first
         self._down_end = end
+        self._down_step = step
+
+    def skip_counters(self, below: int) -> None:
+        """Use none below this any more: another gateway may have been heard by the device meanwhile, and a device takes
+        none from behind the highest."""
+        if self._down_next < below:
+            self._down_next += -(-(below - self._down_next) // self._down_step) * self._down_step
 
     def counters_left(self) -> int:
         """Down frames that can still be sealed for the present epoch without a new grant."""
-        return self._down_end - self._down_next if self._down_epoch == self.epoch else 0
+        if self._down_epoch != self.epoch:
+            return 0
+        return max(0, -(-(self._down_end - self._down_next) // self._down_step))
 
     # -- keys ---------------------------------------------------------------------------------------------
 
@@ -348,7 +359,7 @@ class GatewayLink:
         if self.epoch is None or not self._counter_ready():
             raise WireError("counter", 1)
         counter = self._down_next
-        self._down_next += 1
+        self._down_next += self._down_step
         control = envelope.control_byte(envelope.DOWN, envelope.LINK, False, self.slot)
         return envelope.seal(self._aeads[self.slot], self.device_id, control, self.epoch, counter, message)
 

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import tty
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -279,10 +279,11 @@ def identities(path: Path, where: str = "1") -> list[tuple[int, int, int]]:
 
 
 @pytest.fixture(autouse=True)
-def no_gateway_is_left() -> Iterator[None]:
-    """No gateway process outlives its test; a conftest that imports this has it so."""
+async def no_gateway_is_left() -> AsyncIterator[None]:
+    """No gateway process outlives its test, nor what its loop has of it; a conftest that imports this has it so."""
     yield
     while GatewayProcess.started:
         process = GatewayProcess.started.pop()
         if process.returncode is None:
             process.kill()
+        await process.wait()

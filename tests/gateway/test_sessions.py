@@ -98,6 +98,7 @@ class Bench:
         self.path = folder / "store.sqlite"
         self.registry = Registry([device or Device(device_id=DEVICE, model="ankle_gps", key=KEY.hex())])
         self.clock = FixedClock()
+        self.counter_share = (0, 1)
         self.wire = Wire()
         # (epoch, sequence) that the backend of each target has committed; all are required
         self.backends: dict[str, set[tuple[int, int]]] = {target: set() for target in targets}
@@ -105,7 +106,9 @@ class Bench:
 
     async def start(self) -> None:
         self.store = await Store.open(self.path, consumers=dict.fromkeys(self.backends, True))
-        self.sessions = Sessions(self.registry, self.store, self.clock, acknowledge_within_ms=0)
+        self.sessions = Sessions(
+            self.registry, self.store, self.clock, acknowledge_within_ms=0, counter_share=self.counter_share
+        )
         await self.sessions.load()
 
     async def restart(self) -> None:

@@ -121,8 +121,8 @@ class Sessions:
         downlink: Downlink | None = None,
         counter_share: tuple[int, int] = (0, 1),
     ) -> None:
-        """`counter_share`: which part of every block of down counters is ours, of how many: gateways that share a fleet
-        have stores of their own and one clock, and no nonce may be used by two of them."""
+        """`counter_share`: (place, places): the down counters that leave this remainder are ours. Gateways that share a
+        fleet have stores of their own, and no nonce may be used by two of them."""
         self.counters: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
         self.downlink = downlink or Downlink()
@@ -550,17 +550,20 @@ class Sessions:
 
     async def _has_counters(self, session: Session, epoch: int) -> bool:
         """Whether there are down counters to seal with; reserved anew when they run low."""
+        place, places = self._counter_share
+        now_s, ms = divmod(self._clock.now_ms(), 1000)
+        now_s -= constants.TIME_EPOCH_UNIX_S
+        if places > 1:  # the device may have been another's since, whose clock went on while ours gave out nothing
+            session.link.skip_counters(first_counter(now_s, ms))
         if session.link.counters_left() >= COUNTERS_LOW:
             return True
-        at_least = first_counter(self._clock.now_ms() // 1000 - constants.TIME_EPOCH_UNIX_S)
-        first = await self._store.reserve_down_counters(session.device.device_id, epoch, COUNTER_BLOCK, at_least)
+        at_least = first_counter(now_s, ms) if places > 1 else first_counter(now_s)
+        block = COUNTER_BLOCK * places
+        first = await self._store.reserve_down_counters(session.device.device_id, epoch, block, at_least)
         if first is None:
             self.counters["no_down_counters"] += 1
             return False
-        place, places = self._counter_share
-        share = COUNTER_BLOCK // places
-        first += place * share
-        session.link.grant(epoch, first, first + share)
+        session.link.grant(epoch, first + (place - first) % places, first + block, places)
         return True
 
     async def _answer_repeats(self, session: Session) -> None:

@@ -1,0 +1,84 @@
+"""A device of a fleet takes the down frames of whichever gateway has it, and no two of them share a counter."""
+
+from pathlib import Path
+
+import pytest
+from emwire import constants
+from gateway_kit import Tag, status_record
+from test_sessions import Bench, opened
+
+PLACES = 4
+
+
+def counters(bench: Bench) -> list[int]:
+    """Of the down frames of the last exchange."""
+    return [opened(frame)[0][2] for frame in bench.wire.sent]
+
+
+async def member(folder: Path, name: str, place: int) -> Bench:
+    bench = Bench(folder)
+    bench.path = folder / f"{name}.sqlite"
+    bench.counter_share = (place, PLACES)
+    await bench.start()
+    return bench
+
+
+async def exchange(tag: Tag, bench: Bench, now_ms: int, number: int) -> int:
+    """The device sends a record, and what the gateway answers reaches it: how many frames it refused."""
+    refused = tag.link.refused
+    tag.record(status_record(number))
+    bench.wire.sent.clear()
+    while (frame := tag.link.poll(now_ms)) is not None:
+        await bench.take(frame)
+    assert bench.wire.sent
+    for frame in bench.wire.sent:
+        tag.arrived(frame)
+    return tag.link.refused - refused
+
+
+@pytest.mark.parametrize(("gone_ms", "clock_behind_ms"), [(0, 0), (200, 0), (90_000, 0), (5_000, 3_000)])
+async def test_a_device_that_comes_back_believes_the_gateway(
+    tmp_path: Path, gone_ms: int, clock_behind_ms: int
+) -> None:
+    """Also where counters were left from before, and within the second of the last frame."""
+    tag = Tag(tmp_path / "tag")
+    tag.link.opened(0)
+    first, second = await member(tmp_path, "a", 0), await member(tmp_path, "b", 3)
+    first.clock.ms -= clock_behind_ms
+    used: list[int] = []
+    number = 0
+    for holder in (first, second, first, second, first):
+        for _ in range(20):  # up to two frames each, at 64 a second
+            for bench in (first, second):
+                bench.clock.ms += 40
+            number += 1
+            assert await exchange(tag, holder, number, number) == 0
+            used += counters(holder)
+            assert {counter % PLACES for counter in counters(holder)} == {holder.counter_share[0]}
+        if gone_ms >= 4096:  # a restart leaves out what is left of a block: 1024 counters are 4 s
+            await holder.restart()
+        for bench in (first, second):
+            bench.clock.ms += gone_ms
+    assert len(tag.told) == number and len(set(used)) == len(used)
+    await first.stop()
+    await second.stop()
+
+
+async def test_counters_ahead_of_another_gateways_clock_are_caught_up_with_by_it(tmp_path: Path) -> None:
+    """A thousand frames in no time, and then another gateway has the device: deaf only till its clock is there."""
+    tag = Tag(tmp_path / "tag")
+    tag.link.opened(0)
+    first, second = await member(tmp_path, "a", 0), await member(tmp_path, "b", 1)
+    for number in range(1000):
+        assert await exchange(tag, second, number, number) == 0
+    begun = (second.clock.ms - constants.TIME_EPOCH_UNIX_S * 1000) * 256 // 1000
+    ahead_ms = (max(counters(second)) - begun) * 1000 // 256
+    assert 1000 * 1000 // 64 <= ahead_ms < 1000 * 1000 // 40, (
+        "one counter in four of 256 a second, and what a block loses"
+    )
+    assert await exchange(tag, first, 1000, 1000) > 0
+    first.clock.ms += ahead_ms + 4
+    assert await exchange(tag, first, 1_000_000, 1001) == 0
+    assert len(tag.told) == 1002, "and what was not acknowledged came again"
+    await first.stop()
+    await second.stop()
