@@ -33,6 +33,8 @@ persistence {persistence}
 # Its defaults drop QoS 1 messages to a slow subscriber without a word to either side.
 max_queued_messages 0
 max_inflight_messages 1000
+# Else a small packet waits until the client has acknowledged the one before, which it delays by up to 40 ms.
+set_tcp_nodelay true
 {user}
 """
 
