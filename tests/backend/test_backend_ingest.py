@@ -5,14 +5,15 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import pytest
 from backend_kit import ANKLE, ORDERS, Clock, Device, at, batch, minutes
 from emgate.backend.batch import BatchError
-from emgate.backend.ingest import Backend
+from emgate.backend.ingest import AGAIN, Backend
 from emgate.backend.queries import Reader
 from emgate.errors import StoreError
 from emwire import codec, constants
@@ -33,27 +34,83 @@ def test_batch_is_stored_once_however_often_it_comes(backend: Backend, reader: R
     assert len(reader.events(ANKLE)) == 3  # two battery reports and the cut
 
 
-def test_an_alarm_is_committed_between_the_parts_of_a_routine_batch(backend: Backend) -> None:
-    device = Device(ANKLE)
-    routine = [device.status(T + number) for number in range(30)]
-    alarm = Device(ANKLE, epoch=2).status(T) | {"alarm": True}
+class Overtaking:
+    """Asks for a pause where `when` says so, and then has an alarm ingested."""
 
-    class Overtaking:
-        asked = 0
+    def __init__(self, backend: Backend, when: Iterable[bool]) -> None:
+        self.backend, self.when = backend, iter(when)
+        self.alarms = Device(ANKLE, epoch=2)
+        self.waits = False
 
-        def wanted(self) -> bool:
-            self.asked += 1
-            return self.asked == 10
+    def wanted(self) -> bool:
+        self.waits = self.waits or next(self.when, False)
+        return self.waits
 
-        def take(self) -> None:
-            assert backend.ingest(batch([alarm], 2)) == 1
+    def take(self) -> None:
+        self.waits = False
+        alarm = self.alarms.status(T) | {"alarm": True}
+        assert self.backend.ingest(batch([alarm], 100 + len(self.alarms.made))) == 1
 
-    assert backend.ingest(batch(routine), Overtaking()) == 30
-    assert backend.ingest(batch(routine)) == 0
-    kept = backend.within(
+
+def epochs_in_order(backend: Backend) -> list[int]:
+    return backend.within(
         lambda database: [row["epoch"] for row in database.execute("SELECT epoch FROM records ORDER BY record_id")]
     )
-    assert kept == [1] * 10 + [2] + [1] * 20
+
+
+def test_a_routine_batch_begins_again_behind_an_alarm(backend: Backend) -> None:
+    device = Device(ANKLE)
+    routine = [device.status(T + number) for number in range(30)]
+    assert backend.ingest(batch(routine), Overtaking(backend, [False] * 9 + [True])) == 30
+    assert backend.ingest(batch(routine)) == 0
+    assert epochs_in_order(backend) == [2] + [1] * 30
+
+
+def test_alarms_that_keep_coming_are_committed_between_the_parts_of_a_routine_batch(backend: Backend) -> None:
+    """It must come to its end some time."""
+    device = Device(ANKLE)
+    routine = [device.status(T + number) for number in range(30)]
+    assert backend.ingest(batch(routine), Overtaking(backend, cycle([False] * 9 + [True]))) == 30
+    kept = epochs_in_order(backend)
+    assert kept[:AGAIN] == [2] * AGAIN and kept[AGAIN] == 1
+    assert 2 in kept[AGAIN + 1 : -1], "and none waited for the end"
+
+
+def test_what_cannot_be_done_again_soon_is_committed(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("emgate.backend.ingest.AGAIN_RECORDS", 20)
+    device = Device(ANKLE)
+    routine = [device.status(T + number) for number in range(50)]
+    assert backend.ingest(batch(routine), Overtaking(backend, [False] * 24 + [True])) == 50
+    assert epochs_in_order(backend) == [1] * 25 + [2] + [1] * 25
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.booleans(), max_size=60), st.integers(1, 7))
+def test_however_often_it_is_overtaken_a_batch_leaves_the_same(
+    tmp_path_factory: pytest.TempPathFactory, when: list[bool], gathered: int
+) -> None:
+    kept = []
+    for overtaken in (False, True):
+        backend = Backend(tmp_path_factory.mktemp("overtaken") / "backend.sqlite", Clock())
+        device = Device(ANKLE)
+        records = [device.hello(T), *(device.status(T + number) for number in range(12)), device.reading(T, 30)]
+        records.insert(5, records[4])  # a duplicate
+        pause = Overtaking(backend, when) if overtaken else None
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("emgate.backend.ingest.GATHERED", gathered)
+            assert backend.ingest(batch(records), pause) == len(records) - 1
+        kept.append(
+            [
+                backend.within(lambda database, query=query: [tuple(row) for row in database.execute(query)])
+                for query in (
+                    "SELECT sequence, payload, recorded_date FROM records WHERE epoch = 1 ORDER BY record_id",
+                    "SELECT * FROM epochs WHERE epoch = 1",
+                    "SELECT sequence, status_date, battery_percent FROM statuses WHERE epoch = 1 ORDER BY record_id",
+                )
+            ]
+        )
+        backend.close()
+    assert kept[0] == kept[1]
 
 
 def test_duplicate_within_a_batch_counts_once(backend: Backend, reader: Reader) -> None:
