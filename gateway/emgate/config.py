@@ -337,7 +337,7 @@ class UplinkSection(Section):
     https: HttpsTarget | None = None
     host: str | None = None
     port: Port = 1883
-    batch_records: Annotated[int, Field(strict=True, ge=1, le=5000)] = 500
+    batch_records: Annotated[int, Field(strict=True, ge=1, le=5000)] = 1000
     metered: MeteredSection | None = None
 
     @model_validator(mode="after")

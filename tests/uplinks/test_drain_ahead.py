@@ -1,13 +1,16 @@
 """Batches read ahead: every record once, in order, within the limits of a batch, and the cursor behind delivery."""
 
 import asyncio
+import contextlib
 from collections import Counter
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from emgate.clock import SystemClock
 from emgate.store.store import Record, Store
-from emgate.uplinks.drain import Drain, split
+from emgate.uplinks.drain import GIVE_WAY_S, Drain, split
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -94,3 +97,74 @@ async def test_a_backlog_goes_out_in_order_and_the_cursor_stays_behind(tmp_path:
         assert store.delivered_row(False) == 1000
     finally:
         await store.close()
+
+
+async def filled(path: Path, count: int) -> Store:
+    store = await Store.open(path)
+    await asyncio.gather(*(store.append(record(number)) for number in range(count)))
+    return store
+
+
+@contextlib.asynccontextmanager
+async def draining(drain: Drain) -> AsyncIterator[None]:
+    running = asyncio.create_task(drain.run())
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            yield
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
+@pytest.mark.parametrize(("limit", "rests"), [(1000, 0), (300, 7)])
+async def test_who_catches_up_rests_until_it_is_no_outage_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, rests: int
+) -> None:
+    monkeypatch.setattr("emgate.uplinks.drain.CATCHING_UP", limit)
+    store = await filled(tmp_path / "store.sqlite", 1000)
+    target = Target()
+    target.store = store
+    done = asyncio.Event()
+
+    def told(records: list[Record]) -> None:
+        if records[-1].sequence == 999:
+            done.set()
+
+    drain = Drain(store, "uplink", target, SystemClock(1), "gw", 100, told, lambda: [])
+    async with draining(drain):
+        await done.wait()
+    # A rest comes after a batch whose cursor may not be committed yet: one more or less.
+    assert rests - 1 <= drain.counters["rests"] <= rests + 1 and (rests > 0) == (drain.counters["rests"] > 0)
+    await store.close()
+
+
+async def test_a_routine_batch_gives_way_to_an_alarm_but_not_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An alarm is under way, and its backend slow: routine waits as long as it may, and then goes on beside it."""
+
+    class Slow(Target):
+        async def deliver(self, batch: dict[str, Any]) -> None:
+            if batch["records"][0]["alarm"]:
+                alarm_under_way.set()
+                await asyncio.Event().wait()
+            arrived.set()
+
+    alarm_under_way, arrived = asyncio.Event(), asyncio.Event()
+    waited: list[float] = []
+    timeout = asyncio.timeout
+
+    def counted(seconds: float) -> asyncio.Timeout:
+        waited.append(seconds)
+        return timeout(seconds)
+
+    store = await filled(tmp_path / "store.sqlite", 0)
+    drain = Drain(store, "uplink", Slow(), SystemClock(1), "gw", 100, lambda records: None, lambda: [])
+    async with draining(drain):
+        monkeypatch.setattr("emgate.uplinks.drain.asyncio.timeout", counted)
+        await store.append(record(0, alarm=True))
+        await alarm_under_way.wait()
+        await store.append(record(1))
+        await arrived.wait()
+    assert GIVE_WAY_S in waited
+    await store.close()

@@ -244,6 +244,10 @@ class Store:
         cursors = self._log.cursors
         return min(cursors[consumer, alarm] for consumer in self._log.required)
 
+    def behind(self, consumer: str, alarm: bool) -> int:
+        """Rows behind a consumer's cursor, those of the other lane among them."""
+        return self._log.books.row_id - self._log.cursors[consumer, alarm]
+
     def mark(self, marks: Iterable[tuple[int, int, int, int]]) -> "asyncio.Future[bool]":
         """Commit watermarks alone, for example when a device says that older records no longer exist."""
         rows = list(marks)
