@@ -20,6 +20,7 @@ from emwire import constants
 from emgate import reload
 from emgate.clock_watch import ClockWatch
 from emgate.config import Config
+from emgate.devices.counter_share import CounterShare
 from emgate.devices.registry import Registry
 from emgate.devices.registry_changes import Changes, rows
 from emgate.devices.sessions import Sessions
@@ -112,6 +113,7 @@ class Gateway:
         try:
             await self._own.open()
             downlink = Downlink()
+            share = CounterShare(*self._config.counter_share)
             self._requests = Requests(
                 self._store, self._clock, downlink, lambda device_id: self._sessions.knows(device_id)
             )
@@ -123,7 +125,7 @@ class Gateway:
                 self._clock,
                 acknowledge_within_ms=self._config.gateway.acknowledge_within_ms,
                 downlink=downlink,
-                counter_share=self._config.counter_share,
+                counter_share=share,
             )
             await self._sessions.load()
             self._targets = TargetSet(
@@ -152,6 +154,7 @@ class Gateway:
                 self._clock,
                 self._own,
                 lambda device_id: self._registry.get(device_id) is not None,
+                share,
             )
             await self._serve(stop, ready)
         except sqlite3.Error as error:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from emgate.devices.counter_share import FARTHEST, CounterShare
 from emwire import constants
 from gateway_kit import Tag, status_record
 from test_sessions import Bench, opened
@@ -18,7 +19,7 @@ def counters(bench: Bench) -> list[int]:
 async def member(folder: Path, name: str, place: int) -> Bench:
     bench = Bench(folder)
     bench.path = folder / f"{name}.sqlite"
-    bench.counter_share = (place, PLACES)
+    bench.counter_share = CounterShare(place, PLACES)
     await bench.start()
     return bench
 
@@ -54,7 +55,7 @@ async def test_a_device_that_comes_back_believes_the_gateway(
             number += 1
             assert await exchange(tag, holder, number, number) == 0
             used += counters(holder)
-            assert {counter % PLACES for counter in counters(holder)} == {holder.counter_share[0]}
+            assert {counter % PLACES for counter in counters(holder)} == {holder.counter_share.place}
         if gone_ms >= 4096:  # a restart leaves out what is left of a block: 1024 counters are 4 s
             await holder.restart()
         for bench in (first, second):
@@ -82,3 +83,48 @@ async def test_counters_ahead_of_another_gateways_clock_are_caught_up_with_by_it
     assert len(tag.told) == 1002, "and what was not acknowledged came again"
     await first.stop()
     await second.stop()
+
+
+async def test_who_takes_over_from_a_clock_that_is_a_year_ahead_begins_above_it(tmp_path: Path) -> None:
+    tag = Tag(tmp_path / "tag")
+    tag.link.opened(0)
+    first, second = await member(tmp_path, "a", 0), await member(tmp_path, "b", 1)
+    members = (first.counter_share, second.counter_share)
+
+    def tell() -> int:
+        """As through the broker, until nobody has anything to say any more."""
+        said = 0
+        while counters := [share.to_tell() for share in members if share.to_tell() is not None]:
+            for counter in counters:
+                for share in members:
+                    share.heard(counter)
+            said += 1
+        return said
+
+    assert await exchange(tag, first, 0, 0) == 0
+    assert tell() == 1
+    first.clock.ms += 366 * 86_400_000
+    for number in range(1, 100):
+        assert await exchange(tag, first, number, number) == 0
+    assert tell() == 1
+    for holder in (second, first, second):  # also when the clock has been put right
+        first.clock.ms = second.clock.ms
+        for _ in range(200):
+            number += 1
+            assert await exchange(tag, holder, number, number) == 0
+            for bench in (first, second):
+                bench.clock.ms += 40
+        assert tell() <= 1
+    assert len(tag.told) == number + 1
+    await first.stop()
+    await second.stop()
+
+
+def test_nobody_is_believed_who_would_use_all_counters_up() -> None:
+    share = CounterShare(1, PLACES)
+    now = share.at_least(500_000_000, 0)
+    share.heard(FARTHEST + 1)
+    assert share.at_least(500_000_000, 0) == now
+    share.heard(FARTHEST)
+    assert share.at_least(500_000_000, 0) > now
+    assert CounterShare().at_least(500_000_000, 999) == 500_000_000 * 256, "alone it is a block a second"

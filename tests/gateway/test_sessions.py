@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from common.journal import Journal
+from emgate.devices.counter_share import CounterShare
 from emgate.devices.registry import Beacon, Device, Registry, Settings
 from emgate.devices.sessions import Sessions
 from emgate.keys.sealing import Ccm
@@ -98,7 +99,7 @@ class Bench:
         self.path = folder / "store.sqlite"
         self.registry = Registry([device or Device(device_id=DEVICE, model="ankle_gps", key=KEY.hex())])
         self.clock = FixedClock()
-        self.counter_share = (0, 1)
+        self.counter_share = CounterShare()
         self.wire = Wire()
         # (epoch, sequence) that the backend of each target has committed; all are required
         self.backends: dict[str, set[tuple[int, int]]] = {target: set() for target in targets}

@@ -12,6 +12,7 @@ from emgate import config as configuration
 from emgate.brokers import broker as brokers
 from emgate.brokers.access import access_list, print_access_list
 from emgate.config import MqttSection
+from emgate.devices.counter_share import CounterShare
 from emgate.links import mqtt, mqtt_connection, mqtt_group
 from emgate.links.mqtt import MqttLink
 from emgate.links.mqtt_group import Group
@@ -63,6 +64,7 @@ def uplink(authority: Authority, name: str, port: int) -> str:
     return section(authority, name, port).replace("[mqtt]", '[uplink]\nkind = "mqtt"\n[uplink.broker]')
 
 
+HIGHEST = 150_000_000_000  # a down counter of 2028
 DEVICES = [f"{DEVICE + number:08x}" for number in range(8)]
 
 
@@ -374,6 +376,27 @@ async def test_a_fleet_outlives_a_broker_and_a_gateway_killed_together(monkeypat
             await until(lambda: len(heard.of(constants.EVENT_GATEWAY_GROUP_CHANGED)) >= 3)
             assert [value for value, _ in heard.of(constants.EVENT_GATEWAY_GROUP_CHANGED)][:3] == [2, 1, 2]
             assert not link.counters["handed_on"] and not supervisor.restarts
+
+
+async def test_a_fleet_tells_each_other_how_far_its_counters_are(monkeypatch) -> None:
+    """Also who comes later; and what nobody can have used is nothing."""
+    monkeypatch.setattr(mqtt, "PRESENT_S", 0.03)
+    topic = "emtag/v1/group/fleet/counter"
+    shares = [CounterShare(place, 4) for place in range(2)]
+    shares[0].used(HIGHEST)
+    with brokers.start_broker("mosquitto") as broker:
+        async with contextlib.AsyncExitStack() as running:
+            for place, share in enumerate(shares):
+                section = MqttSection(host="127.0.0.1", port=broker.port, shared_group="fleet", shared_place=place)
+                link = MqttLink(section, f"gw-{place}", Taker(), counter_share=share)
+                await running.enter_async_context(supervised(link))
+                await until(lambda: shares[0].to_tell() is None)
+            await until(lambda: shares[1].at_least(500_000_000, 0) > HIGHEST)
+            client = await running.enter_async_context(aiomqtt.Client("127.0.0.1", broker.port))
+            for nonsense in (b"", b"-1", b"1e3", b"9" * 20, b"9" * 13, b"%d" % (HIGHEST + 100_000)):
+                await client.publish(topic, nonsense, qos=1)
+            await until(lambda: shares[1].at_least(500_000_000, 0) > HIGHEST + 100_000)
+            assert shares[1].at_least(500_000_000, 0) < HIGHEST + 200_000
 
 
 def test_the_command_prints_the_list_or_says_why_not(tmp_path: Path, capsys) -> None:

@@ -14,10 +14,11 @@ import structlog
 from emwire import codec, constants, envelope
 from emwire.errors import WireError
 from emwire.gateway_link import RANGES_PER_ACKNOWLEDGEMENT
-from emwire.link import GatewayLink, Received, first_counter, lost_range
+from emwire.link import GatewayLink, Received, lost_range
 
 from emgate.clock import Clock
 from emgate.devices import adoption
+from emgate.devices.counter_share import CounterShare
 from emgate.devices.registry import Device, Registry
 from emgate.down.downlink import FLUSH_MESSAGES, Downlink
 from emgate.keys.sealing import Ccm, fingerprint
@@ -119,15 +120,15 @@ class Sessions:
         *,
         acknowledge_within_ms: int = 20,
         downlink: Downlink | None = None,
-        counter_share: tuple[int, int] = (0, 1),
+        counter_share: CounterShare | None = None,
     ) -> None:
-        """`counter_share`: (place, places): the down counters that leave this remainder are ours. Gateways that share a
-        fleet have stores of their own, and no nonce may be used by two of them."""
+        """`counter_share`: where gateways share a fleet. They have stores of their own, and no nonce may be used by two
+        of them."""
         self.counters: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
         self.downlink = downlink or Downlink()
         self.downlink.attach(self.nudge)
-        self._counter_share = counter_share
+        self._share = counter_share or CounterShare()
         self._registry = registry
         self._store = store
         self._clock = clock
@@ -550,20 +551,20 @@ class Sessions:
 
     async def _has_counters(self, session: Session, epoch: int) -> bool:
         """Whether there are down counters to seal with; reserved anew when they run low."""
-        place, places = self._counter_share
+        share = self._share
         now_s, ms = divmod(self._clock.now_ms(), 1000)
-        now_s -= constants.TIME_EPOCH_UNIX_S
-        if places > 1:  # the device may have been another's since, whose clock went on while ours gave out nothing
-            session.link.skip_counters(first_counter(now_s, ms))
+        at_least = share.at_least(now_s - constants.TIME_EPOCH_UNIX_S, ms)
+        if share.places > 1:  # the device may have been another's since, while ours gave out none
+            session.link.skip_counters(at_least)
         if session.link.counters_left() >= COUNTERS_LOW:
             return True
-        at_least = first_counter(now_s, ms) if places > 1 else first_counter(now_s)
-        block = COUNTER_BLOCK * places
+        block = COUNTER_BLOCK * share.places
         first = await self._store.reserve_down_counters(session.device.device_id, epoch, block, at_least)
         if first is None:
             self.counters["no_down_counters"] += 1
             return False
-        session.link.grant(epoch, first + (place - first) % places, first + block, places)
+        share.used(first + block)
+        session.link.grant(epoch, first + (share.place - first) % share.places, first + block, share.places)
         return True
 
     async def _answer_repeats(self, session: Session) -> None:

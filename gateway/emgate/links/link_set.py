@@ -8,6 +8,7 @@ import structlog
 
 from emgate.clock import Clock
 from emgate.config import Config, Section
+from emgate.devices.counter_share import CounterShare
 from emgate.links import Events, Link, Received
 from emgate.links.limits import Gate
 from emgate.supervisor import Supervisor
@@ -22,11 +23,18 @@ class LinkSet:
     """Everything that a configuration names as a link. `start`, then `apply` as often as it changes, then `stop`."""
 
     def __init__(
-        self, config: Config, received: Received, clock: Clock, events: Events, known: Callable[[int], bool]
+        self,
+        config: Config,
+        received: Received,
+        clock: Clock,
+        events: Events,
+        known: Callable[[int], bool],
+        counter_share: CounterShare,
     ) -> None:
         """`known`: whether a device is registered."""
         self._received = self._gate = Gate(received, known, config.limits, events)
         self._clock = clock
+        self._counter_share = counter_share
         self._events = events
         self._maximum_s = config.gateway.restart_maximum_s
         self._running: dict[str, tuple[Section, Supervisor, asyncio.Task[None]]] = {}
@@ -78,7 +86,8 @@ class LinkSet:
             from emgate.links.mqtt import MqttLink
 
             name = config.gateway.id, self._received, self._events, unguessed(config.gateway.state_directory)
-            wanted["mqtt"] = (config.mqtt, partial(MqttLink, config.mqtt, *name))
+            make_mqtt = partial(MqttLink, config.mqtt, *name, counter_share=self._counter_share)
+            wanted["mqtt"] = (config.mqtt, make_mqtt)
         if config.ble is not None:
             from emgate.links import ble_known
             from emgate.links.ble import BleLink

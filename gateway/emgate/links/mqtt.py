@@ -15,6 +15,7 @@ from emwire import constants, topics
 from emwire.errors import WireError
 
 from emgate.config import Broker, MqttSection
+from emgate.devices.counter_share import CounterShare
 from emgate.links import Events, Received
 from emgate.links.mqtt_connection import Connection
 from emgate.links.mqtt_group import PRESENT_S, Group
@@ -41,9 +42,16 @@ class MqttLink:
     kind = "mqtt"
 
     def __init__(
-        self, broker: Broker, gateway_id: str, received: Received, events: Events | None = None, unguessed: str = ""
+        self,
+        broker: Broker,
+        gateway_id: str,
+        received: Received,
+        events: Events | None = None,
+        unguessed: str = "",
+        counter_share: CounterShare | None = None,
     ) -> None:
-        """`unguessed`: what makes the client id one (see emgate.brokers.client_name)."""
+        """`unguessed`: what makes the client id one (see emgate.brokers.client_name). `counter_share`: of which the
+        other gateways of a group are told."""
         self.name = f"mqtt:{broker.host}:{broker.port}"
         self.up = asyncio.Event()
         self.counters: Counter[str] = Counter()
@@ -58,6 +66,7 @@ class MqttLink:
         self._arrived = 0
         shared = isinstance(broker, MqttSection) and broker.shared_group
         self.group = Group(shared, gateway_id) if shared else None
+        self._counter_share = counter_share or CounterShare()
         self._members_known = asyncio.Event()
         self._members_told: tuple[str, ...] = ()
         self._dealt_with: deque[tuple[asyncio.Future[bool], int, int]] = deque()
@@ -112,6 +121,7 @@ class MqttLink:
             await connection.subscribe(topics.UP_FILTER)
             return
         group.begin()
+        await connection.subscribe(group.counter_topic)
         await connection.subscribe(group.presence_filter)
         await connection.subscribe(group.my_filter)
         await connection.publish(group.my_presence, b"1", retain=True)
@@ -129,6 +139,8 @@ class MqttLink:
             for _ in range(PRESENT_LOOKS):
                 group.forget_silent(asyncio.get_running_loop().time())
                 self._tell_members(group)
+                if (highest := self._counter_share.to_tell()) is not None:
+                    await self._publish(group.counter_topic, b"%d" % highest, retain=True)
                 await asyncio.sleep(PRESENT_S / PRESENT_LOOKS)
             await self._publish(group.my_presence, b"1", retain=True)
 
@@ -188,6 +200,10 @@ class MqttLink:
             if group.presence(topic, payload, asyncio.get_running_loop().time()):
                 if topic == group.my_presence:
                     self._members_known.set()
+                return self._nothing_to_do()
+            if topic == group.counter_topic:
+                if (counter := group.counter(payload)) is not None:
+                    self._counter_share.heard(counter)
                 return self._nothing_to_do()
             device_id = group.handed_on(topic)
         if retained:  # no device sends that: rubbish that somebody left, once more after each connection

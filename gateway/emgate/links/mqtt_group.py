@@ -16,6 +16,8 @@ MAXIMUM_MEMBERS = 16
 """More than four share no counters safely (`shared_place`); the rest is room for names that have changed."""
 PRESENT_S, SILENT_S = 30.0, 90.0
 """How often a member says that it is there, and after how long it is none any more: two lost in a row are forgiven."""
+MAXIMUM_DIGITS = 13
+"""Of a down counter, u40."""
 _ROOT = "emtag/v1/group/"
 
 
@@ -29,6 +31,7 @@ class Group:
         self.my_presence = f"{_ROOT}{name}/member/{gateway_id}"
         self.my_filter = f"{_ROOT}{name}/to/{gateway_id}/+"
         self.presence_filter = f"{_ROOT}{name}/member/+"
+        self.counter_topic = f"{_ROOT}{name}/counter"
         self._presence = f"{_ROOT}{name}/member/"
         self._to = f"{_ROOT}{name}/to/"
         self._owners: dict[int, str] = {}
@@ -74,6 +77,11 @@ class Group:
             del self._heard_s[name]
         if silent:
             self._owners.clear()
+
+    @staticmethod
+    def counter(payload: bytes) -> int | None:
+        """What is said of counters (emgate.devices.counter_share); None when that is no number."""
+        return int(payload) if payload.isdigit() and len(payload) <= MAXIMUM_DIGITS else None
 
     def handed_on(self, topic: str) -> int | None:
         """The device whose frame another member gives us; None for another topic."""
