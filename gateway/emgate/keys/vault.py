@@ -86,26 +86,17 @@ class PayloadCipher:  # emgate.store.schema.PayloadCipher
 
     def seal(self, record: Record) -> Record:
         """The record as the disk gets it."""
-        payload = record.payload
-        kind = payload[:1] if payload[:1] and payload[0] in CLEAR_TYPES else b"\xff"
-        in_day_ms = record.received_time_ms % DAY_MS
-        day_ms = record.received_time_ms - in_day_ms
-        # Built in one go: dataclasses.replace would take four times as long as the sealing.
-        return Record(
-            record.device_id,
-            record.epoch,
-            record.sequence,
-            record.alarm,
-            day_ms,
-            record.link,
-            kind
-            + self._cipher.encrypt(
-                NONCE.pack(record.device_id, record.epoch, record.sequence),
-                IN_DAY.pack(in_day_ms) + payload,
-                PLACE.pack(record.alarm, day_ms) + kind,
-            ),
-            record.row_id,
+        device_id, epoch, sequence, alarm, received_time_ms, link, payload, row_id = record
+        kind = payload[:1] if payload and payload[0] in CLEAR_TYPES else b"\xff"
+        in_day_ms = received_time_ms % DAY_MS
+        day_ms = received_time_ms - in_day_ms
+        sealed = self._cipher.encrypt(
+            NONCE.pack(device_id, epoch, sequence),
+            IN_DAY.pack(in_day_ms) + payload,
+            PLACE.pack(alarm, day_ms) + kind,
         )
+        # Half the time of Record(...), as everything of a frame in this way.
+        return Record._make((device_id, epoch, sequence, alarm, day_ms, link, kind + sealed, row_id))
 
     def open(self, record: Record) -> Record:
         """The record as it came; ValueError when it does not open."""

@@ -178,7 +178,7 @@ class Log:
             else:
                 row_id = self._next_row
                 self._next_row += 1
-                appended[identity] = Record(*record[:7], row_id)
+                appended[identity] = Record._make((*record[:7], row_id))
                 kept = record if cipher is None else cipher.seal(record)
                 row = (*kept[:7], row_id, sealed)
                 rows.append((*row, check_sum(row)))
