@@ -116,11 +116,13 @@ async def draining(drain: Drain) -> AsyncIterator[None]:
         await asyncio.wait([running])
 
 
-@pytest.mark.parametrize(("limit", "rests"), [(1000, 0), (300, 7)])
-async def test_who_catches_up_rests_until_it_is_no_outage_any_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, rests: int
+@pytest.mark.parametrize(("limit", "largest"), [(1000, 100), (300, 30)])
+async def test_who_catches_up_rests_and_takes_few_until_it_is_no_outage_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, largest: int
 ) -> None:
     monkeypatch.setattr("emgate.uplinks.drain.CATCHING_UP", limit)
+    monkeypatch.setattr("emgate.uplinks.drain.CATCHING_UP_RECORDS", 30)
+    monkeypatch.setattr("emgate.uplinks.drain.QUICK_S", 60.0)
     store = await filled(tmp_path / "store.sqlite", 1000)
     target = Target()
     target.store = store
@@ -133,8 +135,8 @@ async def test_who_catches_up_rests_until_it_is_no_outage_any_more(
     drain = Drain(store, "uplink", target, SystemClock(1), "gw", 100, told, lambda: [])
     async with draining(drain):
         await done.wait()
-    # A rest comes after a batch whose cursor may not be committed yet: one more or less.
-    assert rests - 1 <= drain.counters["rests"] <= rests + 1 and (rests > 0) == (drain.counters["rests"] > 0)
+    assert len(target.batches[0]) == largest and len(target.batches[-2]) == 100
+    assert drain.counters["rests"] == sum(len(each) <= 30 for each in target.batches[:-1])
     await store.close()
 
 

@@ -38,9 +38,10 @@ TOO_LARGE_RETRY_S = 300.0  # a single record that the target does not take: some
 GIVE_WAY_S = 0.02
 """How long a routine batch waits for alarms under way, so that they meet as little work as can be: they take 5 ms to a
 backend nearby. Where they take longer, what a batch adds to that is little."""
-CATCHING_UP = 100_000
-"""Rows behind from which a lane catches up after an outage. Then it rests after each quick batch for as long as that
-took: half of this machine, and of a backend to which others return at the same time, is left to what is new."""
+CATCHING_UP, CATCHING_UP_RECORDS = 100_000, 250
+"""Rows behind from which a lane catches up after an outage, and the most of a batch then: an alarm waits while one is
+committed. Behind each quick batch the lane rests for as long as that took: half of this machine, and of a backend to
+which others return at the same time, is left to what is new."""
 READ_AHEAD = 4
 """Batches at once from the store: reading one takes as long as reading four, which hold 1 MB at most."""
 
@@ -106,7 +107,8 @@ class Drain:
                 continue
             if alarm:
                 self._no_alarms.clear()
-            batches = split(found, most_records, limit_bytes)
+            catching_up = self._store.behind(self._consumer, alarm) > CATCHING_UP
+            batches = split(found, min(most_records, CATCHING_UP_RECORDS if catching_up else most_records), limit_bytes)
             if batches is None and ahead > 1:
                 ahead = 1  # then they fill one batch at most
                 continue
@@ -150,7 +152,7 @@ class Drain:
                         break
                     if took_s < QUICK_S:
                         limit_bytes = min(most_bytes, limit_bytes * 2)
-                        if self._store.behind(self._consumer, alarm) > CATCHING_UP:
+                        if catching_up:
                             self.counters["rests"] += 1
                             await asyncio.sleep(took_s)
                 if settling is not None:
