@@ -59,6 +59,9 @@ async def frames_both_ways(broker, protocol: str) -> None:
     link = MqttLink(Broker(host=broker.host, port=broker.port, protocol=protocol), "gw", taker)
     async with supervised(link), aiomqtt.Client(broker.host, broker.port) as device:
         await up(link)
+        assert link._connection is not None
+        opened = link._connection._paho.socket()
+        assert opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY), "no packet waits for the last to be heard of"
         await device.subscribe(topics.down(DEVICE), qos=1)
         for number in range(250):  # more than any window of messages in flight
             await device.publish(topics.up(DEVICE), b"frame %d" % number, qos=1)

@@ -317,6 +317,13 @@ async def test_two_gateways_share_a_fleet_and_one_may_die(authority, tmp_path: P
             make(35, 5)
             for tag in tags:
                 await tag.until_delivered()
+            refused = [tag.link.refused for tag in tags]  # what two of them sent while the device changed hands
+            make(40, 5)
+            for tag in tags:
+                await tag.until_delivered()
+            assert [tag.link.refused for tag in tags] == refused, (
+                "down frames repeat no counter, nor come from the past"
+            )
         assert await gateways[0].stop() == 0
     found = set(identities(gateways[0].store)) | set(identities(gateways[1].store))
     assert found == set(made)

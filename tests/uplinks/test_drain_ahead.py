@@ -62,43 +62,6 @@ class Target:
         self._busy = False
 
 
-async def test_a_backlog_goes_out_in_order_and_the_cursor_stays_behind(tmp_path: Path) -> None:
-    store = await Store.open(tmp_path / "store.sqlite")
-    try:
-        stored: list[asyncio.Future[None]] = []
-        for number in range(1000):
-            done = asyncio.get_running_loop().create_future()
-            store.put(record(number), lambda *_, done=done: done.set_result(None))
-            stored.append(done)
-        await asyncio.gather(*stored)
-        target = Target()
-        target.store = store
-        delivered: list[int] = []
-        all_told = asyncio.Event()
-
-        def told(records: list[Record]) -> None:
-            delivered.extend(each.sequence for each in records)
-            if len(delivered) >= 1000:
-                all_told.set()
-
-        drain = Drain(store, "uplink", target, SystemClock(1), "gw", 30, told, lambda: [])
-        running = asyncio.create_task(drain.run())
-        async with asyncio.timeout(PATIENCE_S):
-            await all_told.wait()
-        running.cancel()
-        await asyncio.wait([running])
-        assert [number for batch in target.batches for number in batch] == list(range(1000)) == delivered
-        assert max(map(len, target.batches)) == 30
-        # Rows count from 1: never further than what was delivered before this batch.
-        sent = 0
-        for batch, cursor in zip(target.batches, target.cursors, strict=True):
-            assert cursor <= sent
-            sent += len(batch)
-        assert store.delivered_row(False) == 1000
-    finally:
-        await store.close()
-
-
 async def filled(path: Path, count: int) -> Store:
     store = await Store.open(path)
     await asyncio.gather(*(store.append(record(number)) for number in range(count)))
@@ -114,6 +77,33 @@ async def draining(drain: Drain) -> AsyncIterator[None]:
     finally:
         running.cancel()
         await asyncio.wait([running])
+
+
+async def test_a_backlog_goes_out_in_order_and_the_cursor_stays_behind(tmp_path: Path) -> None:
+    store = await filled(tmp_path / "store.sqlite", 1000)
+    try:
+        target = Target()
+        target.store = store
+        delivered: list[int] = []
+        all_told = asyncio.Event()
+
+        def told(records: list[Record]) -> None:
+            delivered.extend(each.sequence for each in records)
+            if len(delivered) >= 1000:
+                all_told.set()
+
+        async with draining(Drain(store, "uplink", target, SystemClock(1), "gw", 30, told, lambda: [])):
+            await all_told.wait()
+        assert [number for batch in target.batches for number in batch] == list(range(1000)) == delivered
+        assert max(map(len, target.batches)) == 30
+        # Rows count from 1: never further than what was delivered before this batch.
+        sent = 0
+        for batch, cursor in zip(target.batches, target.cursors, strict=True):
+            assert cursor <= sent
+            sent += len(batch)
+        assert store.delivered_row(False) == 1000
+    finally:
+        await store.close()
 
 
 @pytest.mark.parametrize(("limit", "largest"), [(1000, 100), (300, 30)])
