@@ -13,7 +13,7 @@ from functools import partial
 import structlog
 from emwire import codec, constants, envelope
 from emwire.errors import WireError
-from emwire.gateway_link import RANGES_PER_ACKNOWLEDGEMENT
+from emwire.gateway_link import COUNTER_BLOCK, RANGES_PER_ACKNOWLEDGEMENT
 from emwire.link import GatewayLink, Received, lost_range
 
 from emgate.clock import Clock
@@ -27,9 +27,6 @@ from emgate.store.store import Outcome, Record, Store
 
 log = structlog.get_logger(__name__)
 
-COUNTER_BLOCK = 256
-"""Down counters reserved in one commit. They never start below the time (docs/envelope.md), so that a store put back
-from an older copy repeats none."""
 COUNTERS_LOW = 48
 """Reserve anew below this: one flush seals time, configuration and the acknowledgements of several epochs."""
 CONFIGURATION_AGAIN_MS = 60_000
@@ -558,6 +555,7 @@ class Sessions:
             session.link.skip_counters(at_least)
         if session.link.counters_left() >= COUNTERS_LOW:
             return True
+        # Reserved from the time on, a store put back from an older copy repeats none (docs/envelope.md).
         block = COUNTER_BLOCK * share.places
         first = await self._store.reserve_down_counters(session.device.device_id, epoch, block, at_least)
         if first is None:

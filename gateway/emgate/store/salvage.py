@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 from emwire import constants
+from emwire.link import first_counter
 
 from emgate.store import summed
 from emgate.store.books import Book, unpack
@@ -44,8 +45,8 @@ SKIP = 3
 BEYOND = 100_000
 """How far behind the last row that something speaks of to look for more."""
 KEPT_ASIDE = 3
-COUNTER_MARGIN = 256 * 86_400
-"""Down counters left out for each device (a day of them, emwire.gateway_link): its newest reservation may be lost."""
+COUNTER_MARGIN = first_counter(86_400)
+"""Down counters left out for each device (a day of them): its newest reservation may be lost."""
 NOT_WITHOUT_ROOM = {"quarantine"}
 """Left out, with records, where the disk has no room for both stores."""
 OWN_TABLES = {"records", "identities", "epochs", "checkpoint", "cursors", "watermarks"}
