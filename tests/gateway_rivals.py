@@ -125,7 +125,6 @@ class Emtag:
         broker = f'host = "127.0.0.1"\nport = {port}\n'
         text = f'[gateway]\nid = "bench"\nstate_directory = "state"\n[mqtt]\n{broker}'
         text += f'[protection]\nat_rest = "{self.at_rest}"\n'
-        # More in a batch than by default: routine records sooner, an alarm behind one later (docs/benchmarks.md).
         text += f'[uplink]\nkind = "mqtt"\n{broker}'
         for number in range(DEVICES):
             text += f'[[devices]]\ndevice_id = {FIRST_DEVICE + number}\nmodel = "ankle_gps"\nkey = "{KEY.hex()}"\n'

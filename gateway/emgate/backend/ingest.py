@@ -76,7 +76,7 @@ GATHERED = 2 * ROWS_AT_ONCE
 
 AGAIN, AGAIN_RECORDS = 2, 1000
 """How often a batch is begun again for an alarm, and from where on it is not: a commit takes 6 ms, 25 when it moves the
-log into the file as well, and to roll back none. What is done again is 40 ms each time."""
+log into the file as well, and to roll back none. What is done again is 80 ms at most each time."""
 
 _INSERT, _INSERT_MANY = _insert_records(1), _insert_records(ROWS_AT_ONCE)
 

@@ -108,7 +108,7 @@ class Drain:
             if alarm:
                 self._no_alarms.clear()
             catching_up = self._store.behind(self._consumer, alarm) > CATCHING_UP
-            batches = split(found, min(most_records, CATCHING_UP_RECORDS if catching_up else most_records), limit_bytes)
+            batches = split(found, min(most_records, CATCHING_UP_RECORDS) if catching_up else most_records, limit_bytes)
             if batches is None and ahead > 1:
                 ahead = 1  # then they fill one batch at most
                 continue
